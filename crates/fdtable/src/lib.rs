@@ -1,0 +1,1 @@
+//! The `fdtable` crate.

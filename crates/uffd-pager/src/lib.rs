@@ -1,0 +1,1 @@
+//! The `uffd-pager` crate.
