@@ -1,1 +1,15 @@
-//! The `interpose` crate.
+//! Catches the system calls of this process and offers them to a [`Handler`].
+//!
+//! See `README.md` for what it does and how.
+
+mod call;
+mod config;
+mod handler;
+mod install;
+pub mod raw;
+pub mod usercopy;
+
+pub use call::{ARGS, Call, Outcome, RESTART};
+pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
+pub use handler::{ForkCall, ForkKind, Handler};
+pub use install::{InstallError, Installed, install};
