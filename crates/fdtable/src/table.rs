@@ -142,7 +142,7 @@ impl<T: Send + Sync> FdTable<T> {
     }
 
     /// Visits the FDs in ascending order, with their close-on-exec flags. FDs that come or go meanwhile are visited
-    /// or not.
+    /// or not: a visitor that enters an FD above the one it visits may well meet it.
     pub fn for_each(&self, mut visitor: impl FnMut(RawFd, &Ref<'_, T>, bool)) {
         for (fd, entry) in self.directory.range(0, u32::MAX) {
             if let Some((description, cloexec)) = entry.get() {
