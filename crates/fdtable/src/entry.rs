@@ -159,6 +159,14 @@ impl<T> Entry<T> {
     }
 }
 
+/// In the models nobody leaks a handle: no reader may be left, not even in an empty word.
+#[cfg(loom)]
+impl<T> Drop for Entry<T> {
+    fn drop(&mut self) {
+        assert_eq!(self.load(), Word::EMPTY, "a reader was not counted off");
+    }
+}
+
 /// Moves what a word held to a handle: its readers to the description's count, the FD to `Released`.
 ///
 /// # Safety
@@ -181,4 +189,60 @@ unsafe fn released<T>(word: Word) -> Option<Released<T>> {
 
 fn pointer<T>(word: Word) -> Option<NonNull<Description<T>>> {
     NonNull::new(with_exposed_provenance_mut(word.address()))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn entry(value: &Arc<()>) -> Entry<Arc<()>> {
+        let entry = Entry::empty();
+        let description = Description::allocate(value.clone()).expect("memory");
+        // SAFETY: a new description comes with this weight and one FD.
+        assert!(unsafe { entry.replace(description, true) }.is_none());
+        entry
+    }
+
+    /// Leaked handles (`mem::forget`) and millions of kept ones do not run into the next field of the word.
+    #[test]
+    fn a_crowd_of_readers_is_counted_by_the_description() {
+        let value = Arc::new(());
+        let entry = entry(&value);
+        let kept: Vec<_> = (0..CROWDED + 3).map(|_| entry.get().expect("open")).collect();
+        assert_eq!(entry.load().readers(), CROWDED);
+        assert!(kept.iter().all(|(_, cloexec)| *cloexec));
+        drop(entry.remove());
+        assert_eq!(Arc::strong_count(&value), 2, "kept by its readers");
+        drop(kept);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn an_entry_counts_no_reader_when_all_are_done() {
+        let value = Arc::new(());
+        let entry = entry(&value);
+        let (first, second) = (entry.get(), entry.get());
+        assert_eq!(entry.load().readers(), 2);
+        drop((first, second));
+        assert_eq!(entry.load().readers(), 0);
+        drop(entry.remove());
+        assert_eq!(Word(entry.word.load(Ordering::Relaxed)), Word::EMPTY);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn as_many_readers_as_fit_are_moved_at_once() {
+        let value = Arc::new(());
+        let entry = entry(&value);
+        let all = ENTRY_WEIGHT - 1;
+        entry.word.fetch_add(all, Ordering::Relaxed);
+        let description: NonNull<Description<Arc<()>>> = pointer(entry.load()).expect("open");
+        drop(entry.remove());
+        assert_eq!(Arc::strong_count(&value), 2);
+        // SAFETY: the readers added above, which end here.
+        unsafe { Description::release(description, all) };
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
 }

@@ -40,3 +40,8 @@ pub use error::Error;
 pub use handle::{Ref, Released};
 pub use states::{FdState, FdStates};
 pub use table::FdTable;
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

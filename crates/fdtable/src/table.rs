@@ -20,8 +20,8 @@ use crate::word::ENTRY_WEIGHT;
 /// None takes a lock, none calls code of the caller with the table in an intermediate state, so that a closure or the
 /// `Drop` of a `T` may use the table.
 ///
-/// A table takes 16 KiB, and 16 KiB more for the first of each 1024 FDs in use (8 KiB of it once per 2^20 FDs). That
-/// memory is neither moved nor freed before the table is dropped.
+/// A table takes 16 KiB; and 8 KiB for each block of 1024 FDs, 8 KiB for each block of 2^20, once one of their FDs is
+/// entered. That memory is neither moved nor freed before the table is dropped.
 pub struct FdTable<T: Send + Sync> {
     directory: Directory<T>,
     /// Entries that hold a description, or are about to, or did.
@@ -142,7 +142,7 @@ impl<T: Send + Sync> FdTable<T> {
     }
 
     /// Visits the FDs in ascending order, with their close-on-exec flags. FDs that come or go meanwhile are visited
-    /// or not.
+    /// or not: a visitor that enters an FD above the one it visits may well meet it.
     pub fn for_each(&self, mut visitor: impl FnMut(RawFd, &Ref<'_, T>, bool)) {
         for (fd, entry) in self.directory.range(0, u32::MAX) {
             if let Some((description, cloexec)) = entry.get() {
