@@ -178,11 +178,12 @@ impl Arena {
         let mut block = first;
         while entries.len() < end {
             let here = (end - entries.len()).min(PER_BLOCK);
-            for quad in block[HEAD_WORDS..].as_chunks::<4>().0.iter().take(here.div_ceil(2)) {
+            let quads = &block[HEAD_WORDS..].as_chunks::<4>().0[..here.div_ceil(2)];
+            entries.extend(quads.iter().flat_map(|quad| {
                 let words = core::array::from_fn(|n| quad[n].load(Ordering::Relaxed));
                 check.add(words);
-                entries.extend(decode(words));
-            }
+                decode(words)
+            }));
             if entries.len() < end {
                 let next = block[NEXT].load(Ordering::Relaxed);
                 block = self.exec_block(token.process, next).ok_or(corrupt)?;

@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 use core::time::Duration;
 
 use rustix::io::Errno;
@@ -12,8 +12,7 @@ use rustix::time::Timespec;
 use crate::layout::INODE_LOCKS;
 use crate::map::low_half;
 use crate::robust::{self, Acquired, Waiting};
-use crate::slot::OFFSET_BUSY;
-use crate::{Arena, ProcessId, Slot, StashError, process_status};
+use crate::{Arena, ProcessId, Slot, StashError, offset, process_status};
 
 /// How long a waiter sleeps before it looks whether the holder is still alive.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -118,7 +117,7 @@ impl<'a> SlotGuard<'a> {
     #[inline]
     pub fn pin_offset(&self) -> i64 {
         self.pinned.set(true);
-        (self.slot.raw().offset.fetch_or(OFFSET_BUSY, Ordering::Acquire) & !OFFSET_BUSY) as i64
+        offset::pin(&self.slot.raw().offset)
     }
 
     /// Sets the file offset (bytes, not negative) and lets readers go on.
@@ -127,7 +126,7 @@ impl<'a> SlotGuard<'a> {
         if offset < 0 {
             return Err(StashError::OffsetOverflow);
         }
-        self.slot.raw().offset.store(offset as u64, Ordering::Release);
+        offset::set(&self.slot.raw().offset, offset);
         self.pinned.set(false);
         Ok(())
     }
@@ -150,7 +149,7 @@ impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         let raw = self.slot.raw();
         if self.pinned.get() {
-            raw.offset.fetch_and(!OFFSET_BUSY, Ordering::Release);
+            offset::unpin(&raw.offset);
         }
         let waiting = || FutexWaiting { arena: self.slot.arena(), word: &raw.lock, left: None };
         robust::release(&raw.lock, self.me.word(), waiting);

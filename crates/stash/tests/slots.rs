@@ -3,7 +3,7 @@
 mod session;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use session::{SMALL, two_mappings};
 use stash::{ArenaConfig, Description, ExecEntry, Holder, Kind, SlotId, StashError};
@@ -132,4 +132,43 @@ fn a_slot_freed_under_its_lock_is_stale_to_the_next() {
     // The refused lock was given back.
     let next = arena.alloc_slot(me.process(), &Description::default()).unwrap();
     assert!(next.try_lock(me).is_ok());
+}
+
+#[test]
+fn readers_see_whole_values_while_a_writer_changes_them() {
+    fn is_whole(bytes: &[u8], lengths: &[usize]) -> bool {
+        lengths.contains(&bytes.len()) && bytes.iter().all(|&byte| byte == bytes.len() as u8)
+    }
+    const PATHS: [usize; 4] = [5, 90, 128, 2000];
+    const BLOBS: [usize; 4] = [1, 64, 65, 9000];
+    let (first, second) = two_mappings(&SMALL);
+    let process = first.register_process().unwrap();
+    let id =
+        first.alloc_slot(process, &Description { path: &[5; 5], ..Description::default() }).unwrap().id();
+    let done = AtomicBool::new(false);
+    let read = || {
+        let (slot, mut buffer, mut found) = (second.slot(id).unwrap(), vec![0; 10_000], 0_u32);
+        while !done.load(Ordering::Relaxed) || found == 0 {
+            assert!(is_whole(slot.path(&mut buffer).unwrap(), &PATHS));
+            match slot.blob(&mut buffer) {
+                Ok(blob) => assert!(is_whole(blob, &BLOBS)),
+                Err(error) => assert_eq!(error, StashError::Absent("blob")),
+            }
+            found += 1;
+        }
+    };
+    std::thread::scope(|scope| {
+        let readers = [scope.spawn(read), scope.spawn(read)];
+        let (slot, me) = (first.slot(id).unwrap(), Holder::current(process));
+        for turn in 0..20_000 {
+            let guard = slot.lock(me).unwrap();
+            let (path, blob) = (PATHS[turn % 4], BLOBS[turn / 3 % 4]);
+            guard.set_path(&vec![path as u8; path]).unwrap();
+            guard.set_blob(&vec![blob as u8; blob]).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+    });
 }
