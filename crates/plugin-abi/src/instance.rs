@@ -274,7 +274,7 @@ impl Instance {
             return Ok((signed(offset)?, 0));
         }
         if self.capabilities.contains(Capabilities::APPEND) {
-            return Ok((0, abi::DEFUSE_WRITE_APPEND));
+            return Ok((signed(offset)?, abi::DEFUSE_WRITE_APPEND));
         }
         Ok((self.fgetattr(handle)?.st_size, 0))
     }
