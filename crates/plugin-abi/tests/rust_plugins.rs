@@ -4,11 +4,10 @@ mod common;
 
 use common::{Log, names, open, path};
 use plugin_abi::{
-    CStr, Capabilities, DirEntry, DirSink, Errno, FileSystem, Host, InitError, Instance, MountPath, Open,
-    Plugin, Result, SaveSink, Saved, SetAttr, SetTime, Setup, Written, stat, timespec,
+    CStr, Capabilities, DirEntry, DirSink, Errno, FileSystem, Host, InitError, Instance, Level, MountPath,
+    Open, Plugin, Result, SaveSink, Saved, SetAttr, SetTime, Setup, Written, stat, timespec,
 };
 use std::io::{IoSlice, IoSliceMut};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 fn instance<F: FileSystem>(host: Host) -> Instance {
@@ -108,12 +107,11 @@ fn init_says_why_it_fails() {
 }
 
 /// Writes down what it is called with.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<String>>);
+struct Recorder(Host);
 
 impl Recorder {
     fn note(&self, line: String) {
-        self.0.lock().unwrap().push(line);
+        self.0.log(Level::Debug, format_args!("{line}"));
     }
 }
 
@@ -123,17 +121,13 @@ impl FileSystem for Recorder {
     const CAPABILITIES: Capabilities = Capabilities::APPEND;
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
-        let fs = Self::default();
+        let fs = Self(setup.host);
         let options: Vec<_> = setup.options().map(|o| String::from_utf8_lossy(o).into_owned()).collect();
         fs.note(format!("init {:?} {:?} {options:?}", setup.mount_point, setup.backend));
         Ok(fs)
     }
     fn getattr(&self, _: &MountPath) -> Result<stat> {
-        // SAFETY: integers only.
-        let mut st: stat = unsafe { std::mem::zeroed() };
-        st.st_mode = libc::S_IFREG;
-        st.st_size = self.0.lock().unwrap().len() as i64;
-        Ok(st)
+        Err(Errno::ENOENT)
     }
     fn setattr(&self, path: &MountPath, attr: &SetAttr) -> Result<()> {
         let time = |time| match time {
@@ -197,8 +191,8 @@ impl FileSystem for Recorder {
 
 #[test]
 fn arguments_arrive_as_they_were_given() {
-    let plugin = Plugin::built_in::<Recorder>();
-    let fs = plugin.instantiate(c"/mount", c"back", c",one,,two=2", Host::STDERR).unwrap();
+    let (plugin, log) = (Plugin::built_in::<Recorder>(), Log::new());
+    let fs = plugin.instantiate(c"/mount", c"back", c",one,,two=2", log.host).unwrap();
     let file = open(&fs, c"/a/b", libc::O_CREAT | libc::O_CLOEXEC | libc::O_APPEND).unwrap();
     let at = timespec { tv_sec: 5, tv_nsec: 6 };
     let all = SetAttr {
@@ -211,8 +205,17 @@ fn arguments_arrive_as_they_were_given() {
     };
     fs.setattr(path(c"/a"), &all).unwrap();
     fs.setattr(path(c"/a"), &SetAttr::default()).unwrap();
+    assert_eq!(fs.write(&file, b"12", 9, true).unwrap(), Written { count: 2, end: 102 });
     assert_eq!(fs.close(file), Err(Errno::EDQUOT));
-    assert_eq!(fs.getattr(path(c"/")).unwrap().st_size, 5);
+    let expected = [
+        r#"4 init "/mount" "back" ["one", "two=2"]"#,
+        "4 open /a/b 0o2100 0o644",
+        "4 /a Some(384) Some(1) Some(2) Some(3) now 5.6",
+        "4 /a None None None None - -",
+        "4 write 2 at 9 true",
+        "4 close 7",
+    ];
+    assert_eq!(*log.lines.lock().unwrap(), expected);
 }
 
 #[test]
