@@ -1,1 +1,3 @@
 //! The `interpose` crate.
+
+pub mod rewrite;
