@@ -12,7 +12,32 @@
 //!
 //! What the entry may rely on, and must keep, is in [`contract`].
 
+mod apply;
 pub mod contract;
+mod effects;
+mod error;
+mod function;
+mod functions;
+mod image;
+mod instruction;
+mod jumps;
+mod maps;
+mod near;
+mod number;
+mod patched;
+mod scan;
+mod signals;
 mod site;
+mod stub;
+mod window;
 
+pub use apply::{Threads, apply};
+pub use error::Error;
+pub use functions::FunctionTable;
+pub use image::{Image, Segment};
+pub use maps::{AddressMap, LoadedObject, Mapping};
+pub use near::{NearMemory, Region};
+pub use patched::{Patched, Skip};
+pub use scan::scan;
 pub use site::{Fixup, FixupKind, ORIGINAL_MAX, Pattern, Plan, Reason, Rewind, Site, Unpatchable};
+pub use stub::{Addresses, OutOfReach, Patch, Phase, STUB_ALIGN, Stub, StubInfo};

@@ -119,8 +119,10 @@ pub enum Reason {
     NotMovable = 3,
     /// The bytes 0f 05 are part of another instruction.
     NotAnInstruction = 4,
-    /// The bounds of the enclosing function are not known, so it cannot be decoded reliably.
+    /// The enclosing function cannot be decoded.
     UnknownFunction = 5,
+    /// The object describes its functions and this is in none, nor does it decode as code: data.
+    OutsideFunctions = 6,
 }
 
 impl fmt::Display for Reason {
@@ -131,7 +133,8 @@ impl fmt::Display for Reason {
             Self::BranchInto => "a branch leads into it",
             Self::NotMovable => "its surroundings cannot be moved",
             Self::NotAnInstruction => "part of another instruction",
-            Self::UnknownFunction => "enclosing function unknown",
+            Self::UnknownFunction => "enclosing function not understood",
+            Self::OutsideFunctions => "data between functions",
         })
     }
 }
