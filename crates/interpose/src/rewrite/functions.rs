@@ -62,17 +62,16 @@ impl<'a> FunctionTable<'a> {
         let end = after.checked_sub(1).map_or(0, |at| self.end(at).unwrap_or(next)).min(next);
         // An entry before the text (another text mapping) or behind it bounds nothing.
         let clamp = |position: i64| position.clamp(0, len as i64) as usize;
-        if offset as i64 >= end {
-            return Bounds { range: clamp(end)..clamp(next), known: false };
-        }
-        // Hand-written code (vfork, clone) may change from one entry to another between two instructions.
-        let mut first = after - 1;
+        let known = (offset as i64) < end;
+        // Hand-written code (vfork, clone) has a gap around its `syscall`, or changes from one entry to another there.
+        let mut first = after.saturating_sub(1);
         for _ in 0..ENTRIES_JOINED {
             if first > 0 && self.end(first - 1) == Some(self.start(&self.entries[first])) {
                 first -= 1;
             }
         }
-        Bounds { range: clamp(self.start(&self.entries[first]))..clamp(end), known: true }
+        let start = if after == 0 { 0 } else { self.start(&self.entries[first]) };
+        Bounds { range: clamp(start)..clamp(if known { end } else { next }), known }
     }
 
     /// End of the function with this index, if its frame description is in the usual form.
