@@ -10,6 +10,11 @@ pub fn armed() -> bool {
     table::DISPATCHING.load(Relaxed) != 0
 }
 
+/// Arms it at install, if the policy says so.
+pub fn arm_at_install(_policy: crate::DispatchPolicy, _missed: u32) -> bool {
+    false
+}
+
 /// Arms it in a new process, where the kernel has cleared it.
 pub fn arm_again() {}
 

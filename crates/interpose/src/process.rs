@@ -80,7 +80,7 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
 
 fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u64 {
     let args = frame.args();
-    let guard = actions::lock();
+    let guard = (actions::lock(), crate::objects::lock());
     // SAFETY: what the program asked; the child has a copy of this stack.
     let result = unsafe { interpose_fork(u64::from(nr), &raw const args) };
     drop(guard);
@@ -265,4 +265,10 @@ pub fn step_out(tls: &mut Tls, context: &mut Context) {
         tls.pending = PENDING_NONE;
     }
     context.mask &= !VIRTUAL;
+}
+
+/// Whether this thread is a child of vfork (or of posix_spawn) that still shares memory with its suspended parent.
+pub fn in_vfork_child() -> bool {
+    // SAFETY: the block is this thread's.
+    unsafe { (*tls::current()).vfork_depth > 0 }
 }
