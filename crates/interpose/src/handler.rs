@@ -36,8 +36,33 @@ pub trait Handler: Sync + 'static {
     /// This thread is about to make the `exit` system call. Other threads may go on.
     fn thread_exit(&self) {}
 
+    /// An access to memory faulted: SIGSEGV or SIGBUS, by the program's instructions or by [`crate::usercopy`]. `true`
+    /// means mended, try again. Called before anything else is done about it, on the stack the kernel chose for the
+    /// signal, which may be the program's own and small.
+    fn fault(&self, _fault: &Fault) -> bool {
+        false
+    }
+
     /// New executable memory was mapped and its system call sites were rewritten.
     fn mapped_executable(&self, _address: u64, _length: u64) {}
+}
+
+/// A fault of a memory access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// SIGSEGV (11) or SIGBUS (7).
+    pub signal: u32,
+    /// Address of the access; not always known (0).
+    pub address: u64,
+    /// Whether it was a write.
+    pub write: bool,
+}
+
+impl Fault {
+    pub(crate) fn new(signal: u32, address: u64, error: u64) -> Self {
+        // Bit 1 of the page fault's error code.
+        Self { signal, address, write: error & 2 != 0 }
+    }
 }
 
 /// A fork, vfork, clone or clone3 of the program.
@@ -73,6 +98,7 @@ pub enum ForkKind {
 pub(crate) const CLONE_VM: u64 = 0x100;
 pub(crate) const CLONE_FILES: u64 = 0x400;
 pub(crate) const CLONE_VFORK: u64 = 0x4000;
+pub(crate) const CLONE_SETTLS: u64 = 0x80000;
 pub(crate) const CLONE_THREAD: u64 = 0x10000;
 
 impl ForkKind {

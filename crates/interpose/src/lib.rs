@@ -4,12 +4,22 @@
 
 mod call;
 mod config;
+mod dispatch;
+mod entry;
 mod handler;
 mod install;
+mod objects;
+mod process;
 pub mod raw;
+pub mod rewrite;
+mod serve;
+mod signals;
+mod site;
+mod table;
 pub mod usercopy;
 
 pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
-pub use handler::{ForkCall, ForkKind, Handler};
+pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
+pub use process::{exec, in_vfork_child};
