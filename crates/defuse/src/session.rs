@@ -33,11 +33,10 @@ pub use config::{Mount, Nofile, SessionConfig};
 pub use create::{Session, SessionSpec};
 pub use error::SessionError;
 pub use mount::{PluginSearch, find_plugin, resolve_mounts};
-pub use mount_spec::MountSpec;
+pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
 pub use run_directory::{RunDirectory, choose_run_directory};
 pub use sweep::{Swept, sweep_stale};
-pub use trust::check_file;
 
 /// Names of what is in a session's folder.
 pub mod names {

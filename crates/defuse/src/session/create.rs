@@ -37,7 +37,7 @@ pub struct Session {
     folder: OwnedFd,
     path: PathBuf,
     /// Holds the lock that says that the runner lives. Inherited by fork, closed by exec.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 impl Session {
@@ -77,6 +77,11 @@ impl Session {
         &self.path
     }
 
+    /// The FDs that keep this session ours; no others are needed to remove it.
+    pub fn fds(&self) -> [BorrowedFd<'_>; 3] {
+        [self.base.as_fd(), self.folder.as_fd(), self.lock.as_fd()]
+    }
+
     /// Removes the folder with all that is in it. No process of the session may live.
     ///
     /// # Errors
@@ -96,7 +101,7 @@ impl Session {
             // From here on a sweeper may meet a folder that nobody has locked and take it away. Whoever of us has the lock first
             // has the folder; that the lock file has lost its name tells that it was the other.
             match open_locked(base.as_fd(), &name) {
-                Ok((folder, lock)) => return Ok(Self { base, folder, path, _lock: lock }),
+                Ok((folder, lock)) => return Ok(Self { base, folder, path, lock }),
                 Err(Errno::NOENT) => {}
                 Err(errno) => {
                     let _ = unlinkat(&base, &name, AtFlags::REMOVEDIR);

@@ -31,6 +31,13 @@ pub enum SessionError {
         /// What is wrong with it.
         why: String,
     },
+    /// The session's arena cannot be used.
+    Arena {
+        /// What was being done.
+        attempted: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A mount that was asked for cannot be made.
     Mount {
         /// The mount as the user wrote it.
@@ -70,6 +77,7 @@ impl fmt::Display for SessionError {
             Self::Config { line, why } => {
                 write!(out, "line {line} of the session's configuration is not valid: {why}")
             }
+            Self::Arena { attempted, why } => write!(out, "cannot {attempted}: {why}"),
             Self::Mount { spec, why } => write!(out, "cannot mount {spec}: {why}"),
         }
     }

@@ -12,7 +12,6 @@ use rustix::io::Errno;
 use super::config::Mount;
 use super::error::SessionError;
 use super::mount_spec::MountSpec;
-use super::trust;
 use crate::log::Inode;
 
 /// Where plugins are looked for by name.
@@ -52,7 +51,10 @@ pub fn find_plugin(library: &OsStr, search: &PluginSearch) -> Result<PathBuf, Se
     } else {
         search_plugin(library, search)?
     };
-    trust::check_file(&path)?;
+    plugin_abi::trust::check(&path).map_err(|error| SessionError::Mount {
+        spec: format!("plugin '{}'", library.display()),
+        why: error.to_string(),
+    })?;
     Ok(path)
 }
 
@@ -111,12 +113,12 @@ pub fn resolve_mounts(
                 "sessions are kept in {run}; set DEFUSE_RUN_DIR to another directory"
             )));
         }
-        let backend = absolute_backend(&spec.backend);
+        let backend = absolute_backend(&spec.plugin.backend);
         if fs::canonicalize(&backend).is_ok_and(|backend| backend == point) {
             return Err(wrong("the back end is the mount point itself, which must stay empty".into()));
         }
-        let library = find_plugin(&spec.library, search)?;
-        mounts.push(Mount { point, library, backend, options: spec.options.clone(), hidden });
+        let library = find_plugin(&spec.plugin.library, search)?;
+        mounts.push(Mount { point, library, backend, options: spec.plugin.options.clone(), hidden });
     }
     Ok(mounts)
 }

@@ -19,16 +19,6 @@ pub fn check(path: &Path, stat: &Stat) -> Result<(), SessionError> {
     check_for(geteuid().as_raw(), path, stat.st_uid, stat.st_mode)
 }
 
-/// As [`check`], for the file at `path`; symbolic links are followed. Meant for plugins.
-///
-/// # Errors
-///
-/// As [`check`]; [`SessionError::System`] when there is no such file.
-pub fn check_file(path: &Path) -> Result<(), SessionError> {
-    let stat = rustix::fs::stat(path).map_err(|errno| SessionError::system("look at", path, errno))?;
-    check(path, &stat)
-}
-
 fn check_for(euid: u32, path: &Path, owner: u32, mode: u32) -> Result<(), SessionError> {
     let untrusted = |why| Err(SessionError::Untrusted { path: path.into(), why });
     if owner != 0 && owner != euid {
