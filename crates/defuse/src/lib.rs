@@ -3,7 +3,6 @@
 //! `docs/architecture.md` follows one `read` through it.
 #![deny(unsafe_code)]
 
-pub mod cli;
 #[allow(unsafe_code)]
 mod environment;
 pub mod errno;
