@@ -30,7 +30,7 @@ pub struct Process {
     /// The session's shared memory.
     pub arena: Arena,
     /// This process in the arena; another one in a forked child.
-    me: AtomicU32,
+    pub me: AtomicU32,
     /// The session's folder.
     pub folder: Vec<u8>,
     /// Device of the session's folder.

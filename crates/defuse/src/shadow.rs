@@ -154,13 +154,13 @@ pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
     let cloexec = flags & i64::from(sys::FD_CLOEXEC) != 0;
     // The same description may be known by another number already.
     let mut known = None;
-    process.files.for_each(|_, other, _| {
+    process.files.for_each(|number, other, _| {
         if other.slot == slot {
-            known = Some(other.clone());
+            known = Some(number);
         }
     });
-    let entered = match &known {
-        Some(same) => process.files.insert_shared(fd, same, cloexec),
+    let entered = match known.and_then(|number| process.files.get(number)) {
+        Some(same) => process.files.insert_shared(fd, &same, cloexec),
         None => process.files.insert(fd, file, cloexec),
     };
     if entered.is_err() {
@@ -236,7 +236,6 @@ fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
         l_start: 0,
         l_len: 0,
         l_pid: 0,
-        __bindgen_padding_0: [0; 4],
     };
     let lock_pointer = (&raw mut lock) as u64;
     native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;

@@ -4,12 +4,11 @@ use std::os::fd::RawFd;
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
-use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
 
 use super::transfer::MOST;
 use super::{Reply, Served};
-use crate::file::{self, FileRef, plugin_errno, stash_errno};
+use crate::file::{self, FileRef, stash_errno};
 use crate::process::Process;
 use crate::{native, user};
 

@@ -13,6 +13,10 @@ use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
 use crate::{native, private_fd, shadow, thread, user};
 
+/// linux/close_range.h
+const CLOSE_RANGE_UNSHARE: u32 = 2;
+const CLOSE_RANGE_CLOEXEC: u32 = 4;
+
 pub fn close(process: &'static Process, call: &Call) -> Served {
     let fd = call.args[0] as RawFd;
     if private_fd::is_private(fd) {
@@ -60,10 +64,10 @@ fn finish(file: &Released<OpenFile>) -> Result<(), Errno> {
 pub fn close_range(process: &'static Process, call: &Call) -> Served {
     let [first, last, flags, ..] = call.args;
     let (first, last, flags) = (first as u32, last as u32, flags as u32);
-    if first > last || flags & !(sys::CLOSE_RANGE_CLOEXEC | sys::CLOSE_RANGE_UNSHARE) != 0 {
+    if first > last || flags & !(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE) != 0 {
         return Ok(Reply::Pass);
     }
-    let cloexec_only = flags & sys::CLOSE_RANGE_CLOEXEC != 0;
+    let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
     if !interpose::in_vfork_child() {
         if cloexec_only {
             process.files.cloexec_range(first, last);

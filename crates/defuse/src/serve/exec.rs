@@ -198,12 +198,12 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
                 if name.try_push(0).is_err() {
                     return -i64::from(Errno::NAMETOOLONG.raw_os_error());
                 }
-                native::raw_call(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
+                native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
             }
             Program::Call(args) => {
                 let mut args = *args;
                 args[3] = envp;
-                native::raw_call(sys::__NR_execveat, args)
+                native::exec(sys::__NR_execveat, args)
             }
         }
     });

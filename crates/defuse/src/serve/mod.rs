@@ -23,6 +23,8 @@ use rustix::io::Errno;
 use crate::trace;
 use crate::process::Process;
 
+pub use descriptors::INNER;
+
 /// What a served call gives back.
 pub enum Reply {
     /// The result of the call.

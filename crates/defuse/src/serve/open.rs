@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use stash::{Description, Kind};
 
 use super::{Reply, Served};
-use crate::file::{OpenFile, plugin_errno, stash_errno};
+use crate::file::{OpenFile, plugin_errno};
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};

@@ -3,13 +3,14 @@
 use std::os::fd::RawFd;
 
 use interpose::Call;
+use libc::iovec;
 use linux_raw_sys::general as sys;
-use plugin_abi::{Capabilities, Handle, Instance};
+use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
-use stash::{Slot, StashError};
+use stash::StashError;
 
 use super::{Reply, Served};
-use crate::file::{self, FileRef, OpenFile, plugin_errno, stash_errno};
+use crate::file::{self, FileRef, OpenFile, stash_errno};
 use crate::process::Process;
 use crate::{mount, user};
 
@@ -18,9 +19,10 @@ pub const MOST: usize = 0x7fff_f000;
 /// `UIO_MAXIOV`.
 const IOV_MAX: usize = 1024;
 
-const RWF_NOWAIT: u32 = sys::RWF_NOWAIT;
+/// Since Linux 6.9.
+const RWF_NOAPPEND: u32 = 0x20;
 const RWF_KNOWN: u32 =
-    sys::RWF_HIPRI | sys::RWF_DSYNC | sys::RWF_SYNC | sys::RWF_NOWAIT | sys::RWF_APPEND | sys::RWF_NOAPPEND;
+    sys::RWF_HIPRI | sys::RWF_DSYNC | sys::RWF_SYNC | sys::RWF_NOWAIT | sys::RWF_APPEND | RWF_NOAPPEND;
 
 pub fn read(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
@@ -49,7 +51,7 @@ pub fn preadv(process: &'static Process, call: &Call) -> Served {
 pub fn preadv2(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, _, flags] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
-    if flags as u32 & !(RWF_KNOWN & !sys::RWF_APPEND & !sys::RWF_NOAPPEND) != 0 {
+    if flags as u32 & !(RWF_KNOWN & !sys::RWF_APPEND & !RWF_NOAPPEND) != 0 {
         return Err(Errno::OPNOTSUPP);
     }
     let offset = offset as i64;
@@ -84,7 +86,7 @@ pub fn pwritev2(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, _, flags] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
     let flags = flags as u32;
-    if flags & !RWF_KNOWN != 0 || flags & RWF_NOWAIT != 0 {
+    if flags & !RWF_KNOWN != 0 || flags & sys::RWF_NOWAIT != 0 {
         return Err(Errno::OPNOTSUPP);
     }
     let offset = offset as i64;
@@ -139,20 +141,17 @@ pub fn size_of_file(file: &OpenFile) -> Result<i64, Errno> {
 
 /// Memory of the program that a call names.
 pub struct Buffers {
-    one: [libc_iovec; 1],
-    many: Vec<libc_iovec>,
+    one: [iovec; 1],
+    many: Vec<iovec>,
     /// All lengths together, bytes.
     pub total: usize,
 }
-
-#[allow(non_camel_case_types)]
-type libc_iovec = plugin_abi::iovec;
 
 impl Buffers {
     /// One buffer, cut at what one call may transfer.
     pub fn one(address: u64, length: u64) -> Self {
         let total = (length as usize).min(MOST);
-        Self { one: [plugin_abi::iovec { iov_base: address as *mut _, iov_len: total }], many: Vec::new(), total }
+        Self { one: [iovec { iov_base: address as *mut _, iov_len: total }], many: Vec::new(), total }
     }
 
     /// The buffers of an iovec array in the program's memory.
@@ -165,12 +164,12 @@ impl Buffers {
             let length = usize::try_from(length).ok().filter(|&length| isize::try_from(length).is_ok());
             let length = length.ok_or(Errno::INVAL)?.min(MOST - total);
             total += length;
-            many.push(plugin_abi::iovec { iov_base: base as *mut _, iov_len: length });
+            many.push(iovec { iov_base: base as *mut _, iov_len: length });
         }
-        Ok(Self { one: [plugin_abi::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }], many, total })
+        Ok(Self { one: [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }], many, total })
     }
 
-    fn list(&self) -> &[libc_iovec] {
+    fn list(&self) -> &[iovec] {
         if self.many.is_empty() { &self.one } else { &self.many }
     }
 
@@ -241,7 +240,7 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
     }
     let shared = file.shared()?;
     let append = flags & sys::RWF_APPEND != 0
-        || flags & sys::RWF_NOAPPEND == 0 && shared.status_flags() & sys::O_APPEND != 0;
+        || flags & RWF_NOAPPEND == 0 && shared.status_flags() & sys::O_APPEND != 0;
     let count = match (offset, append) {
         (Some(_), true) => append_to(process, file, instance, buffers)?.0,
         (None, true) => {

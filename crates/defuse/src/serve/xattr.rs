@@ -1,6 +1,5 @@
 //! Extended attributes.
 
-use std::ffi::CStr;
 use std::os::fd::RawFd;
 
 use interpose::Call;
