@@ -167,6 +167,7 @@ pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
         return Owner::Foreign;
     }
     STATES.set(fd, fdtable::FdState::Served);
+    process.serving.store(1, Ordering::Release);
     process.files.get(fd).map_or(Owner::Foreign, |file| Owner::Served(FileRef::Entered(file)))
 }
 

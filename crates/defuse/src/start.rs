@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::FdTable;
 use interpose::{Config, DispatchPolicy};
@@ -173,11 +173,12 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         None => process.register(),
     }
     let Some(left) = left else { return Ok(()) };
+    process.serving.store(left.serving.into(), Ordering::Relaxed);
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
         *process.cwd.lock() = Cwd::Served { mount, path };
-        process.nowhere.store(true, std::sync::atomic::Ordering::Relaxed);
+        process.nowhere.store(true, Ordering::Relaxed);
     }
     if let Some(token) = left.token {
         let mut kept = Vec::new();
