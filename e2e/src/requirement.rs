@@ -34,3 +34,8 @@ macro_rules! need_programs {
         }
     };
 }
+
+/// Prints a remark about how a test runs here, without counting it as skipped.
+pub fn note(remark: &str) {
+    println!("note: {remark}");
+}

@@ -54,7 +54,7 @@ same_as_plain! {
         cp -f .dotfile n; cp -b .dotfile n; cp --backup=numbered .dotfile n; cp -u .dotfile n; cp -p a/b/tail p
         cp --sparse=always d/large sparse; cp --sparse=never sparse dense; cp --reflink=auto d/large ref
         cp a/numbers .; cp --remove-destination n link; cp --parents a/b/tail r 2>&1 || echo "rc $?"
-        mkdir r; cp --parents a/b/tail r; cp -T r t; cp r x || echo "rc $?"; cp gone x || echo "rc $?"; cp n n || echo "rc $?"
+        mkdir r; cp --parents a/b/tail r; cp -rT r t; cp r x || echo "rc $?"; cp gone x || echo "rc $?"; cp n n || echo "rc $?"
         cp -r a a/b || echo "rc $?"; cp /bin/true .; cp "$MNT/n" "$OUT/"; cp "$OUT/n" "$MNT/from-out"; cp /dev/null n
     "#).setup(TREE);
 
@@ -73,7 +73,7 @@ same_as_plain! {
         mv n .dotfile; cat .dotfile | wc -l; mv -n .dotfile link; mv -b .dotfile link; mv -T c empty || echo "rc $?"
         mv x x/inside || echo "rc $?"; mv gone y || echo "rc $?"; mv d/large empty/; mv empty d/
         mv dangling renamed; mv fifo pipe; mv dirlink l2; mv 'with space/a file' "$(printf 'a\tb')"
-        mv d "$OUT/"; mv "$OUT/d" back; mv "$OUT" "$MNT/x" 2>&1 | sed 's/:.*//' ; ls -R
+        mv d "$OUT/"; mv "$OUT/d" back; ls -R
     "#).setup(TREE).needs_other_device();
 
     rm_and_rmdir: script(r#"
