@@ -6,9 +6,9 @@ use defuse_e2e::{Case, same_as_plain, script};
 const IDENTITY: &str = r#"
     export GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=A GIT_AUTHOR_EMAIL=a@example.org GIT_COMMITTER_NAME=C GIT_COMMITTER_EMAIL=c@example.org
     export GIT_AUTHOR_DATE='2020-01-01T00:00:00Z' GIT_COMMITTER_DATE='2020-01-01T00:00:00Z' GIT_PAGER=cat GIT_EDITOR=true
-    git config --global init.defaultBranch main; git config --global advice.detachedHead false; git config --global gc.auto 0
+    git config --global init.defaultBranch main; git config --global advice.detachedHead false; git config --global gc.auto 0; git config --global pack.threads 1
     git config --global protocol.file.allow always; git config --global gc.writeCommitGraph false; git config --global maintenance.auto false
-    fill() { for i in $(seq 1 60); do mkdir -p "$1/d$((i % 7))"; seq "$i" $((i + 200)) >"$1/d$((i % 7))/f$i"; done; }
+    fill() { local i; for i in $(seq 1 60); do mkdir -p "$1/d$((i % 7))"; seq "$i" $((i + 200)) >"$1/d$((i % 7))/f$i"; done; }
 "#;
 
 /// What differs between equal repositories: the index holds inode numbers and times of the work tree.
@@ -66,14 +66,14 @@ same_as_plain! {
         echo dirty >>t; git stash -q; git stash list | cut -c1-20; git status --short; git stash pop -q; git diff; git checkout -q -- t
         git checkout -q main; git cherry-pick topic~1 >/dev/null || { git status --short; git cherry-pick --abort; }; git cherry-pick topic~2 >/dev/null; git log --oneline
         git checkout -q topic; GIT_SEQUENCE_EDITOR='sed -i 2d' git rebase -q -i HEAD~3 2>/dev/null || { git status --short; git rebase --abort; }
-        git bisect start -q HEAD HEAD~3; git bisect run sh -c 'test $(wc -l <t) -lt 2' | grep -c 'first bad'; git bisect reset -q
+        git bisect start HEAD HEAD~3 >/dev/null; git bisect run sh -c 'test $(wc -l <t) -lt 2' | grep -c 'first bad'; git bisect reset 2>/dev/null
         git reset -q --hard HEAD~1; git clean -fdxq; git status --short; git revert --no-edit HEAD >/dev/null; cat t
     "#);
 
     worktrees_and_submodules: git(r#"
         cd "$MNT"; git init -q repo; cd repo; fill .; git add .; git commit -qm base
         git worktree add -q ../wt -b wt; git worktree add -q "$OUT/wt2" -b wt2; cd ../wt; echo w >w; git add w; git commit -qm w; git -C ../repo log --oneline wt
-        echo o >"$OUT/wt2/o"; git -C "$OUT/wt2" add o; git -C "$OUT/wt2" commit -qm o; git worktree list | awk '{print $1, $3}'; git worktree remove ../wt; git worktree prune; git branch
+        echo o >"$OUT/wt2/o"; git -C "$OUT/wt2" add o; git -C "$OUT/wt2" commit -qm o; git worktree list | awk '{print $1, $3}'; cd ../repo; git worktree remove ../wt; git worktree prune; git branch
         cd "$MNT"; git init -q super; cd super; git submodule --quiet add "$MNT/repo" sub; git commit -qm sub; git submodule status
         git clone -q --recurse-submodules "$MNT/super" "$MNT/super2" 2>/dev/null; ls ../super2/sub | wc -l
         git -C "$MNT/super2" submodule foreach -q 'git rev-parse HEAD'; git init -q --separate-git-dir="$MNT/gitdir" "$OUT/separate"; cat "$OUT/separate/.git"
