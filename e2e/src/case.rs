@@ -181,7 +181,7 @@ impl Case {
             ));
         }
         let mut report = leftover::processes(place.root())?;
-        let (plain_mnt, plain_out) = place.set_plain_results_aside()?;
+        place.set_plain_results_aside()?;
 
         let mount = Runner::from_environment().mount(place, serving);
         let backend = mount.as_ref().map_or_else(|| place.mnt(), |_| place.backend());
@@ -190,13 +190,13 @@ impl Case {
         let served = self.run(place, mount.as_deref(), &["bash".as_ref(), script.as_ref()])?;
 
         report += &diff::outcomes(&plain, &served);
-        let plain_tree = tree::read(&plain_mnt)?;
+        let plain_tree = tree::read(&place.plain_mnt())?;
         report += &diff::trees("backend", &plain_tree, &tree::read(&backend)?);
-        report += &diff::trees("outside", &tree::read(&plain_out)?, &tree::read(&place.out())?);
+        report += &diff::trees("outside", &tree::read(&place.plain_out())?, &tree::read(&place.out())?);
         if plain.stdout.is_empty() && plain_tree.len() < 2 {
             report += "the script prints nothing and leaves no files: it cannot tell any difference\n";
         }
-        report += &self.survey(place, mount.as_deref(), &plain_mnt)?;
+        report += &self.survey(place, mount.as_deref())?;
         report += &leftover::processes(place.root())?;
         if mount.is_some() {
             let environment = fs::read(place.root().join("environment"))?;
@@ -214,13 +214,13 @@ impl Case {
     }
 
     /// Lets a new session look at the tree.
-    fn survey(&self, place: &Place, mount: Option<&str>, plain: &Path) -> io::Result<String> {
+    fn survey(&self, place: &Place, mount: Option<&str>) -> io::Result<String> {
         let survey = |mount, dir: &Path| {
             let command: [&Path; 5] =
                 ["bash".as_ref(), "-c".as_ref(), SURVEY.as_ref(), "survey".as_ref(), dir];
             self.run(place, mount, &command)
         };
-        let differences = diff::outcomes(&survey(None, plain)?, &survey(mount, &place.mnt())?);
+        let differences = diff::outcomes(&survey(None, &place.plain_mnt())?, &survey(mount, &place.mnt())?);
         Ok(if differences.is_empty() {
             differences
         } else {

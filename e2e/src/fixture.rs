@@ -14,7 +14,7 @@ pub fn compile(name: &str, dir: &Path, extra: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.c"));
     let program = dir.join(name);
     let output = Command::new("cc")
-        .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+        .args(["-std=gnu11", "-O1", "-pthread", "-o"])
         .arg(&program)
         .arg(&source)
         .args(extra)

@@ -34,7 +34,9 @@ impl Place {
         let root = named().tempdir_in(fs::canonicalize(base)?)?;
         let outside = named().tempdir_in(fs::canonicalize(std::env::temp_dir())?)?;
         let place = Self { root, outside };
-        for dir in [place.mnt(), place.out(), place.home(), place.tmp(), place.run_dir(), place.backend()] {
+        let folders = [place.mnt(), place.out(), place.home(), place.tmp(), place.run_dir(), place.backend()];
+        // The last two are there from the start so that `..` has the same number of links in both runs.
+        for dir in folders.into_iter().chain([place.plain_mnt(), place.plain_out()]) {
             fs::create_dir(dir)?;
         }
         // Session folders are trusted only in a directory that nobody else can enter.
@@ -71,19 +73,26 @@ impl Place {
         self.root().join("run")
     }
 
+    /// Where the results of the plain run on `mnt` are kept.
+    pub fn plain_mnt(&self) -> PathBuf {
+        self.root().join("plain-mnt")
+    }
+    /// Where the results of the plain run on `out` are kept.
+    pub fn plain_out(&self) -> PathBuf {
+        self.outside.path().join("plain-out")
+    }
+
     /// Sets the results of the plain run aside and lays the same empty folders anew.
-    /// Answers where `mnt` and `out` of the plain run are now.
-    pub fn set_plain_results_aside(&self) -> io::Result<(PathBuf, PathBuf)> {
-        let kept = (self.root().join("plain-mnt"), self.outside.path().join("plain-out"));
-        fs::rename(self.mnt(), &kept.0)?;
-        fs::rename(self.out(), &kept.1)?;
+    pub fn set_plain_results_aside(&self) -> io::Result<()> {
+        fs::rename(self.mnt(), self.plain_mnt())?;
+        fs::rename(self.out(), self.plain_out())?;
         for dir in [self.home(), self.tmp()] {
             fs::remove_dir_all(dir)?;
         }
         for dir in [self.mnt(), self.out(), self.home(), self.tmp()] {
             fs::create_dir(dir)?;
         }
-        Ok(kept)
+        Ok(())
     }
 
     /// Whether `mnt` and `out` are on different devices, so that a rename between them says EXDEV.
