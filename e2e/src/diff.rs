@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use similar::TextDiff;
 
@@ -77,7 +78,7 @@ fn text(what: &str, plain: &[u8], mount: &[u8]) -> String {
         return String::new();
     }
     let (plain, mount) = (plain.escape_lines(), mount.escape_lines());
-    let diff = TextDiff::from_lines(&plain, &mount);
+    let diff = TextDiff::configure().timeout(Duration::from_secs(5)).diff_lines(&plain, &mount);
     let hunks = diff.unified_diff().context_radius(2).header("plain directory", "mount").to_string();
     const LIMIT: usize = 8000;
     let shown: String = hunks.chars().take(LIMIT).collect();

@@ -14,7 +14,8 @@ pub fn compile(name: &str, dir: &Path, extra: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.c"));
     let program = dir.join(name);
     let output = Command::new("cc")
-        .args(["-std=gnu11", "-O1", "-pthread", "-o"])
+        // Wrong buffers are passed on purpose: the warnings about them are not wanted.
+        .args(["-std=gnu11", "-O1", "-w", "-pthread", "-o"])
         .arg(&program)
         .arg(&source)
         .args(extra)
