@@ -31,9 +31,11 @@ pub mod place;
 pub mod process;
 pub mod product;
 pub mod requirement;
+pub mod session;
 pub mod tree;
 
 pub use case::{Case, Serving, script};
+pub use session::Session;
 
 /// Defines two tests for each named [`Case`]: `NAME::served` with the plugin's own read and write, and
 /// `NAME::native` with the backing FD handed to the program.

@@ -1,9 +1,9 @@
 //! A directory tree as data that can be compared.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -106,16 +106,29 @@ fn describe(path: &Path, metadata: &Metadata, recent: i64) -> io::Result<Entry> 
 
 fn read_content(path: &Path) -> io::Result<Content> {
     const SHORT: usize = 4096;
-    let bytes = match fs::read(path) {
+    const PIECE: usize = 1 << 20;
+    let mut file = match File::open(path) {
         // Root reads everything; for others an unreadable file has its mode compared only.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(Content::None),
         other => other?,
     };
-    if bytes.len() <= SHORT {
-        return Ok(Content::Short(bytes));
-    }
+    let mut piece = vec![0_u8; PIECE];
     let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
+    let mut length = 0;
+    loop {
+        match file.read(&mut piece[length % PIECE..])? {
+            0 => break,
+            n => length += n,
+        }
+        if length % PIECE == 0 {
+            piece.hash(&mut hasher);
+        }
+    }
+    if length < SHORT {
+        piece.truncate(length);
+        return Ok(Content::Short(piece));
+    }
+    piece[..length % PIECE].hash(&mut hasher);
     Ok(Content::Hash(hasher.finish()))
 }
 
