@@ -1,1 +1,32 @@
-//! The `plugin-abi` crate.
+#![doc = include_str!("../README.md")]
+
+pub mod abi;
+mod declare;
+mod elf;
+mod errno;
+mod export;
+mod filesystem;
+mod handle;
+pub mod header;
+mod host;
+mod instance;
+mod listing1;
+mod loader;
+mod path;
+pub mod permission;
+mod serial;
+pub mod trust;
+
+pub use core::ffi::CStr;
+pub use errno::{Errno, Result};
+pub use export::table_of;
+pub use filesystem::{
+    Capabilities, DirEntry, DirSink, FileSystem, InitError, Open, Purpose, SaveSink, SetAttr, SetTime, Setup,
+    Written, empty_stat, empty_statfs,
+};
+pub use handle::RawHandle;
+pub use host::{Host, LOG_LINE, Level};
+pub use instance::{Handle, Instance, Saved};
+pub use libc::{flock, stat, statfs, timespec};
+pub use loader::{Form, LoadError, Plugin};
+pub use path::MountPath;
