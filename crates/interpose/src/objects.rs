@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::entry::regions;
-use crate::rewrite::{AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply};
+use crate::rewrite::{
+    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
+};
 use crate::signals::Context;
 use crate::{raw, serve, table};
 
@@ -41,7 +43,8 @@ fn records() -> impl Iterator<Item = &'static Record> {
 /// If the PC is in a stub, shows what it stands for. Reads only records, for signal handlers.
 pub fn settle(context: &mut Context) {
     let pc = context.rip;
-    let Some(info) = records().filter(|record| !record.gone.load(Relaxed)).find_map(|r| r.patched.find_stub(pc))
+    let Some(info) =
+        records().filter(|record| !record.gone.load(Relaxed)).find_map(|r| r.patched.find_stub(pc))
     else {
         return;
     };
@@ -102,7 +105,10 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
     let mut tally = Tally::default();
     for object in map.objects(core::slice::from_ref(&own)) {
         let overlaps = |range: &Range<u64>| {
-            object.mappings().iter().any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
+            object
+                .mappings()
+                .iter()
+                .any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
         };
         if range.as_ref().is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
             continue;
@@ -188,7 +194,9 @@ pub fn changed(nr: u32, args: &[u64; 6], result: i64) {
     let threads = if fresh || threads() == 1 { Threads::Quiet } else { Threads::Running };
     // SAFETY: the program is in the middle of loading this; it cannot unload it before the call returns.
     match unsafe { rewrite(Some(range.clone()), threads) } {
-        Ok(tally) if tally.sites > 0 => serve::handler().mapped_executable(range.start, range.end - range.start),
+        Ok(tally) if tally.sites > 0 => {
+            serve::handler().mapped_executable(range.start, range.end - range.start)
+        }
         Ok(_) => {}
         Err(_) => {
             FAILURES.fetch_add(1, Relaxed);

@@ -120,8 +120,14 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
         if pending(tls) == PENDING_SIGNAL {
             tls.mask &= context.mask;
         }
-        // SAFETY: blocked in this frame's handler or by the one that came between.
-        unsafe { queue_to_self(info) };
+        let signal = bit(info.signal());
+        if signal & VIRTUAL != 0 {
+            // Not blocked, as nothing blocks it: wait for the call's end here.
+            tls.virtual_pending |= signal;
+        } else {
+            // SAFETY: blocked in this frame's handler or by the one that came between.
+            unsafe { queue_to_self(info) };
+        }
     }
     context.mask = ALL;
     if let Some(after) = raw::interrupted(context.rip) {
