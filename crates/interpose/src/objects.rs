@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 
 use crate::entry::regions;
 use crate::rewrite::{
-    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
+    AddressMap, Error, Image, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Segment, Threads, apply,
 };
 use crate::signals::Context;
-use crate::{raw, serve, table};
+use crate::{raw, serve, table, usercopy};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -139,12 +139,40 @@ fn interesting(number: Option<u32>) -> bool {
 }
 
 unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
-    // SAFETY: the caller keeps the object mapped; nothing is changed before the image is dropped.
-    let Some(image) = (unsafe { object.image() }) else { return Vec::new() };
+    let segments = object.mappings().iter().filter(|mapping| mapping.read && !mapping.write).map(|mapping| {
+        let len = readable(&mapping.range);
+        Segment {
+            address: mapping.range.start,
+            // SAFETY: mapped readable and probed just now; the caller keeps it so, and nothing is changed before the
+            // image is dropped.
+            bytes: unsafe { core::slice::from_raw_parts(mapping.range.start as *const u8, len) },
+            executable: mapping.execute,
+        }
+    });
+    if object.mappings()[0].offset != 0 {
+        return Vec::new();
+    }
+    let Some(image) = Image::from_segments(segments.collect()) else { return Vec::new() };
     image
         .texts()
         .map(|text| (image.scan(&text, &interesting), text.address..text.address + text.bytes.len() as u64))
         .collect()
+}
+
+/// How many bytes of a mapping can be read, in whole pages. The loader first maps a file over all of an object's range,
+/// also over what lies beyond the file's end and is mapped anew later: SIGBUS.
+fn readable(range: &Range<u64>) -> usize {
+    const PAGE: u64 = 4096;
+    let present = |page: u64| usercopy::probe_read(range.start + page * PAGE, 1).is_ok();
+    let (mut low, mut high) = (0, (range.end - range.start) / PAGE);
+    if high > 0 && present(high - 1) {
+        low = high;
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if present(middle) { low = middle + 1 } else { high = middle }
+    }
+    (low * PAGE) as usize
 }
 
 fn known(text: &Range<u64>) -> bool {

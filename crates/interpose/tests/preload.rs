@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use rstest::rstest;
+
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 fn built(name: &str) -> PathBuf {
@@ -76,6 +78,77 @@ fn check(program: &Path, arguments: &[&str], output: &Output) {
 #[test]
 fn registers_are_kept() {
     run("registers.c", &[], &[]);
+}
+
+#[rstest]
+#[case("deferred")]
+#[case("same_descriptor")]
+#[case("jumping")]
+#[case("masks")]
+#[case("waiting")]
+#[case("restarting")]
+#[case("resetting")]
+#[case("queries")]
+#[case("alternate_stack")]
+#[case("faults")]
+#[case("exec_inherits")]
+#[case("threads")]
+fn signals(#[case] name: &str) {
+    run("signals.c", &[], &[name]);
+}
+
+#[test]
+fn cancellation_works_in_passed_and_in_served_calls() {
+    run("cancel.c", &[], &[]);
+}
+
+#[rstest]
+#[case("forks")]
+#[case("vforks")]
+#[case("storms")]
+#[case("spawns")]
+#[case("threads")]
+#[case("everything")]
+#[case("shared")]
+#[case("inner")]
+fn processes(#[case] name: &str) {
+    run("process.c", &[], &[name]);
+}
+
+/// An object that comes later is rewritten as it is mapped, one that is unloaded and another in its place too.
+#[test]
+fn objects_loaded_later_are_rewritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "later.c", "program", &["-ldl"]);
+    let shared = ["-shared", "-fPIC", "-DOBJECT"];
+    let one = compile(directory.path(), "later.c", "one.so", &shared);
+    let two = compile(directory.path(), "later.c", "two.so", &[&shared[..], &["-Wl,-z,norelro"]].concat());
+    let three = compile(
+        directory.path(),
+        "later.c",
+        "three.so",
+        &[&shared[..], &["-Wl,-z,noseparate-code"]].concat(),
+    );
+    let paths: Vec<_> = [&one, &two, &three].iter().map(|path| path.to_str().unwrap()).collect();
+    run_program(&program, &paths);
+}
+
+/// An allocator that makes system calls before any constructor of ours has run.
+#[test]
+fn programs_with_jemalloc_run() {
+    let Some(jemalloc) = ["libjemalloc.so.2"]
+        .iter()
+        .map(|name| Path::new("/").join(LIBRARIES).join(name))
+        .find(|path| path.exists())
+    else {
+        println!("skipped: libjemalloc2 is not installed");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "process.c", "program", &[]);
+    let preload = format!("{}:{}", built("libfixture.so").display(), jemalloc.display());
+    let output = Command::new(&program).arg("threads").env("LD_PRELOAD", preload).output().unwrap();
+    check(&program, &["threads"], &output);
 }
 
 #[test]
