@@ -85,8 +85,8 @@ fn primary(it: &Instruction) -> Option<Effects> {
             Effects { reads: flags | RAX_BIT, writes: FLAGS | target }
         }
         0xa8 | 0xa9 => Effects { reads: RAX_BIT, writes: FLAGS },
-        0x50..=0x57 => Effects { reads: low(it) | RSP_BIT, writes: RSP_BIT | MEMORY },
-        0x58..=0x5f => Effects { reads: RSP_BIT | MEMORY, writes: low(it) | RSP_BIT },
+        0x50..=0x57 if !it.operand16 => Effects { reads: low(it) | RSP_BIT, writes: RSP_BIT | MEMORY },
+        0x58..=0x5f if !it.operand16 => Effects { reads: RSP_BIT | MEMORY, writes: low(it) | RSP_BIT },
         0x63 => modrm(it, WRITE, READ, false)?,
         0x80 | 0x81 | 0x83 => {
             let flags = if matches!(extension, 2 | 3) { FLAGS } else { 0 };

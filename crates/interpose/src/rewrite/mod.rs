@@ -21,6 +21,7 @@ mod functions;
 mod image;
 mod instruction;
 mod jumps;
+mod list;
 mod maps;
 mod near;
 mod number;
@@ -41,3 +42,6 @@ pub use patched::{Patched, Skip};
 pub use scan::scan;
 pub use site::{Fixup, FixupKind, ORIGINAL_MAX, Pattern, Plan, Reason, Rewind, Site, Unpatchable};
 pub use stub::{Addresses, OutOfReach, Patch, Phase, STUB_ALIGN, Stub, StubInfo};
+
+#[cfg(test)]
+mod oracle;
