@@ -145,6 +145,7 @@ pub fn decode(code: &[u8]) -> Option<Instruction> {
     if form & KIND != PLAIN || xbegin {
         let relative = match *immediate {
             [byte] => i32::from(byte as i8),
+            [a, b] => i32::from(i16::from_le_bytes([a, b])),
             [a, b, c, d] => i32::from_le_bytes([a, b, c, d]),
             _ => 0,
         };
