@@ -11,6 +11,7 @@ const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
 const HEADER: usize = 64;
+const PAGE: u64 = 4096;
 const PROGRAM_HEADER: usize = 56;
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -19,6 +20,8 @@ const NT_GNU_BUILD_ID: u32 = 3;
 pub struct Segment<'a> {
     /// Where it is: an absolute address in memory, the address it was linked for in a file.
     pub address: u64,
+    /// Where it begins in the file.
+    pub offset: u64,
     /// What it holds.
     pub bytes: &'a [u8],
     /// Whether it is mapped executable.
@@ -30,7 +33,8 @@ pub struct Segment<'a> {
 pub struct Image<'a> {
     segments: Vec<Segment<'a>>,
     build_id: Option<&'a [u8]>,
-    unwind_table: Option<u64>,
+    /// Its address, and the piece that holds it.
+    unwind_table: Option<(u64, Segment<'a>)>,
 }
 
 impl<'a> Image<'a> {
@@ -39,12 +43,13 @@ impl<'a> Image<'a> {
         let mut segments = Vec::new();
         for header in program_headers(file)? {
             if header.kind == PT_LOAD {
-                let bytes = file.get(header.offset as usize..)?.get(..header.size as usize)?;
-                segments.push(Segment {
-                    address: header.address,
-                    bytes,
-                    executable: header.flags & PF_X != 0,
-                });
+                // Whole pages are mapped, so that a plan counts from the same place in memory.
+                let lead = header.address % PAGE;
+                let (address, offset) = (header.address - lead, header.offset.checked_sub(lead)?);
+                let end = header.offset.checked_add(header.size)?;
+                let mapped = end.next_multiple_of(PAGE).min(file.len() as u64).max(end);
+                let bytes = file.get(offset as usize..mapped as usize)?;
+                segments.push(Segment { address, offset, bytes, executable: header.flags & PF_X != 0 });
             }
         }
         Self::assemble(segments, file, 0)
@@ -76,8 +81,7 @@ impl<'a> Image<'a> {
     /// Where the functions of `text` begin. Empty where the object does not say.
     pub fn functions(&self, text: &Segment) -> FunctionTable<'a> {
         self.unwind_table
-            .and_then(|address| {
-                let segment = self.segment_of(address, 0)?;
+            .and_then(|(address, segment)| {
                 FunctionTable::parse(segment.bytes, segment.address, address, text.address)
             })
             .unwrap_or_default()
@@ -91,22 +95,22 @@ impl<'a> Image<'a> {
     fn assemble(segments: Vec<Segment<'a>>, headers: &'a [u8], bias: u64) -> Option<Self> {
         let mut image = Self { segments, build_id: None, unwind_table: None };
         for header in program_headers(headers)? {
+            // While ld.so maps an object, a part may not be in its place yet.
             let address = header.address.wrapping_add(bias);
+            let Some(segment) = image.segment_of(address, header.size) else { continue };
+            let within = address - segment.address;
+            if segment.offset.wrapping_add(within) != header.offset {
+                continue;
+            }
             match header.kind {
-                PT_NOTE => {
-                    let notes = image.bytes(address, header.size);
-                    image.build_id = image.build_id.or_else(|| build_id(notes?));
+                PT_NOTE if image.build_id.is_none() => {
+                    image.build_id = build_id(&segment.bytes[within as usize..][..header.size as usize]);
                 }
-                PT_GNU_EH_FRAME => image.unwind_table = Some(address),
+                PT_GNU_EH_FRAME => image.unwind_table = Some((address, segment)),
                 _ => {}
             }
         }
         Some(image)
-    }
-
-    fn bytes(&self, address: u64, len: u64) -> Option<&'a [u8]> {
-        let segment = self.segment_of(address, len)?;
-        Some(&segment.bytes[(address - segment.address) as usize..][..len as usize])
     }
 
     fn segment_of(&self, address: u64, len: u64) -> Option<Segment<'a>> {

@@ -48,7 +48,7 @@ pub struct Instruction {
     pub lock: bool,
     /// Prefix 67.
     pub address32: bool,
-    /// The ModRM byte if the instruction has one.
+    /// The `ModRM` byte if the instruction has one.
     pub modrm: Option<u8>,
     /// The SIB byte if there is one.
     pub sib: Option<u8>,
@@ -68,10 +68,15 @@ impl Instruction {
     pub fn is_padding(&self) -> bool {
         match self.map {
             Map::Primary => matches!(self.opcode, 0x90 | 0xcc) && self.rex & 1 == 0 && self.repeat != 0xf3,
-            Map::Secondary => self.opcode == 0x1f && self.modrm.is_some_and(|m| m >> 3 & 7 == 0),
+            Map::Secondary => self.opcode == 0x1f && self.modrm.is_some_and(|modrm| extension(modrm) == 0),
             Map::Other => false,
         }
     }
+}
+
+/// The middle field of a `ModRM` byte: a register, or a part of the opcode.
+pub fn extension(modrm: u8) -> u8 {
+    modrm >> 3 & 7
 }
 
 /// Decodes the instruction at the start of `code`. `None` if it is invalid in 64-bit mode, unknown, or cut off.
@@ -126,7 +131,7 @@ pub fn decode(code: &[u8]) -> Option<Instruction> {
         it.modrm = Some(modrm);
         at = memory_operand(code, at, modrm, &mut it)?;
         if it.map == Map::Primary && matches!(it.opcode, 0xc6 | 0xc7 | 0xf6 | 0xf7 | 0xff) {
-            match (it.opcode, modrm >> 3 & 7) {
+            match (it.opcode, extension(modrm)) {
                 // test has an immediate, its neighbours not, neg, mul... have none
                 (0xf6 | 0xf7, 2..) => size = NONE,
                 (0xff, 4 | 5) => it.flow = Flow::Stop,
@@ -158,7 +163,7 @@ pub fn decode(code: &[u8]) -> Option<Instruction> {
     Some(it)
 }
 
-/// What an opcode says about the rest of its instruction: kind, whether a ModRM byte follows, size of the immediate.
+/// What an opcode says about the rest of its instruction: kind, whether a `ModRM` byte follows, size of the immediate.
 type Form = u8;
 
 const KIND: Form = 0x70;
@@ -221,8 +226,19 @@ const fn primary(opcode: u8) -> Form {
             _ => INVALID,
         },
         0x63 | 0x84..=0x8e | 0xd0..=0xd3 | 0xd8..=0xdf | 0xfe | 0xff => MODRM,
-        0x50..=0x5f | 0x6c..=0x6f | 0x90..=0x99 | 0x9b..=0x9f | 0xa4..=0xa7 | 0xaa..=0xaf => PLAIN,
-        0xc9 | 0xcc | 0xd7 | 0xec..=0xef | 0xf1 | 0xf5 | 0xf8..=0xfd => PLAIN,
+        0x50..=0x5f
+        | 0x6c..=0x6f
+        | 0x90..=0x99
+        | 0x9b..=0x9f
+        | 0xa4..=0xa7
+        | 0xaa..=0xaf
+        | 0xc9
+        | 0xcc
+        | 0xd7
+        | 0xec..=0xef
+        | 0xf1
+        | 0xf5
+        | 0xf8..=0xfd => PLAIN,
         0x68 | 0xa9 => OPERAND,
         0x69 | 0x81 | 0xc7 | 0xf7 => MODRM | OPERAND,
         0x6a | 0xa8 | 0xb0..=0xb7 | 0xcd | 0xe4..=0xe7 => BYTE,
@@ -275,7 +291,7 @@ fn escaped(code: &[u8], at: &mut usize, it: &mut Instruction) -> Option<Form> {
     let table = match it.opcode {
         // pop, and AMD's XOP with its tables 8, 9 and 10
         0x8f => match code.get(*at)? {
-            modrm if modrm >> 3 & 7 == 0 => return Some(MODRM),
+            &modrm if extension(modrm) == 0 => return Some(MODRM),
             table => {
                 let table = table & 0x1f;
                 *at += 2;

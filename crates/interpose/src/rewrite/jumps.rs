@@ -1,8 +1,6 @@
 //! Looks over the whole text for jumps from other functions into bytes that are to be overwritten.
 
-use core::arch::x86_64::{
-    __m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8,
-};
+use core::arch::x86_64::{__m128i, _mm_and_si128, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set1_epi8};
 
 use super::site::{Plan, Reason, Site, Unpatchable};
 
@@ -78,9 +76,9 @@ const CHUNK: usize = 16;
 
 /// The positions in `chunk` of e9, and of 0f before 8x (`following` is the byte behind the chunk), as a bit mask.
 fn candidates(chunk: &[u8; CHUNK], following: u8) -> u32 {
-    // SAFETY: every x86-64 processor has SSE2. The load is of sixteen readable bytes and needs no alignment.
+    // SAFETY: every x86-64 processor has SSE2. Any sixteen bytes are a vector.
     let (jump, escape, conditional) = unsafe {
-        let bytes = _mm_loadu_si128(chunk.as_ptr().cast::<__m128i>());
+        let bytes = core::mem::transmute::<[u8; CHUNK], __m128i>(*chunk);
         let high = _mm_and_si128(bytes, _mm_set1_epi8(0xf0_u8 as i8));
         (
             _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0xe9_u8 as i8))) as u32,

@@ -95,6 +95,9 @@ fn possible(site: &Site) -> bool {
         && site.original[before..].starts_with(&[0x0f, 0x05])
 }
 
+/// Too short, or no known value.
+struct Cut;
+
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -112,16 +115,17 @@ impl<'a> Input<'a> {
         Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    fn word_or_none(&mut self) -> Option<Option<u32>> {
-        Some(Some(self.word()?).filter(|&word| word != NONE))
+    /// A word of which one value stands for "none".
+    fn optional(&mut self) -> Result<Option<u32>, Cut> {
+        Ok(Some(self.word().ok_or(Cut)?).filter(|&word| word != NONE))
     }
 
     fn site(&mut self) -> Option<Site> {
         Some(Site {
             start: self.word()?,
             syscall: self.word()?,
-            number: self.word_or_none()?,
-            hole: self.word_or_none()?,
+            number: self.optional().ok()?,
+            hole: self.optional().ok()?,
             before: self.byte()?,
             after: self.byte()?,
             pattern: match self.byte()? {
@@ -138,36 +142,27 @@ impl<'a> Input<'a> {
                 2 => Rewind::Never,
                 _ => return None,
             },
-            fixups: [self.fixup()?, self.fixup()?],
+            fixups: [self.fixup().ok()?, self.fixup().ok()?],
             original: self.take(ORIGINAL_MAX)?.try_into().ok()?,
         })
     }
 
-    fn fixup(&mut self) -> Option<Option<Fixup>> {
-        let [kind, at, end] = *self.take(3)? else { return None };
+    fn fixup(&mut self) -> Result<Option<Fixup>, Cut> {
+        let Some(&[kind, at, end]) = self.take(3) else { return Err(Cut) };
         let kind = match kind {
             0 => FixupKind::Relative32,
             1 => FixupKind::ShortBranch,
-            u8::MAX => return Some(None),
-            _ => return None,
+            u8::MAX => return Ok(None),
+            _ => return Err(Cut),
         };
-        Some(Some(Fixup { kind, at, end }))
+        Ok(Some(Fixup { kind, at, end }))
     }
 
     fn left(&mut self) -> Option<Unpatchable> {
         Some(Unpatchable {
             offset: self.word()?,
-            number: self.word_or_none()?,
-            reason: match self.byte()? {
-                0 => Reason::NoInterest,
-                1 => Reason::Restorer,
-                2 => Reason::BranchInto,
-                3 => Reason::NotMovable,
-                4 => Reason::NotAnInstruction,
-                5 => Reason::UnknownFunction,
-                6 => Reason::OutsideFunctions,
-                _ => return None,
-            },
+            number: self.optional().ok()?,
+            reason: *Reason::ALL.get(usize::from(self.byte()?))?,
         })
     }
 }

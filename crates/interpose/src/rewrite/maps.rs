@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat, stat};
 use rustix::io;
 
 use super::image::{Image, Segment};
@@ -110,6 +110,26 @@ impl<'a> LoadedObject<'a> {
         (self.mappings[0].device, self.mappings[0].inode)
     }
 
+    /// Names the object's content, as the key of a list made by [`super::Plan::to_bytes`]: the build-id, else which file
+    /// it is, in which state. `None` if neither can be told (the file was replaced); then do not keep the list.
+    pub fn key(&self, image: &Image) -> Option<Vec<u8>> {
+        if let Some(id) = image.build_id() {
+            return Some([b"build-id ", id].concat());
+        }
+        let status = stat(self.path()).ok()?;
+        if status.st_ino != self.file().1 {
+            return None;
+        }
+        let state = [
+            status.st_dev,
+            status.st_ino,
+            status.st_size as u64,
+            status.st_mtime as u64,
+            status.st_mtime_nsec,
+        ];
+        Some([&b"file "[..], state.map(u64::to_le_bytes).as_flattened()].concat())
+    }
+
     /// Its mappings, by rising address.
     pub fn mappings(&self) -> &'a [Mapping] {
         self.mappings
@@ -125,6 +145,7 @@ impl<'a> LoadedObject<'a> {
         let fixed = self.mappings.iter().filter(|m| m.read && !m.write);
         let segments = fixed.map(|mapping| Segment {
             address: mapping.range.start,
+            offset: mapping.offset,
             // SAFETY: the map says that the range is readable; the caller keeps it mapped and unchanged.
             bytes: unsafe {
                 let len = (mapping.range.end - mapping.range.start) as usize;

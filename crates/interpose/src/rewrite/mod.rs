@@ -21,6 +21,7 @@ mod functions;
 mod image;
 mod instruction;
 mod jumps;
+mod libc;
 mod list;
 mod maps;
 mod near;
@@ -36,12 +37,13 @@ pub use apply::{Threads, apply};
 pub use error::Error;
 pub use functions::FunctionTable;
 pub use image::{Image, Segment};
+pub use libc::Libc;
 pub use maps::{AddressMap, LoadedObject, Mapping};
-pub use near::{NearMemory, Region};
+pub use near::NearMemory;
 pub use patched::{Patched, Skip};
 pub use scan::scan;
 pub use site::{Fixup, FixupKind, ORIGINAL_MAX, Pattern, Plan, Reason, Rewind, Site, Unpatchable};
-pub use stub::{Addresses, OutOfReach, Patch, Phase, STUB_ALIGN, Stub, StubInfo};
+pub use stub::{Addresses, HoleJump, OutOfReach, Patch, Phase, STUB_ALIGN, Stub, StubInfo};
 
 #[cfg(test)]
 mod oracle;

@@ -190,12 +190,10 @@ proptest! {
         }
         code.extend(bytes);
         let expected = iced(&code);
-        if let Some(it) = decode(&code) {
-            if !expected.is_invalid() {
+        if let Some(it) = decode(&code) && !expected.is_invalid() {
                 prop_assert_eq!(usize::from(it.len), expected.len(), "{:?} {:x?}", expected, code);
                 compare_effects(&it, &expected, &mut InstructionInfoFactory::new(), &|| format!("{expected:?} {code:x?}"));
                 compare_flow(&it, &expected, &|| format!("{expected:?} {code:x?}"));
-            }
         }
     }
 }
