@@ -507,3 +507,51 @@ fn addresses_are_corrected() {
         assert_eq!(state, expected, "{code:x?}");
     }
 }
+
+/// A thread is in the code all the time while it changes under it.
+#[test]
+fn code_is_rewritten_under_a_running_thread() {
+    const ROUNDS: usize = 30;
+    let _alone = ALONE.lock();
+    SERVE.store(0, Ordering::SeqCst);
+    // mov $39,%eax; syscall; mov %rax,%rbx; xor %eax,%eax; syscall; ret, and padding; somewhere in the page.
+    let calls = [0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0x48, 0x89, 0xc3, 0x31, 0xc0, 0x0f, 0x05, 0xc3];
+    for round in 0..ROUNDS {
+        let mut code = vec![0x90; 16 + round % 15];
+        code.extend(calls);
+        code.extend([0x90; 8]);
+        let plan = scan(&code, &FunctionTable::default(), &|_| true);
+        assert_eq!(
+            plan.sites.iter().map(|site| site.pattern).collect::<Vec<_>>(),
+            [Pattern::Single, Pattern::Hole]
+        );
+        let text = Text::new(&code);
+        let expected = State::new().after(&text);
+        let (stop, entered) = (AtomicU64::new(0), AtomicU64::new(0));
+        let start = text.start as usize;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let text = std::mem::ManuallyDrop::new(Text { start: start as *mut u8 });
+                while stop.load(Ordering::Relaxed) == 0 {
+                    assert_eq!(State::new().after(&text), expected);
+                    entered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let runs = |more: u64| {
+                let seen = entered.load(Ordering::Relaxed);
+                while entered.load(Ordering::Relaxed) < seen + more {
+                    std::thread::yield_now();
+                }
+            };
+            runs(10);
+            ARRIVALS.store(0, Ordering::SeqCst);
+            let patched = text.rewrite(&plan, Threads::Running);
+            assert!(patched.sites().len() + patched.skipped().len() == 2);
+            // The thread may have been in a call when the last byte was written.
+            runs(10);
+            let arrivals = ARRIVALS.load(Ordering::SeqCst);
+            assert!(arrivals >= 8 * patched.sites().len() as u64, "{arrivals} arrivals");
+            stop.store(1, Ordering::Relaxed);
+        });
+    }
+}
