@@ -213,6 +213,35 @@ fn the_map_of_this_process_has_its_objects() {
     assert!(!has(&[], "vdso"));
 }
 
+/// ld.so maps an object's first pages over all its addresses before it maps the parts: also behind the file's end.
+#[test]
+fn a_mapping_behind_the_end_of_its_file_is_read_as_far_as_the_file_goes() {
+    use std::os::fd::AsRawFd;
+    let map = AddressMap::read().unwrap();
+    let is_libc = |object: &interpose::rewrite::LoadedObject| object.path().ends_with(b"/libc.so.6");
+    let path = String::from_utf8(map.objects(&[]).find(is_libc).unwrap().path().to_vec()).unwrap();
+    let file = std::fs::File::open(path).unwrap();
+    let pages = file.metadata().unwrap().len().div_ceil(4096) as usize;
+    for extra in [0, 1, 100] {
+        let len = (pages + extra) * 4096;
+        // SAFETY: a new mapping.
+        let start = unsafe {
+            let prot = libc::PROT_READ | libc::PROT_EXEC;
+            libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_PRIVATE, file.as_raw_fd(), 0)
+        };
+        assert_ne!(start, libc::MAP_FAILED);
+        let map = AddressMap::read().unwrap();
+        let object =
+            map.objects(&[]).find(|object| object.mappings()[0].range.start == start as u64).unwrap();
+        // SAFETY: mapped until after the last use.
+        let image = unsafe { object.image() }.unwrap();
+        assert_eq!(image.texts().next().unwrap().bytes.len(), pages * 4096);
+        assert!(image.build_id().is_some());
+        // SAFETY: mapped above, no longer used.
+        unsafe { libc::munmap(start, len) };
+    }
+}
+
 /// Some pages of code of our own.
 fn mapped(code: &[u8]) -> std::ops::Range<u64> {
     // SAFETY: a new mapping, filled before it is executable.

@@ -20,8 +20,6 @@ const NT_GNU_BUILD_ID: u32 = 3;
 pub struct Segment<'a> {
     /// Where it is: an absolute address in memory, the address it was linked for in a file.
     pub address: u64,
-    /// Where it begins in the file.
-    pub offset: u64,
     /// What it holds.
     pub bytes: &'a [u8],
     /// Whether it is mapped executable.
@@ -40,7 +38,7 @@ pub struct Image<'a> {
 impl<'a> Image<'a> {
     /// An object as it is in a file: for lists made ahead, and for `doctor`.
     pub fn from_file(file: &'a [u8]) -> Option<Self> {
-        let mut segments = Vec::new();
+        let (mut segments, mut offsets) = (Vec::new(), Vec::new());
         for header in program_headers(file)? {
             if header.kind == PT_LOAD {
                 // Whole pages are mapped, so that a plan counts from the same place in memory.
@@ -49,18 +47,24 @@ impl<'a> Image<'a> {
                 let end = header.offset.checked_add(header.size)?;
                 let mapped = end.next_multiple_of(PAGE).min(file.len() as u64).max(end);
                 let bytes = file.get(offset as usize..mapped as usize)?;
-                segments.push(Segment { address, offset, bytes, executable: header.flags & PF_X != 0 });
+                segments.push(Segment { address, bytes, executable: header.flags & PF_X != 0 });
+                offsets.push(offset);
             }
         }
-        Self::assemble(segments, file, 0)
+        Self::assemble(segments, &offsets, file, 0)
     }
 
     /// An object as it is in memory: its readable mappings in the order of their addresses. `None` unless the first
     /// begins with the object's headers.
     pub fn from_segments(segments: Vec<Segment<'a>>) -> Option<Self> {
+        Self::from_mappings(segments, &[])
+    }
+
+    /// The same, knowing from where in the file each is mapped.
+    pub(super) fn from_mappings(segments: Vec<Segment<'a>>, offsets: &[u64]) -> Option<Self> {
         let first = *segments.first()?;
         let linked = program_headers(first.bytes)?.find(|h| h.kind == PT_LOAD && h.offset == 0)?.address;
-        Self::assemble(segments, first.bytes, first.address.wrapping_sub(linked))
+        Self::assemble(segments, offsets, first.bytes, first.address.wrapping_sub(linked))
     }
 
     /// The bytes of the GNU build-id note.
@@ -92,14 +96,15 @@ impl<'a> Image<'a> {
         scan(text.bytes, &self.functions(text), interest)
     }
 
-    fn assemble(segments: Vec<Segment<'a>>, headers: &'a [u8], bias: u64) -> Option<Self> {
+    fn assemble(segments: Vec<Segment<'a>>, offsets: &[u64], headers: &'a [u8], bias: u64) -> Option<Self> {
         let mut image = Self { segments, build_id: None, unwind_table: None };
         for header in program_headers(headers)? {
-            // While ld.so maps an object, a part may not be in its place yet.
             let address = header.address.wrapping_add(bias);
-            let Some(segment) = image.segment_of(address, header.size) else { continue };
+            let Some(index) = image.index_of(address, header.size) else { continue };
+            let segment = image.segments[index];
             let within = address - segment.address;
-            if segment.offset.wrapping_add(within) != header.offset {
+            // While ld.so maps an object, a part may not be in its place yet.
+            if offsets.get(index).is_some_and(|offset| offset.wrapping_add(within) != header.offset) {
                 continue;
             }
             match header.kind {
@@ -113,15 +118,15 @@ impl<'a> Image<'a> {
         Some(image)
     }
 
-    fn segment_of(&self, address: u64, len: u64) -> Option<Segment<'a>> {
-        let inside = |segment: &&Segment| {
+    fn index_of(&self, address: u64, len: u64) -> Option<usize> {
+        self.segments.iter().position(|segment| {
             let range = range_of(segment);
             range.contains(&address) && address.checked_add(len).is_some_and(|end| end <= range.end)
-        };
-        self.segments.iter().find(inside).copied()
+        })
     }
 }
 
+/// Its addresses.
 fn range_of(segment: &Segment) -> Range<u64> {
     segment.address..segment.address.saturating_add(segment.bytes.len() as u64)
 }
