@@ -2,10 +2,12 @@
 
 use core::ops::Range;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat, stat};
 use rustix::io;
+use rustix::mm::{Advice, madvise};
 
 use super::image::{Image, Segment};
+use super::near::PAGE;
 
 /// One mapping of `/proc/self/maps`.
 #[derive(Clone, Debug)]
@@ -110,6 +112,26 @@ impl<'a> LoadedObject<'a> {
         (self.mappings[0].device, self.mappings[0].inode)
     }
 
+    /// Names the object's content, as the key of a list made by [`super::Plan::to_bytes`]: the build-id, else which file
+    /// it is, in which state. `None` if neither can be told (the file was replaced); then do not keep the list.
+    pub fn key(&self, image: &Image) -> Option<Vec<u8>> {
+        if let Some(id) = image.build_id() {
+            return Some([b"build-id ", id].concat());
+        }
+        let status = stat(self.path()).ok()?;
+        if status.st_ino != self.file().1 {
+            return None;
+        }
+        let state = [
+            status.st_dev,
+            status.st_ino,
+            status.st_size as u64,
+            status.st_mtime as u64,
+            status.st_mtime_nsec,
+        ];
+        Some([&b"file "[..], state.map(u64::to_le_bytes).as_flattened()].concat())
+    }
+
     /// Its mappings, by rising address.
     pub fn mappings(&self) -> &'a [Mapping] {
         self.mappings
@@ -122,24 +144,43 @@ impl<'a> LoadedObject<'a> {
     /// Until the last use of the image, the object's read-only mappings stay mapped and nobody (this crate's
     /// [`super::apply`] included) changes what is in them.
     pub unsafe fn image(&self) -> Option<Image<'a>> {
-        let fixed = self.mappings.iter().filter(|m| m.read && !m.write);
-        let segments = fixed.map(|mapping| Segment {
-            address: mapping.range.start,
-            // SAFETY: the map says that the range is readable; the caller keeps it mapped and unchanged.
-            bytes: unsafe {
-                let len = (mapping.range.end - mapping.range.start) as usize;
-                core::slice::from_raw_parts(
-                    core::ptr::with_exposed_provenance(mapping.range.start as usize),
-                    len,
-                )
-            },
-            executable: mapping.execute,
-        });
         if self.mappings[0].offset != 0 {
             return None;
         }
-        Image::from_segments(segments.collect())
+        let fixed = || self.mappings.iter().filter(|m| m.read && !m.write);
+        let segments = fixed().map(|mapping| Segment {
+            address: mapping.range.start,
+            // SAFETY: the map says that the range may be read, and that far the file reaches; the caller keeps it
+            // mapped and unchanged.
+            bytes: unsafe {
+                let start = core::ptr::with_exposed_provenance(mapping.range.start as usize);
+                core::slice::from_raw_parts(start, present(&mapping.range) as usize)
+            },
+            executable: mapping.execute,
+        });
+        let offsets: Vec<u64> = fixed().map(|mapping| mapping.offset).collect();
+        Image::from_mappings(segments.collect(), &offsets)
     }
+}
+
+/// Length of the part of a mapping that can be read, in whole pages. ld.so first maps a file over all of an object's
+/// addresses, also over those behind the file's end that it maps anew afterwards; reading there is SIGBUS.
+fn present(range: &Range<u64>) -> u64 {
+    let readable = |page: u64| {
+        let start = core::ptr::with_exposed_provenance_mut((range.start + page * PAGE) as usize);
+        // SAFETY: populating for reading changes nothing the program can see.
+        unsafe { madvise(start, PAGE as usize, Advice::LinuxPopulateRead) }.is_ok()
+    };
+    let pages = (range.end - range.start) / PAGE;
+    if pages == 0 || readable(pages - 1) {
+        return pages * PAGE;
+    }
+    let (mut low, mut high) = (0, pages - 1);
+    while low < high {
+        let middle = low.midpoint(high);
+        if readable(middle) { low = middle + 1 } else { high = middle }
+    }
+    low * PAGE
 }
 
 /// `55d0c0a00000-55d0c0a02000 r--p 00000000 08:01 1234    /usr/bin/true`
