@@ -100,7 +100,8 @@ fn open_path(process: &'static Process, call: &Call, dirfd: RawFd, path: u64, fl
 /// Opens what lies on a mount, and gives the program a number for it.
 fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> Result<RawFd, Errno> {
     if spot.directory && flags & sys::O_CREAT != 0 {
-        return Err(Errno::ISDIR);
+        let exclusive = flags & sys::O_EXCL != 0 && spot.call(Instance::getattr).is_ok();
+        return Err(if exclusive { Errno::EXIST } else { Errno::ISDIR });
     }
     spot.check_directory()?;
     let instance = spot.mount.instance()?;
