@@ -13,7 +13,7 @@ use crate::word::Word64;
 pub(crate) const WAITERS: u64 = 1 << 31;
 
 /// How often a taken lock is tried before going to sleep: holders mostly keep it for less than a microsecond.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 60 };
+const SPINS: u32 = if cfg!(loom) { 1 } else { 60 };
 
 /// How a waiter sleeps and how it learns that the holder is dead.
 pub(crate) trait Waiting {
