@@ -100,7 +100,7 @@ fn a_lock_excludes_and_wakes_its_waiters() {
 
 #[test]
 fn one_waiter_replaces_a_dead_holder() {
-    for holder in [7 << 32 | 99, 7 << 32 | 99 | WAITERS] {
+    for holder in [0x7_0000_0063, 0x7_0000_0063 | WAITERS] {
         bounded().check(move || {
             let acquired = three_enter(holder);
             assert_eq!(acquired.iter().filter(|&&how| how == Acquired::FromDead).count(), 1);
