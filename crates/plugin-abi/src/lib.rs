@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod abi;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod declare;
 mod elf;
 mod errno;
