@@ -91,11 +91,11 @@ pub fn check(fs: &Instance, config: &Config) -> Result<Passed, Failed> {
     let mut kit = Kit { fs, runs: 0, unsupported: BTreeSet::new() };
     let mut steps = 0;
     for number in 0..config.sequences {
-        let mut random = generate::Random::new(config.seed, number);
+        let random = generate::Random::new(config.seed, number);
         // Short sequences come first: what they find needs little shrinking.
         let length =
             3 + (config.steps.saturating_sub(3)) * number as usize / config.sequences.max(1) as usize;
-        let sequence = generate::sequence(&mut random, length);
+        let sequence = generate::sequence(random, length);
         steps += sequence.len() as u64;
         if kit.run(&sequence)?.is_some() {
             return Err(Failed::Differs(shrink::shortest(&mut kit, sequence, config.seed)?));
@@ -116,8 +116,12 @@ struct Kit<'a> {
 impl Kit<'_> {
     /// Runs one sequence in a fresh directory.
     fn run(&mut self, sequence: &[Step]) -> Result<Option<Finding>, Failed> {
-        self.runs += 1;
-        let mut session = Session::start(self.fs, self.runs)?;
+        let mut session = loop {
+            self.runs += 1;
+            if let Some(session) = Session::start(self.fs, self.runs)? {
+                break session;
+            }
+        };
         let mut finding = None;
         for (at, step) in sequence.iter().enumerate() {
             if let Err(difference) = session.step(step) {

@@ -68,25 +68,24 @@ fn pattern(len: usize, fill: u8) -> Vec<u8> {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn start(fs: &'a Instance, number: u64) -> std::result::Result<Self, Failed> {
+    /// `None`: the directory of this number is there, left by a run that could not clean up.
+    pub(super) fn start(fs: &'a Instance, number: u64) -> std::result::Result<Option<Self>, Failed> {
         // The process's own umask counts for a plugin that leaves modes to the kernel.
         let umask = if fs.capabilities().contains(Capabilities::UMASK) { umask() } else { 0 };
-        let base = format!("/defuse-check-{number}");
         let session = Self {
             fs,
-            base,
+            base: format!("/defuse-check-{number}"),
             model: Model::new(umask),
             slots: Default::default(),
             inodes: BTreeMap::new(),
             supported: BTreeSet::new(),
             unsupported: BTreeSet::new(),
         };
-        session
-            .empty("")
-            .map_err(|errno| Failed::CannotStart { attempt: "emptying an old directory", errno })?;
-        fs.mkdir(MountPath::from_normalised(&session.path("")), 0o755)
-            .map_err(|errno| Failed::CannotStart { attempt: "mkdir of a directory to work in", errno })?;
-        Ok(session)
+        match fs.mkdir(MountPath::from_normalised(&session.path("")), 0o755) {
+            Ok(()) => Ok(Some(session)),
+            Err(Errno::EEXIST) => Ok(None),
+            Err(errno) => Err(Failed::CannotStart { attempt: "mkdir of a directory to work in", errno }),
+        }
     }
 
     /// Closes and removes everything; returns what was found unsupported.

@@ -1,7 +1,9 @@
 //! From a sequence that differs to the shortest like it.
 
+use super::generate::SLOTS;
 use super::step::Step;
 use super::{Counterexample, Failed, Finding, Kit};
+use std::collections::BTreeSet;
 
 /// Leaves out what can be left out, then makes what is left simpler. Ends, because every change makes the
 /// sequence smaller.
@@ -21,6 +23,7 @@ pub(super) fn shortest(kit: &mut Kit<'_>, sequence: Vec<Step>, seed: u64) -> Res
         let before = best.clone();
         leave_out(kit, &mut best, &mut finding)?;
         simplify(kit, &mut best, &mut finding)?;
+        merge(kit, &mut best, &mut finding)?;
         if best == before {
             break;
         }
@@ -84,6 +87,40 @@ fn leave_out(kit: &mut Kit<'_>, best: &mut Vec<Step>, finding: &mut Finding) -> 
             }
         }
         first += 1;
+    }
+    Ok(())
+}
+
+/// Lets two slots be one, and takes a directory out of every path, throughout the sequence.
+fn merge(kit: &mut Kit<'_>, best: &mut Vec<Step>, finding: &mut Finding) -> Result<(), Failed> {
+    for from in (1..SLOTS).rev() {
+        for to in 0..from {
+            let mut candidate = best.clone();
+            let mut one = |slot: &mut usize| *slot = if *slot == from { to } else { *slot };
+            candidate.iter_mut().for_each(|step| step.visit(&mut one, &mut |_| {}));
+            if candidate != *best {
+                try_instead(kit, candidate, best, finding)?;
+            }
+        }
+    }
+    let mut tops = BTreeSet::new();
+    let mut top = |path: &mut String| {
+        if let Some((top, _)) = path[1..].split_once('/') {
+            tops.insert(format!("/{top}/"));
+        }
+    };
+    best.clone().iter_mut().for_each(|step| step.visit(&mut |_| {}, &mut top));
+    for top in tops {
+        let mut candidate = best.clone();
+        let mut without = |path: &mut String| {
+            if path.starts_with(&top) {
+                path.drain(..top.len() - 1);
+            }
+        };
+        candidate
+            .retain(|step| !matches!(step, Step::Mkdir { path, .. } if path[..] == top[..top.len() - 1]));
+        candidate.iter_mut().for_each(|step| step.visit(&mut |_| {}, &mut without));
+        try_instead(kit, candidate, best, finding)?;
     }
     Ok(())
 }
@@ -179,7 +216,9 @@ fn simpler(step: &Step) -> Vec<Step> {
             shallower(&path).for_each(|path| push(Step::Symlink { target: target.clone(), path }));
         }
         Step::List { path, at_once } => {
-            push(Step::List { path: path.clone(), at_once: usize::MAX });
+            if at_once != usize::MAX {
+                push(Step::List { path: path.clone(), at_once: 1 });
+            }
             shallower(&path).for_each(|path| push(Step::List { path, at_once }));
         }
         Step::Allocate { slot, mode, offset, len } => {

@@ -50,6 +50,57 @@ pub enum Step {
     SaveRestore { slot: usize },
 }
 
+impl Step {
+    /// Passes every slot and every path the step names.
+    pub(super) fn visit(
+        &mut self,
+        on_slot: &mut dyn FnMut(&mut usize),
+        on_path: &mut dyn FnMut(&mut String),
+    ) {
+        match self {
+            Self::Open { slot, path, .. } => {
+                on_slot(slot);
+                on_path(path);
+            }
+            Self::Close { slot }
+            | Self::Read { slot, .. }
+            | Self::Write { slot, .. }
+            | Self::Append { slot, .. }
+            | Self::ReadVector { slot, .. }
+            | Self::WriteVector { slot, .. }
+            | Self::StatOpen { slot }
+            | Self::TruncateOpen { slot, .. }
+            | Self::Allocate { slot, .. }
+            | Self::Seek { slot, .. }
+            | Self::Sync { slot, .. }
+            | Self::SaveRestore { slot } => on_slot(slot),
+            Self::Copy { from, to, .. } => {
+                on_slot(from);
+                on_slot(to);
+            }
+            Self::Stat { path }
+            | Self::Truncate { path, .. }
+            | Self::Chmod { path, .. }
+            | Self::Utime { path, .. }
+            | Self::Mkdir { path, .. }
+            | Self::Rmdir { path }
+            | Self::Unlink { path }
+            | Self::Symlink { path, .. }
+            | Self::Readlink { path, .. }
+            | Self::List { path, .. }
+            | Self::Access { path, .. }
+            | Self::SetXattr { path, .. }
+            | Self::GetXattr { path, .. }
+            | Self::ListXattr { path }
+            | Self::RemoveXattr { path, .. } => on_path(path),
+            Self::Rename { old, new, .. } | Self::Link { old, new } => {
+                on_path(old);
+                on_path(new);
+            }
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
