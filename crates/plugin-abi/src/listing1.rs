@@ -176,6 +176,11 @@ impl Listing1 {
 
     /// As the paper has it: `access` is asked before a file is opened.
     fn check_access(&self, path: &MountPath, flags: c_int) -> Result<()> {
+        let exclusive = libc::O_CREAT | libc::O_EXCL;
+        if flags & exclusive == exclusive {
+            // Nothing may be there, not even a symbolic link that `access` would follow.
+            return Ok(());
+        }
         let mode = match flags & libc::O_ACCMODE {
             libc::O_RDONLY => libc::R_OK,
             libc::O_WRONLY => libc::W_OK,
@@ -330,7 +335,12 @@ impl FileSystem for Listing1 {
         let flags = flags | libc::O_NOFOLLOW;
         match call!(self.open(path.as_c_str().as_ptr(), flags, mode, &raw mut fh)) {
             Ok(()) => opened(Some(fh)),
-            Err(Errno::EISDIR) if flags & libc::O_ACCMODE == libc::O_RDONLY => opened(None),
+            // A library that opens only files; the directory is served by its path.
+            Err(Errno::EISDIR)
+                if flags & (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) == libc::O_RDONLY =>
+            {
+                opened(None)
+            }
             Err(errno) => Err(errno),
         }
     }
