@@ -41,7 +41,7 @@ fn best(mut call: impl FnMut()) -> f64 {
         for _ in 0..CALLS {
             call();
         }
-        start.elapsed().as_nanos() as f64 / f64::from(CALLS)
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
     };
     (0..7).map(|_| round(&mut call)).fold(f64::INFINITY, f64::min)
 }

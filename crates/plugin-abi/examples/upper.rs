@@ -43,10 +43,10 @@ impl FileSystem for Upper {
         Ok(st)
     }
     fn open(&self, path: &MountPath, flags: i32, _mode: u32) -> Result<Open<Box<File>>> {
-        if flags & (libc::O_ACCMODE | libc::O_CREAT) != libc::O_RDONLY {
-            Err(Errno::EROFS)
-        } else {
+        if flags & (libc::O_ACCMODE | libc::O_CREAT) == libc::O_RDONLY {
             Ok(Open::served(Box::new(find(path)?)))
+        } else {
+            Err(Errno::EROFS)
         }
     }
     fn close(&self, _file: Box<File>) -> Result<()> {

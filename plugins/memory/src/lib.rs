@@ -14,6 +14,7 @@ mod content;
 mod directory;
 mod gate;
 mod node;
+mod open;
 mod space;
 mod tree;
 mod xattr;
@@ -21,14 +22,15 @@ mod xattr;
 use content::PAGE;
 use directory::Directory;
 use gate::Gate;
-use node::{Body, Node};
+use node::Body;
+pub use open::OpenFile;
+use open::check_open;
 use plugin_abi::{
     CStr, Capabilities, DirSink, Errno, FileSystem, InitError, MountPath, Open, Result, SetAttr, Setup,
     Written, empty_statfs, permission, stat, statfs,
 };
 use space::Space;
 use std::ffi::c_int;
-use std::sync::Arc;
 use tree::Tree;
 
 plugin_abi::export_plugin!(Memory);
@@ -38,31 +40,6 @@ plugin_abi::export_plugin!(Memory);
 pub struct Memory {
     tree: Tree,
     gate: Gate,
-}
-
-/// An open file and how it may be used.
-#[derive(Debug)]
-pub struct OpenFile {
-    node: Arc<Node>,
-    access: c_int,
-}
-
-impl OpenFile {
-    fn readable(&self) -> Result<&Node> {
-        if self.access == libc::O_WRONLY || self.access == libc::O_PATH {
-            Err(Errno::EBADF)
-        } else {
-            Ok(&self.node)
-        }
-    }
-
-    fn writable(&self) -> Result<&Node> {
-        if self.access == libc::O_RDONLY || self.access == libc::O_PATH {
-            Err(Errno::EBADF)
-        } else {
-            Ok(&self.node)
-        }
-    }
 }
 
 impl FileSystem for Memory {
@@ -391,39 +368,6 @@ impl Memory {
         }
         out
     }
-}
-
-/// What open(2) checks on a file that was there before.
-fn check_open(node: &Node, flags: c_int, access: c_int) -> Result<()> {
-    if flags & libc::O_DIRECTORY != 0 && !node.is_directory() {
-        // The host walks when a symbolic link is in the way.
-        return Err(if node.kind == libc::S_IFLNK && access != libc::O_PATH {
-            Errno::ELOOP
-        } else {
-            Errno::ENOTDIR
-        });
-    }
-    if access == libc::O_PATH {
-        return Ok(());
-    }
-    let writes = access != libc::O_RDONLY || flags & libc::O_TRUNC != 0;
-    match node.kind {
-        libc::S_IFREG => {}
-        libc::S_IFLNK => return Err(Errno::ELOOP),
-        libc::S_IFDIR if writes || flags & libc::O_CREAT != 0 => return Err(Errno::EISDIR),
-        libc::S_IFDIR => {}
-        _ => return Err(Errno::ENXIO),
-    }
-    let wanted = match access {
-        libc::O_RDONLY => libc::R_OK,
-        libc::O_WRONLY => libc::W_OK,
-        _ => libc::R_OK | libc::W_OK,
-    };
-    tree::may(node, if writes { wanted | libc::W_OK } else { wanted })?;
-    if flags & libc::O_TRUNC != 0 {
-        node.with_content(|content, space| content.set_size(0, space))?;
-    }
-    Ok(())
 }
 
 /// `size=N` with `k`, `m` or `g`, in bytes.

@@ -15,7 +15,8 @@ fn it_behaves_like_the_model() {
     let config = Config { sequences: 150, ..Config::default() };
     let passed = check(&fs, &config).unwrap_or_else(|failed| panic!("{failed}"));
     // What the file system below cannot do is not the plugin's fault; the rest is there.
-    let below = |name: &str| name.starts_with("fallocate") || name.starts_with("rename with") || name == "xattr";
+    let below =
+        |name: &str| name.starts_with("fallocate") || name.starts_with("rename with") || name == "xattr";
     let missing: Vec<_> = passed.unsupported.into_iter().filter(|name| !below(name)).collect();
     assert!(missing.is_empty(), "not supported: {missing:?}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

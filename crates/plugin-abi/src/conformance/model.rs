@@ -115,10 +115,9 @@ impl Model {
         match self.find(path) {
             Ok(_) if create && exclusive => Err(vec![Errno::EEXIST]),
             Ok(id) => match self.nodes[id].kind {
-                Kind::File(_) => Ok(Some(id)),
                 Kind::Symlink(_) => Err(vec![Errno::ELOOP]),
                 Kind::Directory if writes || create => Err(vec![Errno::EISDIR]),
-                Kind::Directory => Ok(Some(id)),
+                Kind::File(_) | Kind::Directory => Ok(Some(id)),
             },
             Err(Errno::ENOENT) if create && self.check_parent(path).is_ok() => Ok(None),
             Err(errno) => Err(vec![errno]),

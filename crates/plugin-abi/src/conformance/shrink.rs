@@ -97,7 +97,9 @@ fn merge(kit: &mut Kit<'_>, best: &mut Vec<Step>, finding: &mut Finding) -> Resu
         for to in 0..from {
             let mut candidate = best.clone();
             let mut one = |slot: &mut usize| *slot = if *slot == from { to } else { *slot };
-            candidate.iter_mut().for_each(|step| step.visit(&mut one, &mut |_| {}));
+            for step in &mut candidate {
+                step.visit(&mut one, &mut |_| {});
+            }
             if candidate != *best {
                 try_instead(kit, candidate, best, finding)?;
             }
@@ -119,7 +121,9 @@ fn merge(kit: &mut Kit<'_>, best: &mut Vec<Step>, finding: &mut Finding) -> Resu
         };
         candidate
             .retain(|step| !matches!(step, Step::Mkdir { path, .. } if path[..] == top[..top.len() - 1]));
-        candidate.iter_mut().for_each(|step| step.visit(&mut |_| {}, &mut without));
+        for step in &mut candidate {
+            step.visit(&mut |_| {}, &mut without);
+        }
         try_instead(kit, candidate, best, finding)?;
     }
     Ok(())
@@ -184,7 +188,7 @@ fn simpler(step: &Step) -> Vec<Step> {
             }
         }
         Step::Append { slot, len, fill } => {
-            smaller(len).for_each(|len| push(Step::Append { slot, len, fill }))
+            smaller(len).for_each(|len| push(Step::Append { slot, len, fill }));
         }
         Step::ReadVector { slot, offset, lens } => push(Step::Read { slot, offset, len: lens.iter().sum() }),
         Step::WriteVector { slot, offset, lens, fill } => {
@@ -243,6 +247,6 @@ fn shallower(path: &str) -> impl Iterator<Item = String> {
     let count = if names.len() > 1 { names.len() } else { 0 };
     (0..count).map(move |without| {
         let kept = names.iter().enumerate().filter(|(at, _)| *at != without);
-        kept.map(|(_, name)| format!("/{name}")).collect()
+        kept.flat_map(|(_, name)| ["/", name]).collect()
     })
 }
