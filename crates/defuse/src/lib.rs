@@ -4,3 +4,4 @@
 pub mod errno;
 pub mod log;
 pub mod session;
+pub mod table;
