@@ -274,16 +274,15 @@ mod tests {
             used.dedup();
             assert!(used.len() == count && used.iter().all(|&argument| argument < 6), "{row:?}");
             for memory in row.memory {
-                let other = match memory.length() {
-                    Length::Arg(argument)
-                    | Length::Items(argument, _)
-                    | Length::Pointed(argument)
-                    | Length::Iovec(argument)
-                    | Length::Messages(argument)
-                    | Length::FdSet(argument) => argument,
-                    _ => continue,
-                };
-                assert!(other < 6 && other != memory.argument(), "{row:?}");
+                if let Length::Arg(other)
+                | Length::Items(other, _)
+                | Length::Pointed(other)
+                | Length::Iovec(other)
+                | Length::Messages(other)
+                | Length::FdSet(other) = memory.length()
+                {
+                    assert!(other < 6 && other != memory.argument(), "{row:?}");
+                }
             }
         }
     }

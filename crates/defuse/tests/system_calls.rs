@@ -107,8 +107,8 @@ fn document() -> String {
                 treatment(row.treatment),
                 interest(row.interest),
                 list(row.fds, ToString::to_string),
-                list(row.paths, path),
-                list(row.memory, memory),
+                list(row.paths, |&argument| path(argument)),
+                list(row.memory, |&argument| memory(argument)),
                 row.why,
             );
         }
@@ -140,14 +140,14 @@ fn interest(interest: Interest) -> &'static str {
     }
 }
 
-fn path(path: &PathArg) -> String {
+fn path(path: PathArg) -> String {
     match path {
         PathArg::Cwd(path) => path.to_string(),
         PathArg::At(directory, path) => format!("{directory}/{path}"),
     }
 }
 
-fn memory(memory: &MemArg) -> String {
+fn memory(memory: MemArg) -> String {
     let sign = match memory {
         MemArg::In(..) => '<',
         MemArg::Out(..) => '>',
