@@ -2,6 +2,8 @@
 //!
 //! `include/defuse_plugin.h` is generated from this file by [`crate::header`].
 
+#![allow(clippy::doc_markdown, reason = "the text becomes comments of the C header")]
+
 use crate::declare::{Item, c_constants, c_struct};
 use libc::{
     c_char, c_int, c_uint, c_ulong, c_void, dev_t, flock, iovec, mode_t, off_t, size_t, stat, statfs,

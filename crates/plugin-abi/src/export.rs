@@ -7,7 +7,7 @@ use crate::filesystem::{
     Capabilities, DirEntry, FileSystem, InitError, Open, Purpose, SaveSink, SetAttr, SetTime, Setup,
 };
 use crate::handle::RawHandle;
-use crate::host::{Host, Level};
+use crate::host::{Host, Level, boundary};
 use crate::path::MountPath;
 use core::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
 use libc::{dev_t, flock, iovec, mode_t, off_t, stat, statfs};
@@ -32,7 +32,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 #[macro_export]
 macro_rules! export_plugin {
     ($file_system:ty) => {
-        #[allow(missing_docs, non_upper_case_globals)]
+        #[allow(missing_docs, non_upper_case_globals, unsafe_code)]
         #[unsafe(no_mangle)]
         pub static defuse_plugin: $crate::abi::Table = $crate::table_of::<$file_system>();
     };
@@ -212,7 +212,7 @@ unsafe extern "C" fn init<F: FileSystem>(
         }
     };
     if !error.is_null() && error_size > 0 {
-        let len = failure.message.floor_char_boundary(failure.message.len().min(error_size - 1));
+        let len = boundary(&failure.message, error_size - 1);
         // SAFETY: `error` has `error_size` writable bytes, more than `len`.
         unsafe {
             core::ptr::copy_nonoverlapping(failure.message.as_ptr(), error.cast(), len);

@@ -89,6 +89,18 @@ impl From<Errno> for InitError {
     }
 }
 
+/// A `stat` of zeros, to be filled in.
+pub const fn empty_stat() -> stat {
+    // SAFETY: `stat` is integers only.
+    unsafe { core::mem::zeroed() }
+}
+
+/// A `statfs` of zeros, to be filled in.
+pub const fn empty_statfs() -> statfs {
+    // SAFETY: `statfs` is integers only.
+    unsafe { core::mem::zeroed() }
+}
+
 /// A time to set.
 #[derive(Debug, Clone, Copy)]
 pub enum SetTime {

@@ -74,6 +74,11 @@ impl fmt::Debug for Host {
     }
 }
 
+/// The longest prefix of at most `most` bytes that ends between two characters.
+pub(crate) fn boundary(text: &str, most: usize) -> usize {
+    (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
 struct Line {
     bytes: [u8; LOG_LINE],
     len: usize,
@@ -82,7 +87,7 @@ struct Line {
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = LOG_LINE - self.len;
-        let taken = text.floor_char_boundary(text.len().min(room));
+        let taken = boundary(text, room);
         self.bytes[self.len..self.len + taken].copy_from_slice(&text.as_bytes()[..taken]);
         self.len += taken;
         if taken < text.len() { Err(fmt::Error) } else { Ok(()) }

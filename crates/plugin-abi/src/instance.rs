@@ -2,7 +2,9 @@
 
 use crate::abi::{self, Opened, RawSetAttr, Table};
 use crate::errno::{Errno, Result};
-use crate::filesystem::{Capabilities, DirEntry, DirSink, Open, Purpose, SetAttr, Written};
+use crate::filesystem::{
+    Capabilities, DirEntry, DirSink, Open, Purpose, SetAttr, Written, empty_stat, empty_statfs,
+};
 use crate::host::{Host, Level};
 use crate::path::MountPath;
 use crate::serial::{Guard, SerialLock};
@@ -96,10 +98,10 @@ fn signed(value: u64) -> Result<off_t> {
 impl Instance {
     /// # Safety
     /// `fs` is from `table.init`, which stays loaded for ever.
-    pub(crate) unsafe fn new(table: Table, fs: *mut c_void, host: Host) -> Self {
+    pub(crate) unsafe fn new(table: &Table, fs: *mut c_void, host: Host) -> Self {
         let capabilities = Capabilities::from_bits_truncate(table.capabilities);
         let serial = (!capabilities.contains(Capabilities::THREAD_SAFE)).then(SerialLock::default);
-        Self { table, fs, capabilities, serial, host }
+        Self { table: *table, fs, capabilities, serial, host }
     }
 
     /// What the plugin says it can do.
@@ -149,14 +151,14 @@ impl Instance {
 
     /// `lstat`.
     pub fn getattr(&self, path: &MountPath) -> Result<stat> {
-        let mut st = zeroed_stat();
+        let mut st = empty_stat();
         let answer = op!(self.getattr(path.as_c_str().as_ptr(), &raw mut st));
         self.attributes("getattr", answer, st)
     }
 
     /// `fstat`.
     pub fn fgetattr(&self, handle: &Handle) -> Result<stat> {
-        let mut st = zeroed_stat();
+        let mut st = empty_stat();
         let answer = op!(self.fgetattr(handle.0, &raw mut st));
         self.attributes("fgetattr", answer, st)
     }
@@ -213,7 +215,7 @@ impl Instance {
 
     /// Ends a handle.
     pub fn close(&self, handle: Handle) -> Result<()> {
-        missing(op!(self.close(handle.0)), Ok(()))
+        missing(op!(self.close(handle.into_raw())), Ok(()))
     }
 
     /// To be called when a descriptor that shares the handle is closed.
@@ -274,7 +276,7 @@ impl Instance {
             return Ok((signed(offset)?, 0));
         }
         if self.capabilities.contains(Capabilities::APPEND) {
-            return Ok((0, abi::DEFUSE_WRITE_APPEND));
+            return Ok((signed(offset)?, abi::DEFUSE_WRITE_APPEND));
         }
         Ok((self.fgetattr(handle)?.st_size, 0))
     }
@@ -518,14 +520,14 @@ impl Instance {
 
     /// statfs(2).
     pub fn statfs(&self, path: &MountPath) -> Result<statfs> {
-        let mut out = zeroed_statfs();
+        let mut out = empty_statfs();
         let answer = op!(self.statfs(path.as_c_str().as_ptr(), &raw mut out)).map(|()| out);
         missing(answer, Ok(default_statfs()))
     }
 
     /// fstatfs(2).
     pub fn fstatfs(&self, handle: &Handle) -> Result<statfs> {
-        let mut out = zeroed_statfs();
+        let mut out = empty_statfs();
         let answer = op!(self.fstatfs(handle.0, &raw mut out)).map(|()| out);
         missing(answer, Ok(default_statfs()))
     }
@@ -770,19 +772,9 @@ fn total_len(iov: &[iovec]) -> Result<usize> {
     total.filter(|&total| isize::try_from(total).is_ok()).ok_or(Errno::EINVAL)
 }
 
-fn zeroed_stat() -> stat {
-    // SAFETY: `stat` is integers only.
-    unsafe { core::mem::zeroed() }
-}
-
-fn zeroed_statfs() -> statfs {
-    // SAFETY: `statfs` is integers only.
-    unsafe { core::mem::zeroed() }
-}
-
 /// For a plugin that has no statfs: nothing is known but the limits of names.
 fn default_statfs() -> statfs {
-    let mut out = zeroed_statfs();
+    let mut out = empty_statfs();
     out.f_type = i64::from(abi::DEFUSE_MAGIC);
     out.f_bsize = 4096;
     out.f_frsize = 4096;

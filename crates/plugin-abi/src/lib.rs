@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod abi;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod declare;
 mod elf;
 mod errno;
@@ -22,7 +24,7 @@ pub use errno::{Errno, Result};
 pub use export::table_of;
 pub use filesystem::{
     Capabilities, DirEntry, DirSink, FileSystem, InitError, Open, Purpose, SaveSink, SetAttr, SetTime, Setup,
-    Written,
+    Written, empty_stat, empty_statfs,
 };
 pub use handle::RawHandle;
 pub use host::{Host, LOG_LINE, Level};

@@ -76,8 +76,8 @@ listing! {
     symlink(*const c_char, *const c_char) -> c_int, "symlink";
 }
 
-/// Names that tell a file system from any other library: nothing else exports them.
-const DISTINCTIVE: [&CStr; 5] = [c"getattr", c"fgetattr", c"getdirents", c"getdircount", c"trunc"];
+/// Names that tell a file system from any other library. The rest are libc's, and `trunc` is libm's.
+const DISTINCTIVE: [&CStr; 4] = [c"getattr", c"fgetattr", c"getdirents", c"getdircount"];
 
 /// A loaded library in this form.
 #[derive(Debug)]

@@ -175,7 +175,7 @@ impl Plugin {
         if let Some(library) = self.listing1 {
             let fs = library.instantiate(mount_point, backend, host)?;
             // SAFETY: `fs` is what the functions of `listing1::table` expect, all of this program.
-            return Ok(unsafe { Instance::new(listing1::table(), fs, host) });
+            return Ok(unsafe { Instance::new(&self.table, fs, host) });
         }
         let mut fs = core::ptr::null_mut();
         if let Some(init) = self.table.init {
@@ -201,7 +201,7 @@ impl Plugin {
             }
         }
         // SAFETY: `fs` is from this table's `init`, and the library stays loaded.
-        Ok(unsafe { Instance::new(self.table, fs, host) })
+        Ok(unsafe { Instance::new(&self.table, fs, host) })
     }
 }
 
