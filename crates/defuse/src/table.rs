@@ -21,6 +21,7 @@ mod rows_system;
 
 use std::ops::RangeInclusive;
 
+pub use interpose::Interest;
 use rustix::io::Errno;
 
 /// One system call.
@@ -58,19 +59,6 @@ pub enum Treatment {
     Refused(Errno),
     /// Fails with this error where it concerns a mount or a served FD, and is passed to the kernel otherwise.
     RefusedOnMount(Errno),
-}
-
-/// When the dispatcher is asked about a call. As `interpose::Interest`; a type of our own, so that this table can be read without that crate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interest {
-    /// Never.
-    Never,
-    /// When the FD in the first argument is not known to be none of ours.
-    ByFd,
-    /// Once this process has served a file.
-    WhileServing,
-    /// Always.
-    Always,
 }
 
 /// An argument that is a path.
@@ -140,8 +128,8 @@ pub const FAMILIES: &[(&str, &[Row])] = &[
 ];
 
 /// The row of system call `nr`: one look-up. `None` for numbers that are unassigned or newer than this table.
-pub fn row(nr: u32) -> Option<&'static Row> {
-    let (family, index) = *PLACES.get(nr as usize)?;
+pub fn row(nr: impl Into<u32>) -> Option<&'static Row> {
+    let (family, index) = *PLACES.get(nr.into() as usize)?;
     FAMILIES.get(usize::from(family)).map(|(_, rows)| &rows[usize::from(index)])
 }
 
@@ -200,6 +188,16 @@ impl Row {
     }
 }
 
+impl Row {
+    /// The first path: the argument of the directory FD that it is relative to, if there is one, and its own.
+    pub fn path_argument(&self) -> Option<(Option<usize>, usize)> {
+        self.paths.first().map(|path| match *path {
+            PathArg::Cwd(path) => (None, path.into()),
+            PathArg::At(directory, path) => (Some(directory.into()), path.into()),
+        })
+    }
+}
+
 impl MemArg {
     /// The number of the argument.
     pub const fn argument(self) -> u8 {
@@ -223,7 +221,7 @@ mod tests {
     #[test]
     fn every_number_has_a_row_or_is_known_to_be_unassigned() {
         for nr in 0..=NEWEST {
-            match row(nr.into()) {
+            match row(nr) {
                 Some(row) => assert_eq!(row.nr, nr),
                 None => assert!(UNASSIGNED.contains(&nr), "{nr}"),
             }

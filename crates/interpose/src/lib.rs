@@ -1,1 +1,25 @@
-//! The `interpose` crate.
+//! Catches the system calls of this process and offers them to a [`Handler`].
+//!
+//! See `README.md` for what it does and how.
+
+mod call;
+mod config;
+mod dispatch;
+mod entry;
+mod handler;
+mod install;
+mod objects;
+mod process;
+pub mod raw;
+pub mod rewrite;
+mod serve;
+mod signals;
+mod site;
+mod table;
+pub mod usercopy;
+
+pub use call::{ARGS, Call, Outcome, RESTART};
+pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
+pub use handler::{Fault, ForkCall, ForkKind, Handler};
+pub use install::{InstallError, Installed, install};
+pub use process::{exec, in_vfork_child};

@@ -1,12 +1,13 @@
 //! Creating and opening an arena.
 
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, SealFlags};
 
 use crate::error::Doing;
-use crate::layout::{Header, Layout, MAGIC, PAGE, VERSION};
+use crate::layout::{Header, Layout, MAGIC, VERSION};
 use crate::map::Mapping;
 use crate::{StashError, check_trusted};
 
@@ -88,10 +89,7 @@ impl Arena {
     pub fn open(fd: BorrowedFd<'_>) -> Result<Self, StashError> {
         check_trusted(fd)?;
         let stat = rustix::fs::fstat(fd).doing("examining the arena file")?;
-        if (stat.st_size as u64) < PAGE as u64 {
-            return Err(StashError::NotAnArena("shorter than a header"));
-        }
-        let (config, file_len, session) = Mapping::with_header(fd, read_header)??;
+        let (config, file_len, session) = read_header(fd)?;
         let layout = Layout::new(&config)
             .map_err(|_| StashError::NotAnArena("table sizes outside of the supported range"))?;
         if file_len != layout.len as u64 || stat.st_size as u64 != file_len {
@@ -176,19 +174,27 @@ fn write_header(header: &Header, config: &ArenaConfig, layout: &Layout, session:
     header.magic.store(MAGIC, Ordering::Release);
 }
 
-fn read_header(header: &Header) -> Result<(ArenaConfig, u64, u128), StashError> {
-    if header.magic.load(Ordering::Acquire) != MAGIC {
+/// Reads table sizes, file length and session from the header. By pread(2), as a mapping costs more.
+fn read_header(fd: BorrowedFd<'_>) -> Result<(ArenaConfig, u64, u128), StashError> {
+    let mut bytes = [0; 64];
+    let len = rustix::io::pread(fd, &mut bytes, 0).doing("reading the arena's header")?;
+    if len < bytes.len() || number(&bytes, offset_of!(Header, magic), 8) != MAGIC as u128 {
         return Err(StashError::NotAnArena("no magic number"));
     }
-    let version = header.version.load(Ordering::Relaxed);
+    let version = number(&bytes, offset_of!(Header, version), 4) as u32;
     if version != VERSION {
         return Err(StashError::Version { found: version });
     }
     let config = ArenaConfig {
-        slots: header.slots.load(Ordering::Relaxed),
-        processes: header.processes.load(Ordering::Relaxed),
-        blocks: header.blocks.load(Ordering::Relaxed),
+        slots: number(&bytes, offset_of!(Header, slots), 4) as u32,
+        processes: number(&bytes, offset_of!(Header, processes), 4) as u32,
+        blocks: number(&bytes, offset_of!(Header, blocks), 4) as u32,
     };
-    let [low, high] = [0, 1].map(|i| header.session[i].load(Ordering::Relaxed) as u128);
-    Ok((config, header.file_len.load(Ordering::Relaxed), low | high << 64))
+    let file_len = number(&bytes, offset_of!(Header, file_len), 8) as u64;
+    Ok((config, file_len, number(&bytes, offset_of!(Header, session), 16)))
+}
+
+/// The little-endian number of `len` bytes at `at`.
+fn number(bytes: &[u8; 64], at: usize, len: usize) -> u128 {
+    bytes[at..at + len].iter().rev().fold(0, |number, &byte| number << 8 | byte as u128)
 }

@@ -155,7 +155,9 @@ impl SlotGuard<'_> {
     }
 
     /// Removes the blob, if there is one.
-    pub fn clear_blob(&self) {
+    pub fn clear_blob(&self) -> Result<(), StashError> {
+        self.slot.check_live()?;
         self.slot.drop_blob();
+        Ok(())
     }
 }

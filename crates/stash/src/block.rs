@@ -68,30 +68,41 @@ impl Arena {
 /// Copies bytes into shared words, the last one padded with zeros. `to` is long enough.
 #[inline]
 pub(crate) fn write_bytes(to: &[AtomicU64], bytes: &[u8], check: &mut Checksum) {
-    let mut chunks = bytes.chunks_exact(8);
-    for (word, chunk) in to.iter().zip(&mut chunks) {
-        let mut value = [0; 8];
-        value.copy_from_slice(chunk);
-        let value = u64::from_le_bytes(value);
-        check.add(value);
-        word.store(value, Ordering::Relaxed);
+    let (chunks, rest) = bytes.as_chunks::<32>();
+    let (words, rest_words) = to.split_at((chunks.len() * 4).min(to.len()));
+    for (words, chunk) in words.as_chunks::<4>().0.iter().zip(chunks) {
+        let values = core::array::from_fn::<_, 4, _>(|n| {
+            u64::from_le_bytes(core::array::from_fn(|byte| chunk[n * 8 + byte]))
+        });
+        check.add(values);
+        for (word, value) in words.iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
     }
-    let rest = chunks.remainder();
-    if !rest.is_empty() {
+    for (word, chunk) in rest_words.iter().zip(rest.chunks(8)) {
         let mut value = [0; 8];
-        value[..rest.len()].copy_from_slice(rest);
+        value[..chunk.len()].copy_from_slice(chunk);
         let value = u64::from_le_bytes(value);
-        check.add(value);
-        to[bytes.len() / 8].store(value, Ordering::Relaxed);
+        check.add([value]);
+        word.store(value, Ordering::Relaxed);
     }
 }
 
 /// Copies bytes out of shared words. `from` is long enough.
 #[inline]
 pub(crate) fn read_bytes(from: &[AtomicU64], bytes: &mut [u8], check: &mut Checksum) {
-    for (word, chunk) in from.iter().zip(bytes.chunks_mut(8)) {
+    let (chunks, rest) = bytes.as_chunks_mut::<32>();
+    let (words, rest_words) = from.split_at((chunks.len() * 4).min(from.len()));
+    for (words, chunk) in words.as_chunks::<4>().0.iter().zip(chunks) {
+        let values = core::array::from_fn::<_, 4, _>(|n| words[n].load(Ordering::Relaxed));
+        check.add(values);
+        for (to, value) in chunk.as_chunks_mut::<8>().0.iter_mut().zip(values) {
+            *to = value.to_le_bytes();
+        }
+    }
+    for (word, chunk) in rest_words.iter().zip(rest.chunks_mut(8)) {
         let value = word.load(Ordering::Relaxed);
-        check.add(value);
+        check.add([value]);
         chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
     }
 }

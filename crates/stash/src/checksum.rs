@@ -2,30 +2,31 @@
 
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// Four independent sums over the words in turn, so that a word costs about a cycle; folded at the end.
+/// Four independent sums, so that a word costs about a cycle; folded at the end.
 #[derive(Clone)]
 pub(crate) struct Checksum {
     lanes: [u64; 4],
-    count: usize,
 }
 
 impl Checksum {
     /// Starts a sum that depends on `seed`.
     #[inline]
     pub fn new(seed: u64) -> Self {
-        Self { lanes: [seed, !seed, seed.rotate_left(17), seed.rotate_left(41)], count: 0 }
+        Self { lanes: [seed, !seed, seed.rotate_left(17), seed.rotate_left(41)] }
     }
 
+    /// Adds the words in turn. Sums of the same words in other portions differ.
     #[inline]
-    pub fn add(&mut self, word: u64) {
-        let lane = &mut self.lanes[self.count % 4];
-        *lane = (*lane ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
-        self.count += 1;
+    pub fn add<const N: usize>(&mut self, words: [u64; N]) {
+        const { assert!(N <= 4) };
+        for (lane, word) in self.lanes.iter_mut().zip(words) {
+            *lane = (*lane ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
+        }
     }
 
     #[inline]
     pub fn finish(self) -> u64 {
-        let mut sum = self.count as u64;
+        let mut sum = MULTIPLIER;
         for lane in self.lanes {
             sum = (sum ^ lane).wrapping_mul(MULTIPLIER);
             sum ^= sum >> 32;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::str::FromStr;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 
 use crate::block::Owner;
 use crate::checksum::Checksum;
@@ -72,7 +72,7 @@ impl Arena {
         I: IntoIterator<Item = ExecEntry>,
     {
         let raw = self.record(me)?;
-        let nonce = fresh_nonce();
+        let nonce = self.map.header().exec_maps.fetch_add(1, Ordering::Relaxed);
         let first = self.write_exec_map(me, nonce, entries.into_iter())?;
         let old = raw.exec_map.swap(first as u64 + 1, Ordering::AcqRel);
         self.free_exec_blocks(me, old);
@@ -136,18 +136,16 @@ impl Arena {
         let (mut block, mut count, mut check) = (head, 0_u64, Checksum::new(nonce));
         let mut entry = entries.next();
         while entry.is_some() {
-            for pair in block[HEAD_WORDS..].chunks_exact(2) {
-                let Some(ExecEntry { fd, slot, cloexec }) = entry else { break };
-                let words = [
-                    (fd as u64) << 32 | slot.index as u64,
-                    slot.generation as u64 | if cloexec { CLOEXEC } else { 0 },
-                ];
-                for (to, word) in pair.iter().zip(words) {
+            for quad in block[HEAD_WORDS..].as_chunks::<4>().0 {
+                let Some(first) = entry else { break };
+                let second = entries.next();
+                count += 1 + u64::from(second.is_some());
+                entry = if second.is_some() { entries.next() } else { None };
+                let words = encode(first, second);
+                check.add(words);
+                for (to, word) in quad.iter().zip(words) {
                     to.store(word, Ordering::Relaxed);
-                    check.add(word);
                 }
-                count += 1;
-                entry = entries.next();
             }
             if entry.is_some() {
                 let next =
@@ -170,24 +168,28 @@ impl Arena {
         entries: &mut Vec<ExecEntry>,
     ) -> Result<(), StashError> {
         let corrupt = StashError::Corrupt("exec map");
-        let mut left = first[COUNT].load(Ordering::Relaxed) as usize;
-        // A damaged count must not reserve more than the arena could hold.
-        if left > self.map.layout().blocks * PER_BLOCK {
+        let count = first[COUNT].load(Ordering::Relaxed) as usize;
+        // A damaged count must not make the list longer than the arena could hold.
+        if count > self.map.layout().blocks * PER_BLOCK {
             return Err(corrupt);
         }
+        let end = entries.len() + count;
         let mut check = Checksum::new(token.nonce);
         let mut block = first;
-        while left > 0 {
-            let here = left.min(PER_BLOCK);
-            entries.extend(
-                block[HEAD_WORDS..].chunks_exact(2).take(here).map(|pair| read_entry(pair, &mut check)),
-            );
-            left -= here;
-            if left > 0 {
+        while entries.len() < end {
+            let here = (end - entries.len()).min(PER_BLOCK);
+            let quads = &block[HEAD_WORDS..].as_chunks::<4>().0[..here.div_ceil(2)];
+            entries.extend(quads.iter().flat_map(|quad| {
+                let words = core::array::from_fn(|n| quad[n].load(Ordering::Relaxed));
+                check.add(words);
+                decode(words)
+            }));
+            if entries.len() < end {
                 let next = block[NEXT].load(Ordering::Relaxed);
                 block = self.exec_block(token.process, next).ok_or(corrupt)?;
             }
         }
+        entries.truncate(end);
         if check.finish() == first[CHECK].load(Ordering::Relaxed) { Ok(()) } else { Err(corrupt) }
     }
 
@@ -209,24 +211,23 @@ impl Arena {
     }
 }
 
-/// A number that another list will not have. Early at boot, with no randomness yet, 0: the process's record still
-/// tells lists apart.
-fn fresh_nonce() -> u64 {
-    let mut bytes = [0; 8];
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
-    u64::from_le_bytes(bytes)
+/// Two entries in four words, as the check has four lanes. A missing second one is zeros.
+#[inline]
+fn encode(first: ExecEntry, second: Option<ExecEntry>) -> [u64; 4] {
+    let words = |entry: ExecEntry| {
+        let cloexec = if entry.cloexec { CLOEXEC } else { 0 };
+        [(entry.fd as u64) << 32 | entry.slot.index as u64, entry.slot.generation as u64 | cloexec]
+    };
+    let ([a, b], [c, d]) = (words(first), second.map_or([0; 2], words));
+    [a, b, c, d]
 }
 
 #[inline]
-fn read_entry(pair: &[AtomicU64], check: &mut Checksum) -> ExecEntry {
-    let [place, rest] = [&pair[0], &pair[1]].map(|word| {
-        let word = word.load(Ordering::Relaxed);
-        check.add(word);
-        word
-    });
-    ExecEntry {
+fn decode([a, b, c, d]: [u64; 4]) -> [ExecEntry; 2] {
+    let entry = |place: u64, rest: u64| ExecEntry {
         fd: (place >> 32) as u32,
         slot: SlotId { index: place as u32, generation: rest as u32 },
         cloexec: rest & CLOEXEC != 0,
-    }
+    };
+    [entry(a, b), entry(c, d)]
 }

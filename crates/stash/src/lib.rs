@@ -12,6 +12,9 @@ mod layout;
 mod lock;
 #[allow(unsafe_code)]
 mod map;
+#[cfg(all(test, loom))]
+mod models;
+mod offset;
 mod path;
 mod process;
 mod process_status;

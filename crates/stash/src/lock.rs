@@ -2,7 +2,7 @@
 
 use core::cell::Cell;
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 use core::time::Duration;
 
 use rustix::io::Errno;
@@ -12,8 +12,7 @@ use rustix::time::Timespec;
 use crate::layout::INODE_LOCKS;
 use crate::map::low_half;
 use crate::robust::{self, Acquired, Waiting};
-use crate::slot::OFFSET_BUSY;
-use crate::{Arena, ProcessId, Slot, StashError, process_status};
+use crate::{Arena, ProcessId, Slot, StashError, offset, process_status};
 
 /// How long a waiter sleeps before it looks whether the holder is still alive.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -86,8 +85,9 @@ impl<'a> Slot<'a> {
 
     #[inline]
     fn lock_patiently(&self, me: Holder, timeout: Option<Duration>) -> Result<SlotGuard<'a>, StashError> {
-        let mut waiting = FutexWaiting { arena: self.arena(), word: &self.raw().lock, left: timeout };
-        let acquired = robust::acquire(&self.raw().lock, me.word(), &mut waiting)?;
+        let word = &self.raw().lock;
+        let waiting = || FutexWaiting { arena: self.arena(), word, left: timeout };
+        let acquired = robust::acquire(word, me.word(), waiting)?;
         self.guard(me, acquired)
     }
 
@@ -114,17 +114,19 @@ impl<'a> SlotGuard<'a> {
     }
 
     /// The file offset, which readers ([`Slot::advance_read`]) leave alone until this guard sets it or is dropped.
+    #[inline]
     pub fn pin_offset(&self) -> i64 {
         self.pinned.set(true);
-        (self.slot.raw().offset.fetch_or(OFFSET_BUSY, Ordering::Acquire) & !OFFSET_BUSY) as i64
+        offset::pin(&self.slot.raw().offset)
     }
 
     /// Sets the file offset (bytes, not negative) and lets readers go on.
+    #[inline]
     pub fn set_offset(&self, offset: i64) -> Result<(), StashError> {
         if offset < 0 {
             return Err(StashError::OffsetOverflow);
         }
-        self.slot.raw().offset.store(offset as u64, Ordering::Release);
+        offset::set(&self.slot.raw().offset, offset);
         self.pinned.set(false);
         Ok(())
     }
@@ -147,10 +149,10 @@ impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         let raw = self.slot.raw();
         if self.pinned.get() {
-            raw.offset.fetch_and(!OFFSET_BUSY, Ordering::Release);
+            offset::unpin(&raw.offset);
         }
-        let mut waiting = FutexWaiting { arena: self.slot.arena(), word: &raw.lock, left: None };
-        robust::release(&raw.lock, self.me.word(), &mut waiting);
+        let waiting = || FutexWaiting { arena: self.slot.arena(), word: &raw.lock, left: None };
+        robust::release(&raw.lock, self.me.word(), waiting);
     }
 }
 
@@ -167,12 +169,13 @@ impl Arena {
     /// Takes the lock of the inode whose key hashes to `key_hash`, for what must be atomic per inode (appending).
     ///
     /// There are 1,024 words, so two inodes may share one: never hold two. Taken after a slot's lock, never before.
+    #[inline]
     pub fn inode_lock(&self, key_hash: u64, me: Holder) -> Result<InodeGuard<'_>, StashError> {
         // The upper bits of a product depend on all bits of the key: callers may pass a plain inode number.
         let spread = key_hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
         let word = &self.map.inode_locks()[spread as usize % INODE_LOCKS].word;
-        let mut waiting = FutexWaiting { arena: self, word, left: None };
-        let acquired = robust::acquire(word, me.word(), &mut waiting)?;
+        let waiting = || FutexWaiting { arena: self, word, left: None };
+        let acquired = robust::acquire(word, me.word(), waiting)?;
         Ok(InodeGuard { arena: self, word, me, acquired, of_this_thread: PhantomData })
     }
 }
@@ -187,8 +190,8 @@ impl InodeGuard<'_> {
 impl Drop for InodeGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        let mut waiting = FutexWaiting { arena: self.arena, word: self.word, left: None };
-        robust::release(self.word, self.me.word(), &mut waiting);
+        let waiting = || FutexWaiting { arena: self.arena, word: self.word, left: None };
+        robust::release(self.word, self.me.word(), waiting);
     }
 }
 

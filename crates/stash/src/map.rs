@@ -10,7 +10,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::StashError;
 use crate::error::Doing;
-use crate::layout::{Header, INODE_LOCKS, Layout, PAGE, RawBlock, RawLock, RawProcess, RawSlot};
+use crate::layout::{Header, INODE_LOCKS, Layout, RawBlock, RawLock, RawProcess, RawSlot};
 
 /// One `MAP_SHARED` mapping of a whole arena file; unmapped on drop.
 pub(crate) struct Mapping {
@@ -29,7 +29,13 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps a file which has at least `layout.len` bytes.
     pub fn new(fd: BorrowedFd<'_>, layout: Layout) -> Result<Self, StashError> {
-        let base = map(fd, layout.len)?;
+        // SAFETY: a new mapping at an address of the kernel's choice disturbs no existing one.
+        let base = unsafe {
+            let access = ProtFlags::READ | ProtFlags::WRITE;
+            rustix::mm::mmap(ptr::null_mut(), layout.len, access, MapFlags::SHARED, fd, 0)
+        }
+        .doing("mapping the arena file")?;
+        let base = NonNull::new(base.cast::<u8>()).ok_or(StashError::NotAnArena("mapped at address zero"))?;
         // A memfd's pages would otherwise be written, holes included, into a core file of the host process. Losing
         // this advice loses nothing else.
         // SAFETY: the range is the mapping just made; this advice does not change its contents.
@@ -42,17 +48,6 @@ impl Mapping {
             slots: NonNull::slice_from_raw_parts(slots.cast(), layout.slots),
             processes: NonNull::slice_from_raw_parts(processes.cast(), layout.processes),
         })
-    }
-
-    /// Reads the header of a file of at least one page, without keeping a mapping.
-    pub fn with_header<R>(fd: BorrowedFd<'_>, read: impl FnOnce(&Header) -> R) -> Result<R, StashError> {
-        let base = map(fd, PAGE)?;
-        // SAFETY: the page is mapped until the `munmap` below; `Header` fits in a page, is made of atomics only, and
-        // a page start satisfies its alignment. The closure cannot keep the reference.
-        let answer = read(unsafe { base.cast::<Header>().as_ref() });
-        // SAFETY: unmaps exactly the page mapped above, to which no reference is left.
-        let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast::<c_void>(), PAGE) };
-        Ok(answer)
     }
 
     pub fn layout(&self) -> &Layout {
@@ -119,15 +114,6 @@ impl Drop for Mapping {
         // SAFETY: unmaps exactly what `new` mapped; references into it cannot outlive `self`.
         let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast::<c_void>(), self.layout.len) };
     }
-}
-
-fn map(fd: BorrowedFd<'_>, len: usize) -> Result<NonNull<u8>, StashError> {
-    // SAFETY: a new mapping at an address of the kernel's choice disturbs no existing one.
-    let base = unsafe {
-        rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
-    }
-    .doing("mapping the arena file")?;
-    NonNull::new(base.cast::<u8>()).ok_or(StashError::NotAnArena("mapped at address zero"))
 }
 
 /// The half of a lock word on which futex(2) waits. For system calls only: the program itself reads whole words.

@@ -121,10 +121,6 @@ impl Arena {
             claimed.replace(raw, Control::new(LIVE, generation, pid))
         })
         .ok_or(StashError::Full("process records"))?;
-        // Records are used in turn: a generation has only 16 bits.
-        if index % 64 == 63 {
-            self.process_cursor.store((index / 64 + 1) as u32, Ordering::Relaxed);
-        }
         Ok(ProcessId::new(index, generation))
     }
 

@@ -13,7 +13,7 @@ use crate::word::Word64;
 pub(crate) const WAITERS: u64 = 1 << 31;
 
 /// How often a taken lock is tried before going to sleep: holders mostly keep it for less than a microsecond.
-const SPINS: u32 = 60;
+const SPINS: u32 = if cfg!(loom) { 0 } else { 60 };
 
 /// How a waiter sleeps and how it learns that the holder is dead.
 pub(crate) trait Waiting {
@@ -45,16 +45,16 @@ pub(crate) fn try_acquire<W: Word64>(word: &W, me: u64) -> bool {
 
 /// Takes the lock, waiting for it.
 #[inline]
-pub(crate) fn acquire<W: Word64>(
+pub(crate) fn acquire<W: Word64, T: Waiting>(
     word: &W,
     me: u64,
-    waiting: &mut impl Waiting,
+    waiting: impl FnOnce() -> T,
 ) -> Result<Acquired, StashError> {
-    if try_acquire(word, me) { Ok(Acquired::Free) } else { acquire_slowly(word, me, waiting) }
+    if try_acquire(word, me) { Ok(Acquired::Free) } else { acquire_slowly(word, me, waiting()) }
 }
 
 #[cold]
-fn acquire_slowly<W: Word64>(word: &W, me: u64, waiting: &mut impl Waiting) -> Result<Acquired, StashError> {
+fn acquire_slowly<W: Word64>(word: &W, me: u64, mut waiting: impl Waiting) -> Result<Acquired, StashError> {
     if word.load(Ordering::Relaxed) & !WAITERS == me {
         return Err(StashError::WouldDeadlock);
     }
@@ -97,14 +97,14 @@ fn acquire_slowly<W: Word64>(word: &W, me: u64, waiting: &mut impl Waiting) -> R
 
 /// Gives the lock back. Does nothing if the caller was (wrongly) replaced meanwhile.
 #[inline]
-pub(crate) fn release<W: Word64>(word: &W, me: u64, waiting: &mut impl Waiting) {
+pub(crate) fn release<W: Word64, T: Waiting>(word: &W, me: u64, waiting: impl FnOnce() -> T) {
     if word.compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed).is_err() {
-        release_slowly(word, me, waiting);
+        release_slowly(word, me, waiting());
     }
 }
 
 #[cold]
-fn release_slowly<W: Word64>(word: &W, me: u64, waiting: &mut impl Waiting) {
+fn release_slowly<W: Word64>(word: &W, me: u64, mut waiting: impl Waiting) {
     // The only change that others make to a held word is to set the bit.
     if word.compare_exchange(me | WAITERS, 0, Ordering::Release, Ordering::Relaxed).is_ok() {
         waiting.wake();

@@ -5,10 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::raise_top;
 use crate::layout::RawSlot;
-use crate::{Arena, Holder, ProcessId, StashError, bitmap};
-
-/// Set in the offset word while a lock holder works with the offset.
-pub(crate) const OFFSET_BUSY: u64 = 1 << 63;
+use crate::{Arena, Holder, ProcessId, StashError, bitmap, offset};
 
 /// How often a read is tried again after losing to another reader before it takes the lock.
 const READ_TRIES: u32 = 8;
@@ -249,7 +246,7 @@ impl<'a> Slot<'a> {
     /// The file offset in bytes, as the last completed operation left it.
     #[inline]
     pub fn offset(&self) -> i64 {
-        (self.raw.offset.load(Ordering::Acquire) & !OFFSET_BUSY) as i64
+        offset::load(&self.raw.offset)
     }
 
     /// Reads at the current offset and advances it by the number of bytes that `read` returns.
@@ -264,14 +261,10 @@ impl<'a> Slot<'a> {
         mut read: impl FnMut(i64) -> Result<usize, E>,
     ) -> Result<usize, E> {
         for _ in 0..READ_TRIES {
-            let start = self.raw.offset.load(Ordering::Acquire);
-            if start & OFFSET_BUSY != 0 {
-                break;
-            }
-            let count = read(start as i64)?;
-            let end = end_of_transfer(start as i64, count)? as u64;
-            let order = (Ordering::AcqRel, Ordering::Relaxed);
-            if count == 0 || self.raw.offset.compare_exchange(start, end, order.0, order.1).is_ok() {
+            let Some(start) = offset::start_of_read(&self.raw.offset) else { break };
+            let count = read(start)?;
+            let end = end_of_transfer(start, count)?;
+            if count == 0 || offset::finish_read(&self.raw.offset, start, end) {
                 return Ok(count);
             }
         }

@@ -75,30 +75,27 @@ impl Arena {
             bitmap::heal(self.map.block_bits(), index as usize);
             return false;
         }
-        let lost = match owner.kind() {
-            OwnerKind::Slot(id) => self.is_lost_by_slot(id, index, me),
+        let free = || self.free_block(index, owner);
+        match owner.kind() {
+            OwnerKind::Slot(id) => self.sweep_block_of_slot(id, index, me),
             // A live process may be writing its list: the block's turn comes with the record's end.
-            OwnerKind::Process(id) => self.process(id).is_err(),
-            OwnerKind::Unknown => true,
-        };
-        lost && self.free_block(index, owner)
+            OwnerKind::Process(id) => self.process(id).is_err() && free(),
+            OwnerKind::Unknown => free(),
+        }
     }
 
-    /// Whether a block of this slot can be reached by nobody. Whoever holds the slot's lock may be about to link it.
-    fn is_lost_by_slot(&self, id: SlotId, block: u32, me: Holder) -> bool {
-        let Some(raw) = self.map.slots().get(id.index as usize) else { return true };
+    fn sweep_block_of_slot(&self, id: SlotId, block: u32, me: Holder) -> bool {
+        let free = || self.free_block(block, Owner::slot(id));
+        let Some(raw) = self.map.slots().get(id.index as usize) else { return free() };
         let control = Control::of(raw);
         if control.generation() != id.generation || control.state() == FREE {
-            return true;
+            return free();
         }
         let Ok(slot) = self.slot(id) else { return false };
         let in_use = || slot.path_uses_block(block) || slot.blob_uses_block(block);
-        if in_use() {
-            return false;
-        }
-        // The guard is kept for the second look only; no new reference to this block can come afterwards, as
-        // blocks are linked by the one who allocated them.
-        slot.try_lock(me).is_ok_and(|_guard| !in_use())
+        // Whoever holds the lock may be about to use the block. Freed under the lock: otherwise another sweeper could
+        // free it first, and the slot use it again, before this one gets to it.
+        !in_use() && slot.try_lock(me).is_ok_and(|_guard| !in_use() && free())
     }
 }
 

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// A 64-bit atomic word.
 pub(crate) trait Word64 {
     fn load(&self, order: Ordering) -> u64;
+    fn store(&self, value: u64, order: Ordering);
     fn compare_exchange(&self, old: u64, new: u64, ok: Ordering, lost: Ordering) -> Result<u64, u64>;
     fn fetch_or(&self, bits: u64, order: Ordering) -> u64;
     fn fetch_and(&self, bits: u64, order: Ordering) -> u64;
@@ -16,6 +17,10 @@ macro_rules! word64 {
             #[inline]
             fn load(&self, order: Ordering) -> u64 {
                 self.load(order)
+            }
+            #[inline]
+            fn store(&self, value: u64, order: Ordering) {
+                self.store(value, order);
             }
             #[inline]
             fn compare_exchange(&self, old: u64, new: u64, ok: Ordering, lost: Ordering) -> Result<u64, u64> {
@@ -34,5 +39,5 @@ macro_rules! word64 {
 }
 
 word64!(AtomicU64);
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 word64!(loom::sync::atomic::AtomicU64);

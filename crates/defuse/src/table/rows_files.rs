@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::Interest::{ByFd, Never, WhileServing};
+use super::Interest::{Always, ByFd, Never};
 use super::Length::{Arg, Depends, Fixed, Iovec, Text};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
@@ -36,14 +36,13 @@ pub const ROWS: &[Row] = &[
         "the offset is in the session's memory; SEEK_DATA and SEEK_HOLE are the plugin's",
     )
     .fds(&[0]),
-    Row::new(40, "sendfile", Served, WhileServing, "copied by us when either side is served")
+    Row::new(40, "sendfile", Served, Always, "copied by us when either side is served")
         .fds(&[0, 1])
         .memory(&[InOut(2, Fixed(8))]),
-    Row::new(275, "splice", Served, WhileServing, "copied by us when the side that is no pipe is served")
+    Row::new(275, "splice", Served, Always, "copied by us when the side that is no pipe is served")
         .fds(&[0, 2])
         .memory(&[InOut(1, Fixed(8)), InOut(3, Fixed(8))]),
-    Row::new(276, "tee", Served, WhileServing, "both are pipes: a served FD is refused (EINVAL)")
-        .fds(&[0, 1]),
+    Row::new(276, "tee", Served, Always, "both are pipes: a served FD is refused (EINVAL)").fds(&[0, 1]),
     Row::new(278, "vmsplice", Served, ByFd, "the FD is a pipe: a served one is refused (EBADF)")
         .fds(&[0])
         .memory(&[InOut(1, Iovec(2))]),
@@ -51,7 +50,7 @@ pub const ROWS: &[Row] = &[
         326,
         "copy_file_range",
         Served,
-        WhileServing,
+        Always,
         "copied by the plugin or by us when either side is served",
     )
     .fds(&[0, 2])
@@ -107,13 +106,19 @@ pub const ROWS: &[Row] = &[
         436,
         "close_range",
         Served,
-        WhileServing,
-        "served FDs in the range are closed, private ones are not",
+        Always,
+        "served FDs in the range are closed as by close; those of plugins stay open",
     ),
     Row::new(32, "dup", Served, ByFd, "the copy has the same description").fds(&[0]),
-    Row::new(33, "dup2", Served, WhileServing, "either may be served: what the second was is closed")
-        .fds(&[0, 1]),
-    Row::new(292, "dup3", Served, WhileServing, "as dup2").fds(&[0, 1]),
+    Row::new(
+        33,
+        "dup2",
+        Served,
+        Always,
+        "either may be served; what the second was is closed, and it may not be a plugin's",
+    )
+    .fds(&[0, 1]),
+    Row::new(292, "dup3", Served, Always, "as dup2").fds(&[0, 1]),
     Row::new(5, "fstat", Served, ByFd, "the plugin's").fds(&[0]).memory(&[Out(1, Fixed(144))]),
     Row::new(138, "fstatfs", Served, ByFd, "the plugin's").fds(&[0]).memory(&[Out(1, Fixed(120))]),
     Row::new(

@@ -1,6 +1,6 @@
 //! Processes, threads, their identity and limits.
 
-use super::Interest::{Always, Never, WhileServing};
+use super::Interest::{Always, Never};
 use super::Length::{Arg, Depends, Fixed, Items};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
@@ -63,7 +63,7 @@ pub const ROWS: &[Row] = &[
         272,
         "unshare",
         Served,
-        WhileServing,
+        Always,
         "with CLONE_FILES threads would not have the same FDs: refused (EINVAL) while there are several",
     ),
     Row::new(

@@ -1,0 +1,9 @@
+//! The way from a rewritten site to the handler and back.
+
+mod asm;
+pub mod frame;
+pub mod leave;
+pub mod regions;
+pub mod stack;
+pub mod tls;
+pub mod vector;

@@ -1,0 +1,139 @@
+//! What an interrupted PC in the entry means.
+//!
+//! | from | to | a signal there |
+//! |---|---|---|
+//! | `interpose_entry` | `interpose_committed` | nothing has happened: back to the site |
+//! | `interpose_tail_done` | `interpose_tail_pass` | all is restored: forward to `done` |
+//! | `interpose_tail_pass` | `interpose_tail_edited` | back to the site |
+//! | `interpose_tail_edited` | `interpose_edited_after` | back to the site, with the program's arguments |
+//! | `interpose_edited_after` | `interpose_pass_dispatching` | forward to `done`, with the program's arguments |
+//! | `interpose_pass_dispatching` | `interpose_pass_after` | back to the site |
+//! | `interpose_pass_after` | `interpose_tail_clone` | forward to `done` |
+//! | `interpose_tail_clone` | `interpose_clone_after` | the clone is given up and made again |
+//! | `interpose_clone_after` | `interpose_clone_end` | the child, forward to `done`; the caller is inside |
+//!
+//! Everywhere else in our text the thread is inside, and the signal is held back.
+
+/// See the table above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Back to the site; `rcx` of the context is `resume`.
+    Back,
+    /// Forward to `done`; `rcx` of the context is `resume`.
+    Forward,
+    /// Back to the site, with the arguments and `resume` that the thread's block holds.
+    BackEdited,
+    /// Forward to `done`, with the arguments and `resume` that the thread's block holds.
+    ForwardEdited,
+    /// Back to the site; the block holds `resume`.
+    BackPassed,
+    /// Forward to `done`; the block holds `resume`.
+    ForwardPassed,
+    /// A clone that was not made yet.
+    BeforeClone,
+    /// After a clone, in the caller or the child.
+    AfterClone,
+    /// Anywhere else.
+    Elsewhere,
+}
+
+unsafe extern "C" {
+    fn interpose_entry();
+    fn interpose_committed();
+    fn interpose_tail_done();
+    fn interpose_tail_pass();
+    fn interpose_tail_edited();
+    fn interpose_edited_after();
+    fn interpose_pass_dispatching();
+    fn interpose_pass_syscall();
+    fn interpose_pass_after();
+    fn interpose_tail_clone();
+    fn interpose_clone_after();
+    fn interpose_clone_back();
+    fn interpose_clone_end();
+    fn interpose_entry_end();
+}
+
+fn at(label: unsafe extern "C" fn()) -> u64 {
+    label as usize as u64
+}
+
+/// Where stubs jump to.
+pub fn entry() -> u64 {
+    at(interpose_entry)
+}
+
+/// Where a dispatched call is taken in: as the entry after its decision. The thread must be marked inside.
+pub fn committed() -> u64 {
+    at(interpose_committed)
+}
+
+/// Where a dispatched call that is not of interest is made.
+pub fn pass() -> u64 {
+    at(interpose_pass_dispatching)
+}
+
+/// Where a clone that is given up is continued, `rax` holding the result.
+pub fn clone_back() -> u64 {
+    at(interpose_clone_back)
+}
+
+/// What a PC means. Reads nothing but its argument.
+pub fn place(pc: u64) -> Place {
+    if pc < at(interpose_entry) || pc >= at(interpose_entry_end) {
+        return Place::Elsewhere;
+    }
+    // By falling address: the first label at or below the PC says it.
+    let labels: [(unsafe extern "C" fn(), Place); 11] = [
+        (interpose_clone_end, Place::Elsewhere),
+        (interpose_clone_after, Place::AfterClone),
+        (interpose_tail_clone, Place::BeforeClone),
+        (interpose_pass_after, Place::ForwardPassed),
+        (interpose_pass_syscall, Place::BackPassed),
+        (interpose_pass_dispatching, Place::Back),
+        (interpose_edited_after, Place::ForwardEdited),
+        (interpose_tail_edited, Place::BackEdited),
+        (interpose_tail_pass, Place::Back),
+        (interpose_tail_done, Place::Forward),
+        (interpose_committed, Place::Elsewhere),
+    ];
+    labels.iter().find(|(label, _)| pc >= at(*label)).map_or(Place::Back, |(_, place)| *place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_lie_in_the_order_the_table_assumes() {
+        let order = [
+            interpose_entry,
+            interpose_committed,
+            interpose_tail_done,
+            interpose_tail_pass,
+            interpose_tail_edited,
+            interpose_edited_after,
+            interpose_pass_dispatching,
+            interpose_pass_syscall,
+            interpose_pass_after,
+            interpose_tail_clone,
+            interpose_clone_after,
+            interpose_clone_back,
+            interpose_clone_end,
+            interpose_entry_end,
+        ];
+        assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])));
+    }
+
+    #[test]
+    fn a_place_begins_at_its_label() {
+        assert_eq!(place(at(interpose_entry) - 1), Place::Elsewhere);
+        assert_eq!(place(at(interpose_entry)), Place::Back);
+        assert_eq!(place(at(interpose_committed) - 1), Place::Back);
+        assert_eq!(place(at(interpose_committed)), Place::Elsewhere);
+        assert_eq!(place(at(interpose_tail_done)), Place::Forward);
+        assert_eq!(place(at(interpose_edited_after) - 2), Place::BackEdited);
+        assert_eq!(place(at(interpose_edited_after)), Place::ForwardEdited);
+        assert_eq!(place(at(interpose_clone_end)), Place::Elsewhere);
+    }
+}

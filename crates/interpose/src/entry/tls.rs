@@ -1,0 +1,139 @@
+//! What the entry keeps for each thread.
+//!
+//! One block in static TLS, reached by the initial-exec model: no call, no allocation, no destructor, so it can be
+//! used under the program's malloc lock, in a signal handler and in a child of vfork (which shares it with its
+//! suspended parent). A new thread finds it zeroed by the C library.
+
+use core::arch::{asm, global_asm};
+use core::mem::{offset_of, size_of};
+
+use crate::signals::SigInfo;
+
+/// Not inside: calls are offered, signals are delivered.
+pub const OUTSIDE: u8 = 0;
+/// Serving a call of the program: calls go to the kernel, signals are held back.
+pub const INSIDE: u8 = 1;
+/// A thread that the handler or a plugin started: its calls are never the program's.
+pub const INTERNAL_THREAD: u8 = 2;
+
+/// Nothing to do when leaving.
+pub const PENDING_NONE: u8 = 0;
+/// A signal was held back: [`Tls::info`] is it, [`Tls::mask`] is the program's mask.
+pub const PENDING_SIGNAL: u8 = 1;
+/// All signals are blocked; leave by a signal frame that restores [`Tls::mask`].
+pub const PENDING_MASK: u8 = 2;
+
+/// A call arrives.
+pub const PHASE_CALL: u8 = 0;
+/// The caller of a clone comes back.
+pub const PHASE_AFTER_CLONE: u8 = 1;
+
+/// The block. All zero is a thread that never made a call of interest.
+#[repr(C)]
+pub struct Tls {
+    /// [`OUTSIDE`], [`INSIDE`] or [`INTERNAL_THREAD`].
+    pub inside: u8,
+    /// One of the `PENDING_` values; not [`PENDING_NONE`] means all signals are blocked.
+    pub pending: u8,
+    /// This is a child of vfork on its parent's memory, how many deep.
+    pub vfork_depth: u8,
+    /// What [`super::frame::Frame::kind`] of the next entry is.
+    pub phase: u8,
+    /// Signals (bits as in [`crate::signals::VIRTUAL`]) whose native disposition in this vfork child is the default.
+    pub vfork_default: u8,
+    /// The thread has to leave by a signal frame as its alternate stack was switched off.
+    pub alt_disabled: u8,
+    /// How to leave the call, a `LEAVE_` value of [`super::frame`].
+    pub leave: u8,
+    _pad: u8,
+    /// Where the next served call's frame goes: 64-byte aligned, 0 before the thread's first.
+    pub top: u64,
+    /// Lowest usable byte of the handler stack.
+    pub stack: u64,
+    /// The program's stack pointer, between commit and the frame.
+    pub saved_rsp: u64,
+    /// The stub's `resume`, between commit and the frame.
+    pub resume: u64,
+    /// Where a signal frame leads.
+    pub target: u64,
+    /// Registers saved while the stack is being made.
+    pub scratch: [u64; 8],
+    /// The program's alternate signal stack.
+    pub alt_base: u64,
+    /// Its size; 0 when there is none.
+    pub alt_size: u64,
+    /// The program's alternate stack as the kernel describes it, while switched off.
+    pub alt: [u64; 3],
+    /// The program's signal mask while [`Tls::pending`] is set.
+    pub mask: u64,
+    /// Signals of [`crate::signals::VIRTUAL`] that the program believes it has blocked.
+    pub virtual_mask: u64,
+    /// Signals sent by a process that wait for the program to unblock them, as a mask.
+    pub virtual_pending: u64,
+    /// The program's arguments while an edited call is made.
+    pub original: [u64; 6],
+    /// Filtered masks of an edited call.
+    pub mask_copy: [u64; 4],
+    /// The number of a clone that is being made.
+    pub number: u32,
+    _spare: u32,
+    /// The signal that was held back.
+    pub info: SigInfo,
+}
+
+pub const SIZE: usize = size_of::<Tls>();
+const _: () = assert!(SIZE <= 512, "static TLS is scarce");
+
+pub const PENDING: usize = offset_of!(Tls, pending);
+pub const LEAVE: usize = offset_of!(Tls, leave);
+pub const PHASE: usize = offset_of!(Tls, phase);
+pub const TOP: usize = offset_of!(Tls, top);
+pub const STACK: usize = offset_of!(Tls, stack);
+pub const SAVED_RSP: usize = offset_of!(Tls, saved_rsp);
+pub const RESUME: usize = offset_of!(Tls, resume);
+pub const TARGET: usize = offset_of!(Tls, target);
+pub const SCRATCH: usize = offset_of!(Tls, scratch);
+pub const ALT_BASE: usize = offset_of!(Tls, alt_base);
+pub const ALT_SIZE: usize = offset_of!(Tls, alt_size);
+pub const ALT: usize = offset_of!(Tls, alt);
+pub const ALT_DISABLED: usize = offset_of!(Tls, alt_disabled);
+pub const MASK: usize = offset_of!(Tls, mask);
+pub const VIRTUAL_MASK: usize = offset_of!(Tls, virtual_mask);
+pub const ORIGINAL: usize = offset_of!(Tls, original);
+
+global_asm!(
+    ".pushsection .tbss.interpose_tls,\"awT\",@nobits",
+    ".p2align 6",
+    ".hidden interpose_tls",
+    ".globl interpose_tls",
+    ".type interpose_tls,@object",
+    ".size interpose_tls,{size}",
+    "interpose_tls:",
+    ".zero {size}",
+    ".popsection",
+    size = const SIZE,
+);
+
+/// This thread's block. Valid as long as the thread lives; other threads never touch it.
+#[inline]
+pub fn current() -> *mut Tls {
+    let block: *mut Tls;
+    // SAFETY: reads the block's offset from the GOT and the thread pointer from fs:0, which the psABI defines.
+    unsafe {
+        asm!(
+            "mov {block}, qword ptr [rip + interpose_tls@gottpoff]",
+            "add {block}, qword ptr fs:[0]",
+            block = out(reg) block,
+            options(pure, readonly, nostack)
+        );
+    }
+    block
+}
+
+/// What fs:0 holds.
+pub fn thread_pointer() -> u64 {
+    let pointer: u64;
+    // SAFETY: the psABI puts the thread pointer's own address there.
+    unsafe { asm!("mov {}, qword ptr fs:[0]", out(reg) pointer, options(pure, readonly, nostack)) };
+    pointer
+}

@@ -1,0 +1,203 @@
+//! The objects whose sites were rewritten: at install all that are loaded, later those that are mapped.
+
+use core::hint::spin_loop;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use crate::entry::regions;
+use crate::rewrite::{AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply};
+use crate::signals::Context;
+use crate::{raw, serve, table};
+
+const SYS_MPROTECT: u32 = 10;
+const SYS_SCHED_YIELD: u32 = 24;
+const PROT_EXEC: u64 = 4;
+
+/// One rewritten text. Never freed: signal handlers walk the list, and stubs stay for ever.
+struct Record {
+    patched: Patched,
+    /// Interesting sites that were left alone, as addresses.
+    missed: u32,
+    /// Something else was mapped over the text.
+    gone: AtomicBool,
+    next: *const Record,
+}
+
+static RECORDS: AtomicPtr<Record> = AtomicPtr::new(core::ptr::null_mut());
+static IGNORED: OnceLock<&'static [&'static str]> = OnceLock::new();
+
+fn records() -> impl Iterator<Item = &'static Record> {
+    let mut next = RECORDS.load(Acquire).cast_const();
+    core::iter::from_fn(move || {
+        // SAFETY: records are leaked boxes, published complete.
+        let record = unsafe { next.as_ref() }?;
+        next = record.next;
+        Some(record)
+    })
+}
+
+/// If the PC is in a stub, shows what it stands for. Reads only records, for signal handlers.
+pub fn settle(context: &mut Context) {
+    let pc = context.rip;
+    let Some(info) = records().filter(|record| !record.gone.load(Relaxed)).find_map(|r| r.patched.find_stub(pc))
+    else {
+        return;
+    };
+    match (info.phase, info.rewind) {
+        (Phase::Before, Rewind::Plain) => context.rip = info.site,
+        (Phase::Before, Rewind::ReloadR11) => {
+            // SAFETY: the displaced code just wrote there.
+            context.r11 = unsafe { ((context.rsp + 8) as *const u64).read() };
+            context.rip = info.site;
+        }
+        // What the jump there leads to, unless the stub makes the call itself.
+        (Phase::Resumed, _) if info.done == info.original + 2 => context.rip = info.original,
+        _ => {}
+    }
+}
+
+static LOCKED: AtomicBool = AtomicBool::new(false);
+
+/// Held while objects are rewritten, and around fork.
+pub struct Guard(());
+
+pub fn lock() -> Guard {
+    while LOCKED.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
+        spin_loop();
+        // SAFETY: no arguments.
+        unsafe { raw::syscall1(SYS_SCHED_YIELD, 0) };
+    }
+    Guard(())
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        LOCKED.store(false, Release);
+    }
+}
+
+/// What rewriting did.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Tally {
+    pub objects: u32,
+    pub sites: u32,
+    pub missed: u32,
+}
+
+/// Names of objects to leave alone.
+pub fn ignore(objects: &'static [&'static str]) {
+    let _ = IGNORED.set(objects);
+}
+
+/// Rewrites all loaded objects that were not yet, or those that overlap `range`.
+///
+/// # Safety
+/// Nobody loads or unloads objects meanwhile (or, for a range, touches that object); called inside.
+pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tally, Error> {
+    let map = AddressMap::read().map_err(|errno| Error::System { attempt: "read /proc/self/maps", errno })?;
+    let mut memory = NearMemory::new(&map);
+    let own = regions::entry()..regions::entry() + 1;
+    let mut tally = Tally::default();
+    for object in map.objects(core::slice::from_ref(&own)) {
+        let overlaps = |range: &Range<u64>| {
+            object.mappings().iter().any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
+        };
+        if range.as_ref().is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
+            continue;
+        }
+        // SAFETY: the caller's promise.
+        let plans = unsafe { plans(&object) };
+        let mut rewritten = false;
+        for (plan, text) in plans {
+            if known(&text) || (plan.sites.is_empty() && plan.missed().next().is_none()) {
+                continue;
+            }
+            // SAFETY: a mapping of a loaded object, planned just now; our entry keeps the contract, and this code is in
+            // an object that is left out.
+            let patched = unsafe { apply(&plan, text.clone(), regions::entry(), &mut memory, threads) }?;
+            let missed = patched.left(&plan).iter().filter(|left| interesting(left.number)).count() as u32;
+            rewritten |= patched.sites().len() > 0;
+            tally.sites += patched.sites().len() as u32;
+            tally.missed += missed;
+            publish(Record { patched, missed, gone: AtomicBool::new(false), next: core::ptr::null() });
+        }
+        tally.objects += u32::from(rewritten);
+    }
+    Ok(tally)
+}
+
+fn interesting(number: Option<u32>) -> bool {
+    number.is_none_or(table::of_interest)
+}
+
+unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
+    // SAFETY: the caller keeps the object mapped; nothing is changed before the image is dropped.
+    let Some(image) = (unsafe { object.image() }) else { return Vec::new() };
+    image
+        .texts()
+        .map(|text| (image.scan(&text, &interesting), text.address..text.address + text.bytes.len() as u64))
+        .collect()
+}
+
+fn known(text: &Range<u64>) -> bool {
+    records().any(|record| record.patched.text() == *text && !record.gone.load(Relaxed))
+}
+
+fn publish(record: Record) {
+    let record = Box::leak(Box::new(record));
+    record.next = RECORDS.load(Acquire);
+    // The lock is held: nobody else publishes.
+    RECORDS.store(record, Release);
+}
+
+fn ignored(path: &[u8]) -> bool {
+    let path = String::from_utf8_lossy(path);
+    let name = Path::new(&*path).file_name().and_then(|name| name.to_str()).unwrap_or("");
+    IGNORED
+        .get()
+        .is_some_and(|objects| objects.iter().any(|o| if o.contains('/') { *o == path } else { *o == name }))
+}
+
+/// Interesting sites that could not be rewritten, in all objects so far.
+pub fn missed() -> u32 {
+    records().map(|record| record.missed).sum()
+}
+
+static FAILURES: AtomicU32 = AtomicU32::new(0);
+
+/// The program mapped memory or changed its protection, as these arguments say. Called inside.
+pub fn changed(nr: u32, args: &[u64; 6], result: i64) {
+    if result < 0 || args[2] & PROT_EXEC == 0 {
+        return;
+    }
+    let start = if nr == SYS_MPROTECT || nr == 329 { args[0] } else { result as u64 };
+    let range = start..start.saturating_add(args[1]);
+    let _guard = lock();
+    let fresh = nr == 9;
+    if fresh {
+        // What was there before is not there any more.
+        for record in records() {
+            let text = record.patched.text();
+            if text.start < range.end && range.start < text.end {
+                record.gone.store(true, Relaxed);
+            }
+        }
+    }
+    let threads = if fresh || threads() == 1 { Threads::Quiet } else { Threads::Running };
+    // SAFETY: the program is in the middle of loading this; it cannot unload it before the call returns.
+    match unsafe { rewrite(Some(range.clone()), threads) } {
+        Ok(tally) if tally.sites > 0 => serve::handler().mapped_executable(range.start, range.end - range.start),
+        Ok(_) => {}
+        Err(_) => {
+            FAILURES.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// How many threads this process has; more than one when that cannot be told.
+pub fn threads() -> u32 {
+    // The directory has a link for each, besides its own two.
+    rustix::fs::stat("/proc/self/task").map_or(2, |stat| (stat.st_nlink as u32).saturating_sub(2).max(1))
+}

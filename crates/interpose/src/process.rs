@@ -1,0 +1,274 @@
+//! fork, vfork, clone, exec and exit.
+//!
+//! Own memory: hooks around the system call, both sides return through here. Shared memory with the caller suspended:
+//! the child goes on below the caller's frames on the same handler stack and leaves by a signal frame. A child beside the
+//! caller: the call is made with the program's registers; the child jumps straight back to the program.
+
+use core::mem::MaybeUninit;
+
+use crate::entry::frame::{Frame, LEAVE_AGAIN, LEAVE_CLONE, LEAVE_DONE, LEAVE_PASS};
+use crate::entry::stack;
+use crate::entry::tls::{
+    self, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE,
+    PHASE_CALL, Tls,
+};
+use crate::handler::CLONE_SETTLS;
+use crate::signals::{self, Context, VIRTUAL, actions, mask};
+use crate::{ForkCall, ForkKind, RESTART, dispatch, raw, serve, site, usercopy};
+
+const SYS_CLONE: u32 = 56;
+const SYS_FORK: u32 = 57;
+const SYS_VFORK: u32 = 58;
+const CSIGNAL: u64 = 0xff;
+const EAGAIN: i64 = -11;
+
+unsafe extern "C" {
+    fn interpose_fork(nr: u64, args: *const [u64; 6]) -> i64;
+    fn interpose_vfork(nr: u64, args: *const [u64; 6], child: *mut VforkChild) -> i64;
+    fn interpose_leave_frame(frame: *mut Frame, how: u64) -> !;
+    fn interpose_thread_exit(status: u64, top: u64) -> !;
+}
+
+/// What a fork-like call asks for.
+struct Request {
+    fork: ForkCall,
+    /// The child's stack pointer, 0 for the caller's.
+    stack: u64,
+    /// The child's thread pointer, with CLONE_SETTLS.
+    tls: u64,
+}
+
+/// `None` where the kernel will refuse it.
+fn request(nr: u32, args: &[u64; 6]) -> Option<Request> {
+    let (flags, stack, tls) = match nr {
+        SYS_FORK => (0, 0, 0),
+        SYS_VFORK => (crate::handler::CLONE_VM | crate::handler::CLONE_VFORK, 0, 0),
+        SYS_CLONE => (args[0] & 0xffff_ffff & !CSIGNAL, args[1], args[4]),
+        _ => {
+            // struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls.
+            let [flags, _, _, _, _, stack, size, tls] = usercopy::read::<[u64; 8]>(args[0]).ok()?;
+            (flags, if stack == 0 { 0 } else { stack.wrapping_add(size) }, tls)
+        }
+    };
+    Some(Request { fork: ForkCall { kind: ForkKind::from_flags(flags), flags }, stack, tls })
+}
+
+/// The program's fork, vfork, clone or clone3.
+pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
+    let Some(request) = request(nr, &frame.args()) else { return LEAVE_PASS };
+    let fork = request.fork;
+    let own_tls = fork.flags & CLONE_SETTLS != 0;
+    match fork.kind {
+        // Not made by the C library: a new thread pointer without a thread. There is no block of ours.
+        ForkKind::Fork | ForkKind::Vfork if own_tls => return LEAVE_PASS,
+        // Two threads on one stack: whatever that is, it is not for us to make it work.
+        ForkKind::Thread | ForkKind::SharedVm if request.stack == 0 => return LEAVE_PASS,
+        // From a signal handler on the alternate stack.
+        ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => return LEAVE_PASS,
+        _ => {}
+    }
+    if let Err(errno) = serve::handler().before_fork(&fork) {
+        frame.rax = i64::from(-errno) as u64;
+        return LEAVE_DONE;
+    }
+    match fork.kind {
+        ForkKind::Fork => own_memory(frame, nr, tls, &request),
+        ForkKind::Vfork => suspended(frame, nr, tls, &request),
+        ForkKind::Thread | ForkKind::SharedVm => beside(frame, tls, &request),
+    }
+}
+
+fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u64 {
+    let args = frame.args();
+    let guard = (actions::lock(), crate::objects::lock());
+    // SAFETY: what the program asked; the child has a copy of this stack.
+    let result = unsafe { interpose_fork(u64::from(nr), &raw const args) };
+    drop(guard);
+    frame.rax = result as u64;
+    if result == 0 {
+        forget_signal(tls);
+        if request.stack != 0 {
+            frame.rsp = request.stack;
+        }
+        dispatch::arm_again();
+        serve::handler().after_fork_child(&request.fork);
+    } else {
+        serve::handler().after_fork_parent(&request.fork, result);
+    }
+    LEAVE_DONE
+}
+
+/// In the child: a signal that was noted before is the parent's.
+fn forget_signal(tls: &mut Tls) {
+    if tls.pending == PENDING_SIGNAL {
+        mask::set_native(tls.mask & !VIRTUAL);
+        tls.pending = PENDING_NONE;
+    }
+    tls.virtual_pending = 0;
+}
+
+/// What a vfork child finds at its stack pointer.
+#[repr(C, align(64))]
+struct VforkChild {
+    frame: MaybeUninit<Frame>,
+    fork: ForkCall,
+}
+
+/// Bytes of the handler stack left to the caller's frames beneath [`suspended`].
+const CALLER_FRAMES: u64 = 4096;
+/// Least bytes of it that a vfork child must find.
+const CHILD_FRAMES: u64 = 64 * 1024;
+
+fn suspended(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u64 {
+    let args = frame.args();
+    let below = (&raw const args) as u64 - CALLER_FRAMES - size_of::<VforkChild>() as u64;
+    let child = (below & !63) as *mut VforkChild;
+    if (child as u64) < tls.stack + CHILD_FRAMES {
+        serve::handler().after_fork_parent(&request.fork, EAGAIN);
+        frame.rax = EAGAIN as u64;
+        return LEAVE_DONE;
+    }
+    // The child starts with all signals blocked, and leaves with the program's mask.
+    mask::block_all(tls);
+    // SAFETY: the frame is copied bytewise; the place is free: below all frames of this thread, with room checked.
+    let saved = unsafe {
+        (&raw mut (*child).frame).cast::<Frame>().copy_from_nonoverlapping(frame, 1);
+        (&raw mut (*child).fork).write(request.fork);
+        let copy = (&raw mut (*child).frame).cast::<Frame>();
+        (*copy).rax = 0;
+        if request.stack != 0 {
+            (*copy).rsp = request.stack;
+        }
+        (&raw const *tls).read()
+    };
+    // SAFETY: what the program asked; this thread's frames are untouched until it returns.
+    let result = unsafe { interpose_vfork(u64::from(nr), &raw const args, child) };
+    // What the child did to the block was its own.
+    *tls = saved;
+    serve::handler().after_fork_parent(&request.fork, result);
+    frame.rax = result as u64;
+    LEAVE_DONE
+}
+
+/// The vfork child, on the stack below its caller's frames, all signals blocked.
+pub extern "C" fn vfork_child(child: *mut VforkChildOpaque) -> ! {
+    let child = child.cast::<VforkChild>();
+    // SAFETY: the block is the caller's, which is suspended; `suspended` wrote the child's part.
+    unsafe {
+        let tls = &mut *tls::current();
+        tls.top = child as u64;
+        tls.vfork_depth += 1;
+        tls.pending = PENDING_MASK;
+        tls.virtual_pending = 0;
+        dispatch::arm_again();
+        serve::handler().after_fork_child(&(*child).fork);
+        interpose_leave_frame((&raw mut (*child).frame).cast(), LEAVE_DONE)
+    }
+}
+
+/// Names the argument of [`vfork_child`] to the assembly.
+#[repr(C)]
+pub struct VforkChildOpaque([u8; 0]);
+
+fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
+    // SAFETY: the frame's `resume` is a live stub's.
+    let done = unsafe { site::done(frame.resume) };
+    if usercopy::write(request.stack - 8, &done).is_err() {
+        serve::handler().after_fork_parent(&request.fork, EFAULT);
+        frame.rax = EFAULT as u64;
+        return LEAVE_DONE;
+    }
+    if tls.pending == PENDING_SIGNAL {
+        // The child would inherit that all is blocked: first the signal, then the clone.
+        serve::handler().after_fork_parent(&request.fork, RESTART);
+        return LEAVE_AGAIN;
+    }
+    tls.phase = PHASE_AFTER_CLONE;
+    tls.number = frame.rax as u32;
+    tls.resume = frame.resume;
+    LEAVE_CLONE
+}
+
+const EFAULT: i64 = -14;
+
+/// Back in the caller of a clone.
+pub fn after_clone(frame: &mut Frame, tls: &mut Tls) -> u64 {
+    tls.phase = PHASE_CALL;
+    let result = frame.rax as i64;
+    // The number is gone from the registers, but not from the arguments: clone3's second is the size of a structure.
+    let args = frame.args();
+    let nr = tls.number;
+    if let Some(request) = request(nr, &args) {
+        serve::handler().after_fork_parent(&request.fork, result);
+    }
+    if result == RESTART {
+        frame.rax = u64::from(nr);
+        return LEAVE_AGAIN;
+    }
+    LEAVE_DONE
+}
+
+/// A thread made inside is the handler's or a plugin's: marks it before it runs.
+pub fn mark_internal(nr: u32, args: &[u64; 6]) {
+    let Some(request) = request(nr, args) else { return };
+    if request.fork.kind == ForkKind::Thread && request.fork.flags & CLONE_SETTLS != 0 {
+        let offset = tls::current() as u64 - tls::thread_pointer();
+        let _ = usercopy::write(request.tls.wrapping_add(offset), &INTERNAL_THREAD);
+    }
+}
+
+/// The program's exit of one thread.
+pub fn serve_exit(frame: &mut Frame, tls: &mut Tls) -> u64 {
+    if tls.vfork_depth > 0 {
+        return LEAVE_PASS;
+    }
+    serve::handler().thread_exit();
+    mask::block_all(tls);
+    let top = tls.stack + stack::SIZE as u64;
+    tls.top = 0;
+    tls.stack = 0;
+    // SAFETY: the thread ends here; nothing of the stack is used once it is given back.
+    unsafe { interpose_thread_exit(frame.rdi, top) }
+}
+
+/// Makes an exec, the new image inheriting the mask and the ignored signals that the program believes it has.
+///
+/// # Safety
+/// As for [`raw::syscall6`]; called inside.
+pub unsafe fn exec(nr: u32, args: [u64; 6]) -> i64 {
+    // SAFETY: the block is this thread's.
+    let tls = unsafe { &mut *tls::current() };
+    let blocked = tls.pending == PENDING_MASK;
+    if blocked {
+        mask::set_native(tls.mask & !VIRTUAL | tls.virtual_mask);
+    } else if tls.virtual_mask != 0 {
+        mask::set_native(mask::native() | tls.virtual_mask);
+    }
+    actions::ignore_for_exec(tls);
+    // SAFETY: the caller's promise. A signal that comes first is delivered first, and the call made again.
+    let result = unsafe { raw::interruptible(nr, args) };
+    actions::restore_after_exec(tls);
+    if blocked {
+        mask::set_native(signals::ALL);
+    } else if tls.virtual_mask != 0 {
+        mask::set_native(mask::native() & !VIRTUAL);
+    }
+    result
+}
+
+/// Leaves a stretch of being inside that a fault began.
+pub fn step_out(tls: &mut Tls, context: &mut Context) {
+    tls.inside = OUTSIDE;
+    if tls.pending == PENDING_SIGNAL {
+        // SAFETY: all signals are blocked until the fault's frame is left, which restores the program's mask.
+        unsafe { signals::queue_to_self(&tls.info) };
+        tls.pending = PENDING_NONE;
+    }
+    context.mask &= !VIRTUAL;
+}
+
+/// Whether this thread is a child of vfork (or of posix_spawn) that still shares memory with its suspended parent.
+pub fn in_vfork_child() -> bool {
+    // SAFETY: the block is this thread's.
+    unsafe { (*tls::current()).vfork_depth > 0 }
+}

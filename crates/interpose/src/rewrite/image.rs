@@ -1,0 +1,179 @@
+//! An ELF object as the program headers describe it, in a file or in memory.
+
+use core::ops::Range;
+
+use super::functions::FunctionTable;
+use super::scan::scan;
+use super::site::Plan;
+
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
+const PF_X: u32 = 1;
+const HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+const NT_GNU_BUILD_ID: u32 = 3;
+
+/// One readable piece of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// Where it is: an absolute address in memory, the address it was linked for in a file.
+    pub address: u64,
+    /// What it holds.
+    pub bytes: &'a [u8],
+    /// Whether it is mapped executable.
+    pub executable: bool,
+}
+
+/// An x86-64 ELF object, of which only the loaded part matters.
+#[derive(Clone, Debug, Default)]
+pub struct Image<'a> {
+    segments: Vec<Segment<'a>>,
+    build_id: Option<&'a [u8]>,
+    unwind_table: Option<u64>,
+}
+
+impl<'a> Image<'a> {
+    /// An object as it is in a file: for lists made ahead, and for `doctor`.
+    pub fn from_file(file: &'a [u8]) -> Option<Self> {
+        let mut segments = Vec::new();
+        for header in program_headers(file)? {
+            if header.kind == PT_LOAD {
+                let bytes = file.get(header.offset as usize..)?.get(..header.size as usize)?;
+                segments.push(Segment {
+                    address: header.address,
+                    bytes,
+                    executable: header.flags & PF_X != 0,
+                });
+            }
+        }
+        Self::assemble(segments, file, 0)
+    }
+
+    /// An object as it is in memory: its readable mappings in the order of their addresses. `None` unless the first
+    /// begins with the object's headers.
+    pub fn from_segments(segments: Vec<Segment<'a>>) -> Option<Self> {
+        let first = *segments.first()?;
+        let linked = program_headers(first.bytes)?.find(|h| h.kind == PT_LOAD && h.offset == 0)?.address;
+        Self::assemble(segments, first.bytes, first.address.wrapping_sub(linked))
+    }
+
+    /// The bytes of the GNU build-id note.
+    pub fn build_id(&self) -> Option<&'a [u8]> {
+        self.build_id
+    }
+
+    /// The pieces that are mapped executable.
+    pub fn texts(&self) -> impl Iterator<Item = Segment<'a>> {
+        self.segments.iter().copied().filter(|segment| segment.executable)
+    }
+
+    /// The pieces that are not.
+    pub fn data(&self) -> impl Iterator<Item = Segment<'a>> {
+        self.segments.iter().copied().filter(|segment| !segment.executable)
+    }
+
+    /// Where the functions of `text` begin. Empty where the object does not say.
+    pub fn functions(&self, text: &Segment) -> FunctionTable<'a> {
+        self.unwind_table
+            .and_then(|address| {
+                let segment = self.segment_of(address, 0)?;
+                FunctionTable::parse(segment.bytes, segment.address, address, text.address)
+            })
+            .unwrap_or_default()
+    }
+
+    /// Scans one of [`Image::texts`]; see [`scan`].
+    pub fn scan(&self, text: &Segment, interest: &dyn Fn(Option<u32>) -> bool) -> Plan {
+        scan(text.bytes, &self.functions(text), interest)
+    }
+
+    fn assemble(segments: Vec<Segment<'a>>, headers: &'a [u8], bias: u64) -> Option<Self> {
+        let mut image = Self { segments, build_id: None, unwind_table: None };
+        for header in program_headers(headers)? {
+            let address = header.address.wrapping_add(bias);
+            match header.kind {
+                PT_NOTE => {
+                    let notes = image.bytes(address, header.size);
+                    image.build_id = image.build_id.or_else(|| build_id(notes?));
+                }
+                PT_GNU_EH_FRAME => image.unwind_table = Some(address),
+                _ => {}
+            }
+        }
+        Some(image)
+    }
+
+    fn bytes(&self, address: u64, len: u64) -> Option<&'a [u8]> {
+        let segment = self.segment_of(address, len)?;
+        Some(&segment.bytes[(address - segment.address) as usize..][..len as usize])
+    }
+
+    fn segment_of(&self, address: u64, len: u64) -> Option<Segment<'a>> {
+        let inside = |segment: &&Segment| {
+            let range = range_of(segment);
+            range.contains(&address) && address.checked_add(len).is_some_and(|end| end <= range.end)
+        };
+        self.segments.iter().find(inside).copied()
+    }
+}
+
+fn range_of(segment: &Segment) -> Range<u64> {
+    segment.address..segment.address.saturating_add(segment.bytes.len() as u64)
+}
+
+struct ProgramHeader {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    size: u64,
+}
+
+/// The program headers of an x86-64 ELF object of 64 bits; `None` if `object` is not one.
+fn program_headers(object: &[u8]) -> Option<impl Iterator<Item = ProgramHeader>> {
+    const MAGIC: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
+    const X86_64: u16 = 62;
+    let header = object.get(..HEADER)?;
+    if !header.starts_with(&MAGIC)
+        || u16_at(header, 18) != X86_64
+        || u16_at(header, 54) as usize != PROGRAM_HEADER
+    {
+        return None;
+    }
+    let table = object.get(u64_at(header, 32) as usize..)?;
+    let table = table.get(..u16_at(header, 56) as usize * PROGRAM_HEADER)?;
+    Some(table.chunks_exact(PROGRAM_HEADER).map(|entry| ProgramHeader {
+        kind: u32_at(entry, 0),
+        flags: u32_at(entry, 4),
+        offset: u64_at(entry, 8),
+        address: u64_at(entry, 16),
+        size: u64_at(entry, 32),
+    }))
+}
+
+fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
+    while notes.len() >= 12 {
+        let (name_len, len) = (u32_at(notes, 0) as usize, u32_at(notes, 4) as usize);
+        let name = notes.get(12..)?.get(..name_len)?;
+        let at = 12 + name_len.next_multiple_of(4);
+        let content = notes.get(at..)?.get(..len)?;
+        if u32_at(notes, 8) == NT_GNU_BUILD_ID && name == b"GNU\0" {
+            return Some(content);
+        }
+        notes = notes.get(at + len.next_multiple_of(4)..)?;
+    }
+    None
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}

@@ -1,0 +1,176 @@
+//! The process's address map, and the objects loaded into it.
+
+use core::ops::Range;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io;
+
+use super::image::{Image, Segment};
+
+/// One mapping of `/proc/self/maps`.
+#[derive(Clone, Debug)]
+pub struct Mapping {
+    /// Addresses.
+    pub range: Range<u64>,
+    /// May be read.
+    pub read: bool,
+    /// May be written.
+    pub write: bool,
+    /// May be executed.
+    pub execute: bool,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Device of the file: major, minor.
+    pub device: (u32, u32),
+    /// Inode number; 0 for memory without a file.
+    pub inode: u64,
+    path: Range<usize>,
+}
+
+/// A snapshot of the address map.
+#[derive(Clone, Debug, Default)]
+pub struct AddressMap {
+    text: Vec<u8>,
+    mappings: Vec<Mapping>,
+}
+
+/// An object of which at least one mapping is executable.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadedObject<'a> {
+    map: &'a AddressMap,
+    mappings: &'a [Mapping],
+}
+
+impl AddressMap {
+    /// Reads `/proc/self/maps` with three kinds of system calls of its own (openat, read, close).
+    pub fn read() -> io::Result<Self> {
+        let file = openat(CWD, c"/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut text = vec![0; 32 * 1024];
+        let mut len = 0;
+        loop {
+            if text.len() - len < 4096 {
+                text.resize(text.len() * 2, 0);
+            }
+            let read = io::read(&file, &mut text[len..])?;
+            len += read;
+            if read == 0 {
+                text.truncate(len);
+                return Ok(Self::parse(text));
+            }
+        }
+    }
+
+    /// Parses what `/proc/PID/maps` holds. Lines of another form are left out.
+    pub fn parse(text: Vec<u8>) -> Self {
+        let mut mappings = Vec::with_capacity(text.len() / 64);
+        let mut start = 0;
+        for line in text.split_inclusive(|&byte| byte == b'\n') {
+            mappings.extend(parse_line(line.trim_ascii_end(), start));
+            start += line.len();
+        }
+        Self { text, mappings }
+    }
+
+    /// All mappings, by rising address.
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.mappings
+    }
+
+    /// What the map calls a mapping: a path, `[heap]`, or nothing.
+    pub fn path(&self, mapping: &Mapping) -> &[u8] {
+        &self.text[mapping.path.clone()]
+    }
+
+    /// The objects mapped from files with something executable in them. Leaves out what overlaps one of `except`
+    /// (our own library), the vdso and memory without a file.
+    pub fn objects<'a>(&'a self, except: &'a [Range<u64>]) -> impl Iterator<Item = LoadedObject<'a>> {
+        // A new object begins with another file, or with the file's beginning mapped once more.
+        let belongs = |one: &Mapping, next: &Mapping| {
+            one.inode == next.inode && one.device == next.device && next.offset != 0
+        };
+        self.mappings
+            .chunk_by(belongs)
+            .map(|mappings| LoadedObject { map: self, mappings })
+            .filter(|object| object.mappings[0].inode != 0 && object.mappings.iter().any(|m| m.execute))
+            .filter(|object| {
+                let own = |m: &Mapping| except.iter().any(|e| m.range.start < e.end && e.start < m.range.end);
+                !object.mappings.iter().any(own)
+            })
+    }
+}
+
+impl<'a> LoadedObject<'a> {
+    /// The file's path when it was mapped (with ` (deleted)` if it is gone).
+    pub fn path(&self) -> &'a [u8] {
+        self.map.path(&self.mappings[0])
+    }
+
+    /// Device (major, minor) and inode number of the file.
+    pub fn file(&self) -> ((u32, u32), u64) {
+        (self.mappings[0].device, self.mappings[0].inode)
+    }
+
+    /// Its mappings, by rising address.
+    pub fn mappings(&self) -> &'a [Mapping] {
+        self.mappings
+    }
+
+    /// The object as it is in memory; `None` if it does not begin with ELF headers.
+    ///
+    /// # Safety
+    ///
+    /// Until the last use of the image, the object's read-only mappings stay mapped and nobody (this crate's
+    /// [`super::apply`] included) changes what is in them.
+    pub unsafe fn image(&self) -> Option<Image<'a>> {
+        let fixed = self.mappings.iter().filter(|m| m.read && !m.write);
+        let segments = fixed.map(|mapping| Segment {
+            address: mapping.range.start,
+            // SAFETY: the map says that the range is readable; the caller keeps it mapped and unchanged.
+            bytes: unsafe {
+                let len = (mapping.range.end - mapping.range.start) as usize;
+                core::slice::from_raw_parts(
+                    core::ptr::with_exposed_provenance(mapping.range.start as usize),
+                    len,
+                )
+            },
+            executable: mapping.execute,
+        });
+        if self.mappings[0].offset != 0 {
+            return None;
+        }
+        Image::from_segments(segments.collect())
+    }
+}
+
+/// `55d0c0a00000-55d0c0a02000 r--p 00000000 08:01 1234    /usr/bin/true`
+fn parse_line(line: &[u8], line_start: usize) -> Option<Mapping> {
+    let (start, rest) = hex(line)?;
+    let (end, rest) = hex(rest.strip_prefix(b"-")?)?;
+    let [b' ', read, write, execute, _, b' ', rest @ ..] = rest else { return None };
+    let (offset, rest) = hex(rest)?;
+    let (major, rest) = hex(rest.strip_prefix(b" ")?)?;
+    let (minor, rest) = hex(rest.strip_prefix(b":")?)?;
+    let rest = rest.strip_prefix(b" ")?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let inode = rest[..digits].iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let path = rest[digits..].trim_ascii_start();
+    let path_start = line_start + line.len() - path.len();
+    Some(Mapping {
+        range: start..end,
+        read: *read == b'r',
+        write: *write == b'w',
+        execute: *execute == b'x',
+        offset,
+        device: (u32::try_from(major).ok()?, u32::try_from(minor).ok()?),
+        inode,
+        path: path_start..path_start + path.len(),
+    })
+}
+
+fn hex(text: &[u8]) -> Option<(u64, &[u8])> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let value = text[..digits]
+        .iter()
+        .fold(0_u64, |sum, &digit| sum << 4 | u64::from((digit as char).to_digit(16).unwrap_or(0)));
+    (1..=16).contains(&digits).then_some((value, &text[digits..]))
+}

@@ -1,0 +1,122 @@
+//! Memory within reach of a 32-bit displacement from some code.
+
+use core::ffi::c_void;
+use core::ops::Range;
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+use super::error::Error;
+use super::maps::AddressMap;
+
+/// Size of a page.
+pub const PAGE: u64 = 4096;
+/// How far from the text the stubs may be: what a displacement reaches, less room for the size of both.
+const REACH: u64 = (1 << 31) - (64 << 20);
+/// Nothing is mapped below.
+const LOWEST: u64 = 1 << 20;
+/// Nothing of the program is mapped above.
+const HIGHEST: u64 = 0x7fff_ffff_f000;
+
+/// Finds free memory near loaded objects.
+#[derive(Debug)]
+pub struct NearMemory {
+    /// What is known to be in use, by rising address.
+    used: Vec<Used>,
+}
+
+#[derive(Debug)]
+struct Used {
+    range: Range<u64>,
+    /// It may grow downwards: the range below is not free.
+    grows: bool,
+}
+
+impl NearMemory {
+    /// Memory that is free according to `map`. That others map something meanwhile is noticed.
+    pub fn new(map: &AddressMap) -> Self {
+        let used = map.mappings().iter().map(|mapping| Used {
+            range: mapping.range.clone(),
+            grows: map.path(mapping).starts_with(b"[stack"),
+        });
+        Self { used: used.collect() }
+    }
+
+    /// Maps `len` bytes, readable and writable, that code anywhere in `text` reaches.
+    pub fn map(&mut self, text: &Range<u64>, len: u64) -> Result<Region, Error> {
+        let len = len.next_multiple_of(PAGE);
+        let mut failed = Vec::new();
+        while let Some((index, start)) = self.candidate(text, len, &failed) {
+            let prot = ProtFlags::READ | ProtFlags::WRITE;
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
+            let address = core::ptr::without_provenance_mut::<c_void>(start as usize);
+            // SAFETY: FIXED_NOREPLACE takes nothing away from anybody.
+            match unsafe { mmap_anonymous(address, len as usize, prot, flags) } {
+                Ok(base) if base == address => {
+                    self.used.insert(index, Used { range: start..start + len, grows: false });
+                    return Ok(Region { base, len: len as usize });
+                }
+                Ok(base) => {
+                    // SAFETY: it was mapped just now, somewhere else (a kernel that does not know the flag).
+                    let _ = unsafe { munmap(base, len as usize) };
+                    failed.push(start);
+                }
+                Err(Errno::EXIST) => failed.push(start),
+                Err(errno) => return Err(Error::of("map memory for stubs", errno)),
+            }
+        }
+        Err(Error::NoRoom { text: text.start })
+    }
+
+    /// The free range nearest to the text: the index its entry would get, and its start. It lies directly below
+    /// something that is in use: what grows upwards (the heap) keeps its room.
+    fn candidate(&self, text: &Range<u64>, len: u64, failed: &[u64]) -> Option<(usize, u64)> {
+        let reach = text.end.saturating_sub(REACH).max(LOWEST)..text.start.saturating_add(REACH).min(HIGHEST);
+        let mut best: Option<(u64, usize, u64)> = None;
+        let mut below = LOWEST;
+        for (index, used) in self.used.iter().enumerate() {
+            let free = below..used.range.start;
+            below = below.max(used.range.end);
+            let Some(start) = free.end.checked_sub(len) else { continue };
+            let fits = !used.grows && start >= free.start && start >= reach.start && free.end <= reach.end;
+            let distance = start.abs_diff(text.start);
+            if fits && !failed.contains(&start) && best.is_none_or(|(least, _, _)| distance < least) {
+                best = Some((distance, index, start));
+            }
+        }
+        best.map(|(_, index, start)| (index, start))
+    }
+}
+
+/// Memory for stubs. Unmapped when dropped, unless [`Region::seal`]ed.
+#[derive(Debug)]
+pub struct Region {
+    base: *mut c_void,
+    len: usize,
+}
+
+impl Region {
+    /// Its first address.
+    pub fn start(&self) -> u64 {
+        self.base.expose_provenance() as u64
+    }
+
+    /// Fills it from the start and makes it executable for good.
+    pub fn seal(self, content: &[u8]) -> Result<(), Error> {
+        assert!(content.len() <= self.len, "stubs larger than their region");
+        // SAFETY: the region is ours alone, writable, and large enough.
+        unsafe { core::ptr::copy_nonoverlapping(content.as_ptr(), self.base.cast(), content.len()) };
+        // SAFETY: as above; nobody executes or writes it now.
+        unsafe { mprotect(self.base, self.len, MprotectFlags::READ | MprotectFlags::EXEC) }
+            .map_err(|errno| Error::of("make stubs executable", errno))?;
+        core::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `NearMemory::map`; nothing refers to it before it is sealed.
+        let _ = unsafe { munmap(self.base, self.len) };
+    }
+}

@@ -1,0 +1,218 @@
+//! From the entry to the handler: our own numbers first, then the host's.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering::*};
+
+use crate::entry::frame::*;
+use crate::entry::tls::{self, INSIDE, OUTSIDE, Tls};
+use crate::signals::{self, Context, actions, mask};
+use crate::table::{self, Own};
+use crate::{Call, Handler, InstallError, Outcome, RESTART, objects, process, raw, site};
+
+struct Installed(UnsafeCell<Option<&'static dyn Handler>>);
+// SAFETY: written once by `set_handler`, before any site leads here.
+unsafe impl Sync for Installed {}
+static HANDLER: Installed = Installed(UnsafeCell::new(None));
+static SET: AtomicBool = AtomicBool::new(false);
+
+struct NoHandler;
+impl Handler for NoHandler {
+    fn call(&self, _call: &mut Call) -> Outcome {
+        Outcome::PassThrough
+    }
+}
+
+/// Sets the handler, once.
+pub fn set_handler(handler: &'static dyn Handler) -> Result<(), InstallError> {
+    if SET.swap(true, AcqRel) {
+        return Err(InstallError::Twice);
+    }
+    // SAFETY: the swap lets one caller through, and sites are rewritten after this.
+    unsafe { *HANDLER.0.get() = Some(handler) };
+    Ok(())
+}
+
+/// The handler that was installed.
+#[inline]
+pub fn handler() -> &'static dyn Handler {
+    // SAFETY: not written once calls arrive.
+    unsafe { (*HANDLER.0.get()).unwrap_or(&NoHandler) }
+}
+
+/// Called by the entry with the program's registers; the result is a `LEAVE_` value.
+pub extern "C" fn serve(frame: &mut Frame) -> u64 {
+    let nr = frame.rax as u32;
+    if frame.kind == KIND_CALL {
+        match table::own(nr) {
+            None => offer(frame, nr),
+            Some(own) => serve_own(frame, nr, own),
+        }
+    } else {
+        serve_rare(frame, nr)
+    }
+}
+
+#[cold]
+fn serve_rare(frame: &mut Frame, nr: u32) -> u64 {
+    // SAFETY: the block is this thread's.
+    let tls = unsafe { &mut *tls::current() };
+    if frame.kind == KIND_AFTER_CLONE {
+        return process::after_clone(frame, tls);
+    }
+    // SAFETY: an inner call's frame.
+    unsafe { inner(frame, nr, tls) }
+}
+
+fn call_of(frame: &Frame, nr: u32) -> Call {
+    // SAFETY: the entry's frames hold the `resume` of a live stub.
+    let start = unsafe { site::start(frame.resume) };
+    Call::from_site(nr, frame.args(), start, frame.rsp)
+}
+
+fn offer(frame: &mut Frame, nr: u32) -> u64 {
+    let mut call = call_of(frame, nr);
+    match handler().call(&mut call) {
+        Outcome::Return(RESTART) => LEAVE_AGAIN,
+        Outcome::Return(value) => {
+            frame.rax = value as u64;
+            LEAVE_DONE
+        }
+        Outcome::PassThrough => pass(frame, &call),
+    }
+}
+
+/// Makes the call from the program's own instruction, or from ours when it was edited.
+fn pass(frame: &mut Frame, call: &Call) -> u64 {
+    if !call.is_edited() && call.nr == frame.rax as u32 {
+        return LEAVE_PASS;
+    }
+    // SAFETY: the block is this thread's.
+    let tls = unsafe { &mut *tls::current() };
+    tls.original = *call.original_args();
+    tls.resume = frame.resume;
+    frame.set_args(call.args);
+    frame.rax = u64::from(call.nr);
+    LEAVE_EDITED
+}
+
+/// Numbers this crate has its own business with.
+#[cold]
+fn serve_own(frame: &mut Frame, nr: u32, own: Own) -> u64 {
+    // SAFETY: the block is this thread's.
+    let tls = unsafe { &mut *tls::current() };
+    let result = match own {
+        Own::Fork => return process::serve_fork(frame, nr, tls),
+        Own::Exit => return process::serve_exit(frame, tls),
+        Own::Action => actions::serve(tls, frame.args()),
+        Own::Mask => mask::serve(tls, frame.args()),
+        Own::AltStack => match signals::alt::serve(tls, frame) {
+            Some(result) => result,
+            None => return LEAVE_PASS,
+        },
+        Own::Wait { argument, pair } => {
+            let mut call = call_of(frame, nr);
+            if table::host_interested(nr, &call.args) {
+                match handler().call(&mut call) {
+                    Outcome::Return(RESTART) => return LEAVE_AGAIN,
+                    Outcome::Return(value) => {
+                        frame.rax = value as u64;
+                        return LEAVE_DONE;
+                    }
+                    Outcome::PassThrough => {}
+                }
+            }
+            mask::filter(tls, &mut call, argument, pair);
+            return pass(frame, &call);
+        }
+        Own::Executable => {
+            let result = match consult(frame, nr) {
+                Ok(value) => value,
+                // SAFETY: what the program asked.
+                Err(call) if call.args[2] & PROT_EXEC != 0 => unsafe { raw::syscall6(call.nr, call.args) },
+                Err(call) => return pass(frame, &call),
+            };
+            objects::changed(nr, &frame.args(), result);
+            result
+        }
+        Own::Exec => match consult(frame, nr) {
+            Ok(value) => value,
+            // SAFETY: what the program asked.
+            Err(call) => unsafe { process::exec(call.nr, call.args) },
+        },
+    };
+    if result == RESTART {
+        return LEAVE_AGAIN;
+    }
+    frame.rax = result as u64;
+    LEAVE_DONE
+}
+
+const PROT_EXEC: u64 = 4;
+
+/// Asks the host if it is interested: its value, or the call to make.
+fn consult(frame: &Frame, nr: u32) -> Result<i64, Call> {
+    let mut call = call_of(frame, nr);
+    if table::host_interested(nr, &call.args) {
+        if let Outcome::Return(value) = handler().call(&mut call) {
+            return Ok(value);
+        }
+    }
+    Err(call)
+}
+
+/// A call made while inside: by the handler, a plugin, or one of their threads.
+unsafe fn inner(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
+    let result = match table::own(nr) {
+        Some(Own::Action) => actions::serve(tls, frame.args()),
+        Some(Own::Mask) => mask::serve(tls, frame.args()),
+        Some(Own::Fork) => {
+            process::mark_internal(nr, &frame.args());
+            return LEAVE_PASS;
+        }
+        Some(Own::Executable) if !table::host_inner(nr) => {
+            // SAFETY: what the caller asked.
+            let result = unsafe { raw::syscall6(nr, frame.args()) };
+            objects::changed(nr, &frame.args(), result);
+            result
+        }
+        _ => {
+            let mut call = call_of(frame, nr);
+            match handler().inner_call(&mut call) {
+                Outcome::Return(value) => value,
+                Outcome::PassThrough if call.is_edited() || call.nr != nr => {
+                    // SAFETY: what the handler asked.
+                    unsafe { raw::syscall6(call.nr, call.args) }
+                }
+                Outcome::PassThrough => return LEAVE_PASS,
+            }
+        }
+    };
+    frame.rax = result as u64;
+    LEAVE_DONE
+}
+
+/// Asks the host about a fault. Returns whether it mended it.
+pub fn fault(signal: u32, context: &mut Context, tls: &mut Tls) -> bool {
+    let before = tls.inside;
+    if before == OUTSIDE {
+        tls.inside = INSIDE;
+    }
+    let fault = crate::Fault::new(signal, context.fault_address, context.error);
+    let mended = handler().fault(&fault);
+    if before == OUTSIDE {
+        process::step_out(tls, context);
+    }
+    mended
+}
+
+/// The program's handler of a fault of ours is about to run, perhaps for ever: the frames below the faulting one are
+/// spared, and its calls are the program's again.
+pub fn abandon(context: &Context, tls: &mut Tls) {
+    let stack = tls.stack..tls.stack + crate::entry::stack::SIZE as u64;
+    if stack.contains(&context.rsp) {
+        let below = (context.rsp - 1024) & !63;
+        let floor = tls.stack + crate::entry::stack::SIZE as u64 / 2;
+        tls.top = if below > floor { below } else { stack.end };
+    }
+    tls.inside = OUTSIDE;
+}

@@ -1,0 +1,319 @@
+//! The program's signal actions, as it set them and as the kernel has them.
+
+use core::hint::spin_loop;
+use core::mem::size_of;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+
+use super::wrapper;
+use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit};
+use crate::InstallError;
+use crate::entry::tls::Tls;
+use crate::raw;
+use crate::usercopy;
+
+const EFAULT: i64 = -14;
+const EINVAL: i64 = -22;
+
+pub const SIG_DFL: u64 = 0;
+pub const SIG_IGN: u64 = 1;
+const SA_SIGINFO: u64 = 4;
+const SA_RESTORER: u64 = 0x0400_0000;
+const SA_ONSTACK: u64 = 0x0800_0000;
+pub const SA_RESTART: u64 = 0x1000_0000;
+const SA_NODEFER: u64 = 0x4000_0000;
+pub const SA_RESETHAND: u64 = 0x8000_0000;
+const SA_NOCLDSTOP: u64 = 1;
+const SA_NOCLDWAIT: u64 = 2;
+const SA_EXPOSE_TAGBITS: u64 = 0x800;
+/// What the kernel keeps of a program's flags.
+const SA_KNOWN: u64 = SA_SIGINFO
+    | SA_RESTORER
+    | SA_ONSTACK
+    | SA_RESTART
+    | SA_NODEFER
+    | SA_RESETHAND
+    | SA_NOCLDSTOP
+    | SA_NOCLDWAIT
+    | SA_EXPOSE_TAGBITS;
+/// SIGKILL and SIGSTOP cannot be blocked.
+const UNBLOCKABLE: u64 = bit(9) | bit(19);
+
+/// The kernel's `struct sigaction`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Action {
+    pub handler: u64,
+    pub flags: u64,
+    pub restorer: u64,
+    pub mask: u64,
+}
+
+struct Entry {
+    handler: AtomicU64,
+    flags: AtomicU64,
+    restorer: AtomicU64,
+    mask: AtomicU64,
+    /// The handler set last: for a signal that the kernel handed out just before the action was changed.
+    last_handler: AtomicU64,
+}
+
+static TABLE: [Entry; SIGNALS] = [const {
+    Entry {
+        handler: AtomicU64::new(SIG_DFL),
+        flags: AtomicU64::new(0),
+        restorer: AtomicU64::new(0),
+        mask: AtomicU64::new(0),
+        last_handler: AtomicU64::new(SIG_DFL),
+    }
+}; SIGNALS];
+
+impl Entry {
+    fn load(&self) -> Action {
+        Action {
+            handler: self.handler.load(Relaxed),
+            flags: self.flags.load(Relaxed),
+            restorer: self.restorer.load(Relaxed),
+            mask: self.mask.load(Relaxed),
+        }
+    }
+
+    fn store(&self, action: &Action) {
+        self.flags.store(action.flags, Relaxed);
+        self.restorer.store(action.restorer, Relaxed);
+        self.mask.store(action.mask, Relaxed);
+        if action.handler > SIG_IGN {
+            self.last_handler.store(action.handler, Relaxed);
+        }
+        self.handler.store(action.handler, Release);
+    }
+}
+
+static LOCKED: AtomicBool = AtomicBool::new(false);
+
+/// Held while table and kernel are brought in step. Only taken inside, where no handler of the program can interrupt;
+/// and around fork, so that the child does not inherit it held.
+pub struct Guard(());
+
+pub fn lock() -> Guard {
+    while LOCKED.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
+        spin_loop();
+    }
+    Guard(())
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        LOCKED.store(false, Release);
+    }
+}
+
+unsafe fn set_native(signal: u32, action: &Action) -> i64 {
+    // SAFETY: the structure is the kernel's; the caller vouches for the handler.
+    unsafe { raw::syscall4(SYS_RT_SIGACTION, u64::from(signal), (&raw const *action) as u64, 0, 8) }
+}
+
+fn native(signal: u32) -> Result<Action, i64> {
+    let mut action = Action::default();
+    // SAFETY: the kernel fills our structure.
+    let result =
+        unsafe { raw::syscall4(SYS_RT_SIGACTION, u64::from(signal), 0, (&raw mut action) as u64, 8) };
+    if result < 0 { Err(result) } else { Ok(action) }
+}
+
+/// What the kernel is told for what the program asked.
+fn kernel_action(signal: u32, action: &Action) -> Action {
+    if bit(signal) & VIRTUAL != 0 {
+        let handled = action.handler > SIG_IGN;
+        let own_restorer = signal == SIGSYS || !handled || action.flags & SA_RESTORER == 0;
+        let flags = if handled { action.flags & !SA_RESETHAND } else { SA_ONSTACK };
+        return Action {
+            handler: wrapper::address(),
+            // NODEFER: a fault of ours while the program's own handler of it runs must be served too.
+            flags: flags | SA_SIGINFO | SA_NODEFER | SA_RESTORER,
+            restorer: if own_restorer { wrapper::restorer() } else { action.restorer },
+            mask: if handled { action.mask & !VIRTUAL } else { 0 },
+        };
+    }
+    if action.handler <= SIG_IGN {
+        return *action;
+    }
+    Action {
+        handler: wrapper::address(),
+        flags: (action.flags & !SA_RESETHAND) | SA_SIGINFO,
+        restorer: action.restorer,
+        mask: action.mask & !VIRTUAL,
+    }
+}
+
+/// Takes over the actions that are set already, and those of the virtual signals.
+///
+/// # Safety
+/// The entry's tables are ready; called once.
+pub unsafe fn adopt() -> Result<(), InstallError> {
+    let _guard = lock();
+    for signal in 1..SIGNALS as u32 {
+        let Ok(action) = native(signal) else { continue };
+        TABLE[signal as usize].store(&action);
+        if action.handler > SIG_IGN || bit(signal) & VIRTUAL != 0 {
+            // SAFETY: the wrapper passes on to the handler just stored.
+            let result = unsafe { set_native(signal, &kernel_action(signal, &action)) };
+            if result < 0 {
+                return Err(InstallError::System("rt_sigaction", -result as i32));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The program's rt_sigaction.
+pub fn serve(tls: &mut Tls, args: [u64; 6]) -> i64 {
+    let [signal, new, old, size, ..] = args;
+    if size != size_of::<u64>() as u64 || signal == 0 || signal >= SIGNALS as u64 {
+        return EINVAL;
+    }
+    let signal = signal as u32;
+    let wanted = if new == 0 {
+        None
+    } else {
+        match usercopy::read::<Action>(new) {
+            Ok(action) => Some(action),
+            Err(_) => return EFAULT,
+        }
+    };
+    let previous =
+        if tls.vfork_depth > 0 { in_vfork_child(tls, signal, wanted) } else { exchange(signal, wanted) };
+    match previous {
+        Err(errno) => errno,
+        Ok(previous) if old != 0 && usercopy::write(old, &previous).is_err() => EFAULT,
+        Ok(_) => 0,
+    }
+}
+
+fn sanitized(mut action: Action) -> Action {
+    action.flags &= SA_KNOWN;
+    action.mask &= !UNBLOCKABLE;
+    action
+}
+
+fn exchange(signal: u32, wanted: Option<Action>) -> Result<Action, i64> {
+    let _guard = lock();
+    let entry = &TABLE[signal as usize];
+    let previous = entry.load();
+    let Some(wanted) = wanted.map(sanitized) else { return Ok(previous) };
+    // The table first when a handler comes, the kernel first when it goes: the wrapper never finds nothing to call.
+    let handled = wanted.handler > SIG_IGN;
+    if handled {
+        entry.store(&wanted);
+    }
+    // SAFETY: what the program asked, by way of the wrapper.
+    let result = unsafe { set_native(signal, &kernel_action(signal, &wanted)) };
+    if result < 0 {
+        entry.store(&previous);
+        return Err(result);
+    }
+    if !handled {
+        entry.store(&wanted);
+    }
+    Ok(previous)
+}
+
+/// A vfork child has its own actions in the kernel, but the table is its parent's. It sets none but the default and
+/// ignore before it execs, as a rule; a handler it sets is called by the kernel directly.
+fn in_vfork_child(tls: &mut Tls, signal: u32, wanted: Option<Action>) -> Result<Action, i64> {
+    let kernel = native(signal)?;
+    let ours = kernel.handler == wrapper::address();
+    let virtually = bit(signal) & VIRTUAL != 0;
+    let default_bit = virtual_bit(signal);
+    let previous = if !ours {
+        kernel
+    } else if tls.vfork_default & default_bit != 0 {
+        Action::default()
+    } else {
+        TABLE[signal as usize].load()
+    };
+    if let Some(wanted) = wanted.map(sanitized) {
+        if virtually && wanted.handler == SIG_DFL {
+            // exec makes our handler the default; until then we need it.
+            tls.vfork_default |= default_bit;
+        } else {
+            // SAFETY: what the program asked.
+            let result = unsafe { set_native(signal, &wanted) };
+            if result < 0 {
+                return Err(result);
+            }
+        }
+    }
+    Ok(previous)
+}
+
+/// The bit of a virtual signal in [`Tls::vfork_default`].
+fn virtual_bit(signal: u32) -> u8 {
+    match signal {
+        SIGBUS => 1,
+        SIGSEGV => 2,
+        SIGSYS => 4,
+        _ => 0,
+    }
+}
+
+/// What is to happen with a signal that the kernel handed to the wrapper.
+pub fn disposition(tls: &Tls, signal: u32) -> Action {
+    let entry = &TABLE[signal as usize];
+    let mut action = entry.load();
+    let virtually = bit(signal) & VIRTUAL != 0;
+    if virtually && tls.vfork_default & virtual_bit(signal) != 0 {
+        action.handler = SIG_DFL;
+    } else if !virtually && action.handler <= SIG_IGN {
+        action.handler = entry.last_handler.load(Relaxed);
+    }
+    action
+}
+
+/// SA_RESETHAND: the first to call this gets to run the handler.
+pub fn reset(signal: u32, action: &Action) -> bool {
+    let entry = &TABLE[signal as usize];
+    if entry.handler.compare_exchange(action.handler, SIG_DFL, AcqRel, Relaxed).is_err() {
+        return false;
+    }
+    if bit(signal) & VIRTUAL == 0 {
+        // SAFETY: the default, as the program asked.
+        unsafe { set_native(signal, &Action { handler: SIG_DFL, ..*action }) };
+        let now = entry.load();
+        if now.handler > SIG_IGN {
+            // Somebody set a new handler meanwhile, and we may have undone it.
+            // SAFETY: what the program asked.
+            unsafe { set_native(signal, &kernel_action(signal, &now)) };
+        }
+    }
+    true
+}
+
+/// Makes the kernel's action the default, for a signal that is to end the process.
+pub fn set_default(signal: u32) {
+    // SAFETY: the process is about to end by it.
+    unsafe { set_native(signal, &Action::default()) };
+}
+
+/// Before exec: the signals the program ignores stay ignored in the new image.
+pub fn ignore_for_exec(tls: &Tls) {
+    for signal in virtual_signals().filter(|signal| ignored(tls, *signal)) {
+        // SAFETY: as the program asked; other threads end with the exec.
+        unsafe { set_native(signal, &Action { handler: SIG_IGN, ..Action::default() }) };
+    }
+}
+
+/// After an exec that failed.
+pub fn restore_after_exec(tls: &Tls) {
+    for signal in virtual_signals().filter(|signal| ignored(tls, *signal)) {
+        // SAFETY: back to what `exchange` set.
+        unsafe { set_native(signal, &kernel_action(signal, &TABLE[signal as usize].load())) };
+    }
+}
+
+fn ignored(tls: &Tls, signal: u32) -> bool {
+    TABLE[signal as usize].handler.load(Relaxed) == SIG_IGN && tls.vfork_default & virtual_bit(signal) == 0
+}
+
+fn virtual_signals() -> impl Iterator<Item = u32> {
+    (1..SIGNALS as u32).filter(|signal| bit(*signal) & VIRTUAL != 0)
+}

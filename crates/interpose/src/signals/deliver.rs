@@ -1,0 +1,216 @@
+//! What becomes of a signal the kernel delivered.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use super::actions::{self, SA_RESETHAND, SIG_DFL, SIG_IGN};
+use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
+use crate::entry::regions::{self, Place};
+use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls};
+use crate::{RESTART, dispatch, objects, raw, serve, site, usercopy};
+
+/// `si_code` of a SIGSYS by Syscall User Dispatch.
+const SYS_USER_DISPATCH: i32 = 2;
+
+/// Nothing to call: return to what was interrupted.
+const RETURN: u64 = 0;
+
+/// Called by the wrapper on whatever stack the kernel chose. The result is the program's handler to go on at, with the
+/// same frame, or [`RETURN`].
+pub extern "C" fn on_signal(signal: u32, info: *mut SigInfo, context: *mut Context) -> u64 {
+    // SAFETY: the kernel passes its frame; the block is this thread's.
+    let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
+    if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
+        return synchronous(signal, info, context, tls);
+    }
+    if inside(tls) == INSIDE && !settle_inside(context, tls) {
+        hold_back(info, context, tls);
+        return RETURN;
+    }
+    if inside(tls) == OUTSIDE {
+        settle_outside(context, tls);
+    }
+    if pending(tls) != PENDING_NONE {
+        // Another signal was noted while this one looked around: all are blocked, queue both.
+        requeue(info, context, tls);
+        return RETURN;
+    }
+    deliver(signal, info, context, tls)
+}
+
+/// A signal may change these at any instruction.
+fn inside(tls: &Tls) -> u8 {
+    // SAFETY: a plain byte of this thread.
+    unsafe { (&raw const tls.inside).read_volatile() }
+}
+
+fn pending(tls: &Tls) -> u8 {
+    // SAFETY: as above.
+    unsafe { (&raw const tls.pending).read_volatile() }
+}
+
+/// In the last instructions of a call all is restored already: completes them. Returns whether that was so.
+fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
+    if pending(tls) != PENDING_NONE {
+        return false;
+    }
+    match regions::place(context.rip) {
+        // SAFETY: there rcx is `resume`.
+        Place::Forward => context.rip = unsafe { site::done(context.rcx) },
+        Place::Back if context.rip >= regions::committed() => site::again(context, context.rcx),
+        Place::BackEdited => {
+            context.set_args(tls.original);
+            site::again(context, tls.resume);
+        }
+        _ => return false,
+    }
+    tls.inside = OUTSIDE;
+    compiler_fence(Ordering::SeqCst);
+    true
+}
+
+/// Outside, but in our text or a stub: shows the program's handler a context that it could have without us.
+fn settle_outside(context: &mut Context, tls: &mut Tls) {
+    match regions::place(context.rip) {
+        Place::Elsewhere | Place::BeforeClone => objects::settle(context),
+        // SAFETY: there rcx is `resume`.
+        Place::Forward => context.rip = unsafe { site::done(context.rcx) },
+        Place::Back => {
+            let resume = context.rcx;
+            site::rewind(context, resume);
+        }
+        Place::BackEdited => {
+            context.set_args(tls.original);
+            site::again(context, tls.resume);
+        }
+        Place::ForwardEdited => {
+            context.set_args(tls.original);
+            // SAFETY: the block holds the `resume` of the call being made.
+            context.rip = unsafe { site::done(tls.resume) };
+        }
+        Place::BackPassed => site::again(context, tls.resume),
+        // SAFETY: as above.
+        Place::ForwardPassed => context.rip = unsafe { site::done(tls.resume) },
+        Place::AfterClone => {
+            if context.rax == 0 && !dispatch::armed() {
+                // SAFETY: a new thread; `serve` put `done` below its stack pointer.
+                context.rip = unsafe { ((context.rsp - 8) as *const u64).read() };
+            }
+        }
+    }
+}
+
+/// Notes the signal and blocks all until the call is left.
+fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
+    // A second signal may come between any two of these instructions, until the kernel takes the mask over from the
+    // frame. It finds `pending` set, queues itself and returns with all blocked. The program's mask is the smaller one.
+    // SAFETY: a plain byte of this thread.
+    let first = unsafe {
+        let slot = &raw mut tls.pending;
+        let first = slot.read_volatile() == PENDING_NONE;
+        if first {
+            slot.write_volatile(PENDING_SIGNAL);
+        }
+        first
+    };
+    compiler_fence(Ordering::SeqCst);
+    if first {
+        tls.mask = context.mask;
+        tls.info = *info;
+    } else {
+        if pending(tls) == PENDING_SIGNAL {
+            tls.mask &= context.mask;
+        }
+        // SAFETY: blocked in this frame's handler or by the one that came between.
+        unsafe { queue_to_self(info) };
+    }
+    context.mask = ALL;
+    if let Some(after) = raw::interrupted(context.rip) {
+        context.rip = after;
+        context.rax = RESTART as u64;
+    } else if regions::place(context.rip) == Place::BeforeClone {
+        context.rip = regions::clone_back();
+        context.rax = RESTART as u64;
+    }
+}
+
+fn requeue(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
+    // SAFETY: all signals are blocked until the frame is left.
+    unsafe {
+        if pending(tls) == PENDING_SIGNAL {
+            queue_to_self(&tls.info);
+        }
+        queue_to_self(info);
+    }
+    context.mask &= !VIRTUAL;
+    tls.pending = PENDING_NONE;
+}
+
+/// The program's handler, or what its action says.
+fn deliver(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) -> u64 {
+    let virtually = bit(signal) & VIRTUAL;
+    if virtually & tls.virtual_mask != 0 {
+        tls.virtual_pending |= virtually;
+        return RETURN;
+    }
+    let action = actions::disposition(tls, signal);
+    match action.handler {
+        SIG_IGN => RETURN,
+        SIG_DFL => {
+            default_action(signal, info);
+            RETURN
+        }
+        _ if action.flags & SA_RESETHAND != 0 && !actions::reset(signal, &action) => {
+            default_action(signal, info);
+            RETURN
+        }
+        handler => {
+            let _ = context;
+            handler
+        }
+    }
+}
+
+/// Makes the signal pending again with its default action.
+fn default_action(signal: u32, info: &SigInfo) {
+    actions::set_default(signal);
+    // SAFETY: as the program's action asks.
+    unsafe { queue_to_self(info) };
+}
+
+/// The thread's own instructions raised it.
+fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) -> u64 {
+    if signal == SIGSYS && info.code == SYS_USER_DISPATCH {
+        dispatch::caught(info, context, tls);
+        return RETURN;
+    }
+    if signal == SIGSEGV || signal == SIGBUS {
+        if serve::fault(signal, context, tls) {
+            return RETURN;
+        }
+        if let Some(recovery) = usercopy::recovery(context.rip) {
+            context.rip = recovery;
+            return RETURN;
+        }
+    }
+    let action = actions::disposition(tls, signal);
+    if action.handler <= SIG_IGN || bit(signal) & VIRTUAL & tls.virtual_mask != 0 {
+        // As in the kernel: it cannot be ignored or blocked. A fault happens again as we return; seccomp's SIGSYS does not.
+        actions::set_default(signal);
+        if signal == SIGSYS {
+            // SAFETY: as the program's action asks.
+            unsafe { queue_to_self(info) };
+        }
+        return RETURN;
+    }
+    if inside(tls) == INSIDE {
+        // The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
+        // not land on the frames below.
+        serve::abandon(context, tls);
+    } else if inside(tls) == OUTSIDE {
+        settle_outside(context, tls);
+    }
+    if action.flags & SA_RESETHAND != 0 {
+        actions::reset(signal, &action);
+    }
+    action.handler
+}

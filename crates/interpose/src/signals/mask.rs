@@ -1,0 +1,161 @@
+//! Signal masks: the program's, in which the virtual signals may be blocked, and the kernel's, in which they never are.
+
+use super::{ALL, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, VIRTUAL, bit};
+use crate::entry::tls::{PENDING_MASK, PENDING_NONE, Tls};
+use crate::usercopy;
+use crate::{Call, RESTART, raw};
+
+const EFAULT: i64 = -14;
+const EINVAL: i64 = -22;
+const SET_SIZE: u64 = 8;
+
+/// The program's rt_sigprocmask.
+pub fn serve(tls: &mut Tls, args: [u64; 6]) -> i64 {
+    let [how, set, old, size, ..] = args;
+    if size != SET_SIZE {
+        return EINVAL;
+    }
+    let how = how & 0xffff_ffff;
+    let wanted = if set == 0 {
+        None
+    } else {
+        let Ok(wanted) = usercopy::read::<u64>(set) else { return EFAULT };
+        if how > SIG_SETMASK {
+            return EINVAL;
+        }
+        Some(wanted)
+    };
+    let previous = match change(tls, how, wanted.map(|wanted| wanted & !VIRTUAL)) {
+        Ok(previous) => previous | tls.virtual_mask,
+        Err(errno) => return errno,
+    };
+    if let Some(wanted) = wanted {
+        tls.virtual_mask = combined(how, tls.virtual_mask, wanted) & VIRTUAL;
+        raise_unblocked(tls);
+    }
+    if old != 0 && usercopy::write(old, &previous).is_err() {
+        return EFAULT;
+    }
+    0
+}
+
+fn combined(how: u64, mask: u64, set: u64) -> u64 {
+    match how {
+        SIG_BLOCK => mask | set,
+        SIG_UNBLOCK => mask & !set,
+        _ => set,
+    }
+}
+
+/// Changes the program's mask of real signals. While a signal is held back the kernel's mask is not the program's.
+fn change(tls: &mut Tls, how: u64, set: Option<u64>) -> Result<u64, i64> {
+    loop {
+        if pending(tls) != PENDING_NONE {
+            let previous = tls.mask;
+            if let Some(set) = set {
+                tls.mask = combined(how, previous, set);
+            }
+            return Ok(previous);
+        }
+        let set_pointer = set.as_ref().map_or(0, |set| (&raw const *set) as u64);
+        let mut previous = 0_u64;
+        // SAFETY: the masks are ours. A signal that comes before the kernel has begun ends this with `RESTART`, and
+        // then the mask to change is the noted one.
+        let result = unsafe {
+            raw::interruptible(
+                SYS_RT_SIGPROCMASK,
+                [how, set_pointer, (&raw mut previous) as u64, SET_SIZE, 0, 0],
+            )
+        };
+        match result {
+            RESTART => {}
+            0 => return Ok(previous),
+            errno => return Err(errno),
+        }
+    }
+}
+
+/// A signal may be noted at any instruction.
+fn pending(tls: &Tls) -> u8 {
+    // SAFETY: a plain byte of this thread.
+    unsafe { (&raw const tls.pending).read_volatile() }
+}
+
+/// Virtual signals that processes sent while they were blocked.
+fn raise_unblocked(tls: &mut Tls) {
+    let ready = tls.virtual_pending & !tls.virtual_mask;
+    tls.virtual_pending &= !ready;
+    for signal in (1..=64).filter(|signal| ready & bit(*signal) != 0) {
+        // SAFETY: our wrapper is the action; inside, it notes the signal.
+        unsafe { super::raise(signal) };
+    }
+}
+
+/// Blocks all signals; the call is then left by a signal frame that restores the program's mask.
+pub fn block_all(tls: &mut Tls) {
+    let mut previous = 0_u64;
+    // SAFETY: the masks are ours.
+    unsafe {
+        raw::syscall4(
+            SYS_RT_SIGPROCMASK,
+            SIG_SETMASK,
+            (&raw const ALL) as u64,
+            (&raw mut previous) as u64,
+            SET_SIZE,
+        );
+    }
+    if pending(tls) == PENDING_NONE {
+        tls.mask = previous;
+        tls.pending = PENDING_MASK;
+    }
+}
+
+/// Sets the kernel's mask.
+pub fn set_native(mask: u64) {
+    // SAFETY: the mask is ours.
+    unsafe { raw::syscall4(SYS_RT_SIGPROCMASK, SIG_SETMASK, (&raw const mask) as u64, 0, SET_SIZE) };
+}
+
+/// The kernel's mask.
+pub fn native() -> u64 {
+    let mut mask = 0_u64;
+    // SAFETY: the mask is ours.
+    unsafe { raw::syscall4(SYS_RT_SIGPROCMASK, SIG_BLOCK, 0, (&raw mut mask) as u64, SET_SIZE) };
+    mask
+}
+
+/// Takes over the mask this thread started with: what the image before it had blocked is blocked virtually.
+pub fn adopt(tls: &mut Tls) {
+    let inherited = native();
+    if inherited & VIRTUAL != 0 {
+        tls.virtual_mask = inherited & VIRTUAL;
+        set_native(inherited & !VIRTUAL);
+    }
+}
+
+/// A call that waits with a mask: puts a mask without the virtual signals in its place.
+pub fn filter(tls: &mut Tls, call: &mut Call, argument: usize, pair: bool) {
+    let pointer = call.args[argument];
+    if pointer == 0 {
+        return;
+    }
+    let copy = (&raw mut tls.mask_copy) as u64;
+    // What cannot be read is left to the kernel to complain about.
+    if pair {
+        let Ok([mask, size]) = usercopy::read::<[u64; 2]>(pointer) else { return };
+        if mask == 0 {
+            return;
+        }
+        let Ok(mask) = usercopy::read::<u64>(mask) else { return };
+        if mask & VIRTUAL != 0 {
+            tls.mask_copy = [mask & !VIRTUAL, copy, size, 0];
+            call.args[argument] = copy + 8;
+        }
+    } else {
+        let Ok(mask) = usercopy::read::<u64>(pointer) else { return };
+        if mask & VIRTUAL != 0 {
+            tls.mask_copy[0] = mask & !VIRTUAL;
+            call.args[argument] = copy;
+        }
+    }
+}

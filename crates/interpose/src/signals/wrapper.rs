@@ -1,0 +1,64 @@
+//! The handler the kernel knows.
+
+use core::arch::global_asm;
+
+global_asm!(
+    ".pushsection .text.interpose_signal,\"ax\",@progbits",
+    ".p2align 4",
+    ".hidden interpose_signal",
+    ".globl interpose_signal",
+    ".type interpose_signal,@function",
+    "interpose_signal:",
+    ".cfi_startproc",
+    "push rdi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rsi",
+    ".cfi_adjust_cfa_offset 8",
+    "push rdx",
+    ".cfi_adjust_cfa_offset 8",
+    "call {on_signal}",
+    "mov r11, rax",
+    "pop rdx",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rsi",
+    ".cfi_adjust_cfa_offset -8",
+    "pop rdi",
+    ".cfi_adjust_cfa_offset -8",
+    // As the kernel would: no vector arguments.
+    "xor eax, eax",
+    "test r11, r11",
+    "je 2f",
+    "jmp r11",
+    "2:",
+    "ret",
+    ".cfi_endproc",
+    ".size interpose_signal, . - interpose_signal",
+    // The bytes that unwinders know; in our text, from which dispatch lets calls through.
+    ".p2align 4",
+    "nop",
+    ".hidden interpose_restorer",
+    ".globl interpose_restorer",
+    ".type interpose_restorer,@function",
+    "interpose_restorer:",
+    ".byte 0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00",
+    ".byte 0x0f, 0x05",
+    "ud2",
+    ".size interpose_restorer, . - interpose_restorer",
+    ".popsection",
+    on_signal = sym super::deliver::on_signal,
+);
+
+unsafe extern "C" {
+    fn interpose_signal();
+    fn interpose_restorer();
+}
+
+/// Where the kernel delivers.
+pub fn address() -> u64 {
+    interpose_signal as *const () as u64
+}
+
+/// Where our own handlers return to.
+pub fn restorer() -> u64 {
+    interpose_restorer as *const () as u64
+}

@@ -1,0 +1,160 @@
+//! What the entry's assembly looks at to decide about a call.
+
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use crate::{Config, FD_STATES, Interest, NUMBERS};
+
+/// Classes of numbers. 0 goes to the kernel.
+pub const NEVER: u8 = 0;
+pub const BY_FD: u8 = 1;
+pub const WHILE_SERVING: u8 = 2;
+pub const ALWAYS: u8 = 3;
+/// Only made inside.
+pub const INNER_ONLY: u8 = 4;
+/// mmap, mprotect, pkey_mprotect: with PROT_EXEC in the third argument.
+pub const EXECUTABLE: u8 = 5;
+/// rt_sigprocmask.
+pub const MASK_CHANGE: u8 = 6;
+/// A signal mask to wait with, in the register named.
+pub const MASK_RDI: u8 = 7;
+pub const MASK_R10: u8 = 8;
+pub const MASK_R8: u8 = 9;
+/// A pointer to (mask pointer, size) in r9: pselect6.
+pub const MASK_PAIR_R9: u8 = 10;
+
+/// Offsets in the table from a number's class: whether calls made inside are of interest,
+/// and what the host's interest alone would be.
+pub const INNER: usize = NUMBERS;
+pub const HOST_CLASS: usize = 2 * NUMBERS;
+
+/// Three bytes for each number: class, inner, host class.
+pub type Classes = [AtomicU8; 3 * NUMBERS];
+
+static TABLE: Classes = [const { AtomicU8::new(0) }; 3 * NUMBERS];
+static NO_STATES: [AtomicU8; FD_STATES] = [const { AtomicU8::new(0) }; FD_STATES];
+static NOT_SERVING: AtomicU8 = AtomicU8::new(0);
+
+/// Where the table is (assembly adds to it; it cannot take an address and an index in one register).
+pub static CLASSES: AtomicPtr<Classes> = AtomicPtr::new((&raw const TABLE).cast_mut());
+pub static FD_STATE_BYTES: AtomicPtr<[AtomicU8; FD_STATES]> =
+    AtomicPtr::new((&raw const NO_STATES).cast_mut());
+pub static SERVING: AtomicPtr<AtomicU8> = AtomicPtr::new((&raw const NOT_SERVING).cast_mut());
+/// Not zero when sites that are not ours have to be kept from dispatch.
+pub static DISPATCHING: AtomicU8 = AtomicU8::new(0);
+/// The text from which dispatch lets calls through.
+pub static DISPATCH_START: AtomicU64 = AtomicU64::new(0);
+pub static DISPATCH_LENGTH: AtomicU64 = AtomicU64::new(0);
+/// Where `errno` is, relative to the thread pointer.
+pub static ERRNO_OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// What this crate itself has to do with a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Own {
+    /// rt_sigaction.
+    Action,
+    /// rt_sigprocmask.
+    Mask,
+    /// sigaltstack.
+    AltStack,
+    /// Waits with a signal mask named by this argument, directly or by a pair.
+    Wait { argument: usize, pair: bool },
+    /// fork, vfork, clone, clone3.
+    Fork,
+    /// execve, execveat.
+    Exec,
+    /// exit.
+    Exit,
+    /// mmap, mprotect, pkey_mprotect.
+    Executable,
+}
+
+/// See [`Own`].
+#[inline]
+pub const fn own(nr: u32) -> Option<Own> {
+    Some(match nr {
+        9 | 10 | 329 => Own::Executable,
+        13 => Own::Action,
+        14 => Own::Mask,
+        56 | 57 | 58 | 435 => Own::Fork,
+        59 | 322 => Own::Exec,
+        60 => Own::Exit,
+        130 => Own::Wait { argument: 0, pair: false },
+        131 => Own::AltStack,
+        270 => Own::Wait { argument: 5, pair: true },
+        271 => Own::Wait { argument: 3, pair: false },
+        281 | 441 => Own::Wait { argument: 4, pair: false },
+        _ => return None,
+    })
+}
+
+const fn own_class(own: Own) -> u8 {
+    match own {
+        Own::Executable => EXECUTABLE,
+        Own::Mask => MASK_CHANGE,
+        Own::Wait { pair: true, .. } => MASK_PAIR_R9,
+        Own::Wait { argument: 0, .. } => MASK_RDI,
+        Own::Wait { argument: 3, .. } => MASK_R10,
+        Own::Wait { .. } => MASK_R8,
+        Own::Action | Own::AltStack | Own::Fork | Own::Exec | Own::Exit => ALWAYS,
+    }
+}
+
+const fn host_class(interest: Interest) -> u8 {
+    match interest {
+        Interest::Never => NEVER,
+        Interest::ByFd => BY_FD,
+        Interest::WhileServing => WHILE_SERVING,
+        Interest::Always => ALWAYS,
+    }
+}
+
+/// Fills the table. Called before any site leads to the entry.
+pub fn fill(config: &Config) {
+    if let Some(states) = config.fd_states {
+        FD_STATE_BYTES.store((&raw const *states).cast_mut(), Relaxed);
+    }
+    if let Some(serving) = config.serving {
+        SERVING.store((&raw const *serving).cast_mut(), Relaxed);
+    }
+    for (nr, (interest, inner)) in config.interests.iter().zip(config.inner).enumerate() {
+        let host = host_class(*interest);
+        let class = match own(nr as u32) {
+            // The host's interest is looked at again once it is known that ours is not all.
+            Some(Own::Wait { .. }) if host != NEVER => ALWAYS,
+            Some(own) => own_class(own),
+            None if host == NEVER && inner => INNER_ONLY,
+            None => host,
+        };
+        let own_inner = matches!(own(nr as u32), Some(Own::Action | Own::Mask | Own::Fork | Own::Executable));
+        TABLE[nr].store(class, Relaxed);
+        TABLE[INNER + nr].store(u8::from(inner) << 1 | u8::from(own_inner), Relaxed);
+        TABLE[HOST_CLASS + nr].store(host, Relaxed);
+    }
+}
+
+/// Whether the host wants a call of this number with these arguments.
+pub fn host_interested(nr: u32, args: &[u64; 6]) -> bool {
+    match TABLE[HOST_CLASS + nr as usize].load(Relaxed) {
+        NEVER => false,
+        BY_FD => !foreign(args[0] as u32),
+        // SAFETY: the host's byte, static.
+        WHILE_SERVING => unsafe { (*SERVING.load(Relaxed)).load(Relaxed) != 0 },
+        _ => true,
+    }
+}
+
+/// Whether the host wants calls of this number that are made inside.
+pub fn host_inner(nr: u32) -> bool {
+    TABLE[INNER + nr as usize].load(Relaxed) & 2 != 0
+}
+
+fn foreign(fd: u32) -> bool {
+    // SAFETY: the host's array, static.
+    let states = unsafe { &*FD_STATE_BYTES.load(Relaxed) };
+    states.get(fd as usize).is_some_and(|state| state.load(Relaxed) == crate::FD_FOREIGN)
+}
+
+/// Whether a call of this number is of interest to anybody, whatever its arguments.
+pub fn of_interest(nr: u32) -> bool {
+    (nr as usize) < NUMBERS && TABLE[nr as usize].load(Relaxed) != NEVER
+}
