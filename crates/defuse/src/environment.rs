@@ -42,12 +42,14 @@ impl Inheritance {
         let process = self.process.map_or(0, ProcessId::to_bits);
         let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
         let (soft, hard) = self.nofile;
-        let numbers = format!("{process} {} {token} {soft} {hard} {} ", u8::from(self.serving), self.cwd.len());
+        let numbers =
+            format!("{process} {} {token} {soft} {hard} {} ", u8::from(self.serving), self.cwd.len());
         [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, b"\0"].concat()
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
-        let mut words = text.splitn(7, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
+        let mut words =
+            text.splitn(7, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let process = number()?;
         let serving = number()? != 0;

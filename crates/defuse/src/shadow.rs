@@ -238,13 +238,8 @@ fn held_anywhere(process: &Process, slot: SlotId) -> bool {
 }
 
 fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
-    let mut lock = sys::flock {
-        l_type: kind as _,
-        l_whence: sys::SEEK_SET as _,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let mut lock =
+        sys::flock { l_type: kind as _, l_whence: sys::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
     let lock_pointer = (&raw mut lock) as u64;
     native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;
     Ok(lock.l_type as u32)

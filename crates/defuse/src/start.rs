@@ -167,7 +167,9 @@ fn current_umask() -> u32 {
 /// Takes over what the previous image of this process left.
 fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), Box<dyn std::error::Error>> {
     let pid = native::raw_call(sys::__NR_getpid, [0; 6]) as u32;
-    let known = left.and_then(|left| left.process).filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
+    let known = left
+        .and_then(|left| left.process)
+        .filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
     match known {
         Some(me) => process.set_me(me),
         None => process.register(),
@@ -232,7 +234,8 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 }
 
 fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = Config::new().serving(process.serving).dispatch(DispatchPolicy::Auto).fd_states(states());
+    let mut config =
+        Config::new().serving(process.serving).dispatch(DispatchPolicy::Auto).fd_states(states());
     for row in table::rows() {
         config = config.interest(row.nr.into(), row.interest);
     }
