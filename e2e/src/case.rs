@@ -257,7 +257,7 @@ pub fn set_environment(command: &mut Command, place: &Place) {
         .env("FIX", place.root().join("fixtures"))
         .env("HOME", place.home())
         .env("TMPDIR", place.tmp())
-        .env("XDG_RUNTIME_DIR", place.run_dir())
+        .env("DEFUSE_RUN_DIR", place.run_dir())
         .env(leftover::MARKER, place.root())
         .envs([("LC_ALL", "C"), ("TZ", "UTC"), ("TERM", "dumb"), ("USER", "tester")]);
     for name in ["DEFUSE_LOG", "DEFUSE_LINUX_SOURCE"] {

@@ -20,6 +20,7 @@
 //!
 //! `DEFUSE_E2E_RUNNER=plain` runs the second pass on a plain directory, too: it tells whether a script is
 //! deterministic at all. `DEFUSE_E2E_KEEP=1` keeps the folders of failed cases.
+//! `DEFUSE_E2E_LIMIT=SECONDS` shortens the time after which a run is killed.
 
 #![forbid(unsafe_code)]
 

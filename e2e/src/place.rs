@@ -1,8 +1,8 @@
 //! Where the folders of a case lie.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{StatVfsMountFlags, statvfs};
@@ -39,8 +39,10 @@ impl Place {
         for dir in folders.into_iter().chain([place.plain_mnt(), place.plain_out()]) {
             fs::create_dir(dir)?;
         }
-        // Session folders are trusted only in a directory that nobody else can enter.
-        fs::set_permissions(place.run_dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        // A program that drops its privileges must still reach all this.
+        for dir in [place.root(), place.outside.path()] {
+            fs::set_permissions(dir, Permissions::from_mode(0o755))?;
+        }
         Ok(place)
     }
 
@@ -68,7 +70,7 @@ impl Place {
     pub fn tmp(&self) -> PathBuf {
         self.root().join("tmp")
     }
-    /// `XDG_RUNTIME_DIR` of the script.
+    /// Where sessions are kept, `DEFUSE_RUN_DIR`.
     pub fn run_dir(&self) -> PathBuf {
         self.root().join("run")
     }

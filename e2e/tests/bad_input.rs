@@ -34,6 +34,15 @@ fn plugin_file(session: &Session, name: &str, content: &[u8]) -> (PathBuf, Strin
     (path, argument)
 }
 
+/// Where the last segment that is loaded ends: a file cut behind it, in its symbols, is still whole for the loader.
+fn end_of_loaded_part(elf: &[u8]) -> usize {
+    let word = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap()) as usize;
+    let half = |at: usize| usize::from(u16::from_le_bytes(elf[at..at + 2].try_into().unwrap()));
+    let headers = (0..half(56)).map(|index| word(32) + index * half(54));
+    // p_type 1 is PT_LOAD; p_offset and p_filesz follow at 8 and 32.
+    headers.filter(|&at| elf[at] == 1).map(|at| word(at + 8) + word(at + 32)).max().unwrap()
+}
+
 fn passthrough_bytes() -> Vec<u8> {
     fs::read(Product::get().plugin("passthrough")).unwrap()
 }
@@ -53,7 +62,8 @@ fn missing_plugin_is_named() {
 fn truncated_plugin_is_refused() {
     let Some(session) = Session::new() else { return };
     let whole = passthrough_bytes();
-    for length in [0, 3, 64, 1000, whole.len() / 2] {
+    let loaded = end_of_loaded_part(&whole);
+    for length in [0, 3, 64, 1000, loaded / 2, loaded - 4097] {
         let (path, argument) = plugin_file(&session, "truncated.so", &whole[..length]);
         assert_refused(&mount(&session, &argument), &[path.to_str().unwrap()]);
     }
@@ -124,12 +134,11 @@ fn nonsense_mount_arguments_are_refused() {
         format!("=passthrough:{backend}"),
         format!("{mnt}:passthrough={backend}"),
         format!("{mnt}=passthrough,nosuchoption:{backend}"),
-        format!("{mnt}=passthrough,:{backend}"),
     ];
     for argument in arguments {
         let outcome = mount(&session, &argument);
-        assert_refused(&outcome, &[]);
-        assert!(!outcome.stderr.is_empty(), "{argument:?} is refused without a word");
+        assert!(!outcome.end.is_success(), "{argument:?} is taken");
+        assert_refused(&outcome, &["defuse"]);
     }
     session.assert_nothing_left();
 }
@@ -174,7 +183,7 @@ fn command_line_errors_are_those_of_a_good_tool() {
     assert_refused(&session.defuse(["nosuchcommand"]), &["nosuchcommand"]);
     assert_refused(&session.defuse(["run", "--nosuchoption"]), &["--nosuchoption"]);
     assert_refused(&session.defuse(["run", "-m"]), &["-m"]);
-    assert_refused(&session.defuse::<&str>([]), &["run"]);
+    assert_refused(&session.defuse::<&str>([]), &["command"]);
     let help = session.defuse(["--help"]);
     assert!(help.end.is_success() && help.stdout_text().contains("run"), "{}", help.stderr_text());
     assert!(session.defuse(["--version"]).stdout_text().starts_with("defuse "));
@@ -304,7 +313,7 @@ fn session_folder_of_somebody_else_is_not_used() {
     fs::create_dir(&foreign).unwrap();
     std::os::unix::fs::chown(&foreign, Some(12345), Some(12345)).unwrap();
     let mut command = session.command(["run", "-m", &argument, "--", "bash", "-c", "cd $MNT; echo x >f; cat f"]);
-    let outcome = session.finish(command.env("XDG_RUNTIME_DIR", &foreign));
+    let outcome = session.finish(command.env("DEFUSE_RUN_DIR", &foreign));
     // Refused or left aside, but never used.
     assert_eq!(fs::read_dir(&foreign).unwrap().count(), 0);
     assert!(!outcome.end.is_success() || outcome.stdout_text() == "x\n", "{}", outcome.stderr_text());

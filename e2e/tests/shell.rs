@@ -297,7 +297,7 @@ END
         cd "$MNT"
         # The descriptor limit is the program's own.
         (ulimit -n 20; ulimit -n
-         n=0; while { exec {fd}>"f$n"; } 2>/dev/null; do n=$((n + 1)); done; echo "$n files"; exit 0)
+         n=0; while [ "$n" -lt 50 ] && { exec {fd}>"f$n"; } 2>/dev/null; do n=$((n + 1)); done; echo "$n files"; exit 0)
         ls | wc -l
         (ulimit -f 1; head -c 1M /dev/zero >big) 2>/dev/null || echo "rc $?"
         stat -c %s big
