@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::Interest::{Always, ByFd, Never};
+use super::Interest::{Always, ByFd, Closes, Never};
 use super::Length::{Arg, Depends, Fixed, Iovec, Text};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
@@ -100,7 +100,7 @@ pub const ROWS: &[Row] = &[
     )
     .fds(&[0])
     .memory(&[InOut(2, Depends)]),
-    Row::new(3, "close", Served, ByFd, "the last close of a description closes the plugin's handle")
+    Row::new(3, "close", Served, Closes, "the last close of a description closes the plugin's handle")
         .fds(&[0]),
     Row::new(
         436,
