@@ -4,8 +4,10 @@ use defuse_e2e::{Case, same_as_plain, script};
 
 /// A Python program that lies outside the mount and runs in the mount's root.
 fn python(text: &str) -> Case {
-    script(format!("cd \"$MNT\"\ncat >\"$OUT/program.py\" <<'PROGRAM'\n{text}\nPROGRAM\npython3 -B \"$OUT/program.py\"\n"))
-        .needs(&["python3"])
+    script(format!(
+        "cd \"$MNT\"\ncat >\"$OUT/program.py\" <<'PROGRAM'\n{text}\nPROGRAM\npython3 -B \"$OUT/program.py\"\n"
+    ))
+    .needs(&["python3"])
 }
 
 same_as_plain! {

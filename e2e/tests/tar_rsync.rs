@@ -63,7 +63,9 @@ same_as_plain! {
 fn real_source_tree() -> Case {
     let given = env::var("DEFUSE_LINUX_SOURCE").is_ok();
     if !given {
-        requirement::note("DEFUSE_LINUX_SOURCE is not set: a generated tree stands in for the kernel's source");
+        requirement::note(
+            "DEFUSE_LINUX_SOURCE is not set: a generated tree stands in for the kernel's source",
+        );
     }
     script(
         r#"
