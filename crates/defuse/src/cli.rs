@@ -38,7 +38,10 @@ fn perform(request: Request) -> Result<i32, Failure> {
         Request::Run(request) => run::run(&request),
         Request::ExecInside(command) => Ok(run::exec_inside(&command)),
         Request::PluginList => print(&plugin::list()),
-        Request::PluginCheck(spec) => plugin::check(&spec),
+        Request::PluginCheck(request) => {
+            let (result, status) = plugin::check(&request)?;
+            print(&result).map(|_| status)
+        }
         Request::Doctor => {
             let report = doctor::examine();
             print(&report.to_string())?;

@@ -5,6 +5,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use stash::{ExecToken, ProcessId};
@@ -16,7 +17,7 @@ use crate::{namei, user};
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
-/// What this image leaves to the next: `PROCESS TOKEN SOFT HARD LENGTH CWD EXE`, see [`Inheritance`].
+/// What this image leaves to the next: `PROCESS SERVING TOKEN SOFT HARD LENGTH CWD EXE`, see [`Inheritance`].
 const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
 
 /// What the previous image left.
@@ -24,6 +25,8 @@ const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
 pub struct Inheritance {
     /// The process in the arena, if it is the same.
     pub process: Option<ProcessId>,
+    /// The previous image has served files, so that FDs of them may be here.
+    pub serving: bool,
     /// Names the list of kept descriptors in the arena.
     pub token: Option<ExecToken>,
     /// RLIMIT_NOFILE as the program saw it.
@@ -39,14 +42,17 @@ impl Inheritance {
         let process = self.process.map_or(0, ProcessId::to_bits);
         let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
         let (soft, hard) = self.nofile;
-        let numbers = format!("{process} {token} {soft} {hard} {} ", self.cwd.len());
+        let numbers =
+            format!("{process} {} {token} {soft} {hard} {} ", u8::from(self.serving), self.cwd.len());
         [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, b"\0"].concat()
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
-        let mut words = text.splitn(6, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
+        let mut words =
+            text.splitn(7, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let process = number()?;
+        let serving = number()? != 0;
         let token = words.next()?.1?;
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let nofile = (number()?, number()?);
@@ -54,6 +60,7 @@ impl Inheritance {
         let (cwd, executable) = words.next()?.0.split_at_checked(cwd_length)?;
         Some(Self {
             process: (process != 0).then(|| ProcessId::from_bits(process as u32)),
+            serving,
             token: if token == "-" { None } else { Some(token.parse().ok()?) },
             nofile,
             cwd: cwd.to_vec(),
@@ -162,6 +169,7 @@ impl Environment {
         let own = (!interpose::in_vfork_child()).then(|| process.me());
         let inheritance = Inheritance {
             process: token.map(ExecToken::process).or(own),
+            serving: process.serving.load(Ordering::Relaxed) != 0,
             token,
             nofile: process.nofile(),
             cwd,
@@ -224,6 +232,7 @@ mod tests {
         fn what_is_left_is_found(cwd in "(/[a-z /]{0,20})?", executable in "(/[a-z /]{0,20})?", soft: u64, hard: u64, process: u32) {
             let left = Inheritance {
                 process: (process != 0).then(|| ProcessId::from_bits(process)),
+                serving: soft % 2 == 1,
                 token: None,
                 nofile: (soft, hard),
                 cwd: cwd.into_bytes(),
@@ -237,7 +246,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_inheritance() {
-        for text in ["", "-", "1 -", "1 - a b 0 ", "1 x-y-z 1 2 0 ", "1 - 1 2 9 /", "1 - 1 2"] {
+        for text in ["", "-", "1 0 -", "1 0 - a b 0 ", "1 0 x-y-z 1 2 0 ", "1 0 - 1 2 9 /", "1 0 - 1 2"] {
             assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
         }
     }

@@ -155,7 +155,8 @@ impl OpenFile {
 
     /// Whether reading is allowed by how it was opened.
     pub fn readable(&self) -> bool {
-        self.open_flags & (sys::O_ACCMODE | sys::O_PATH) != sys::O_WRONLY && self.open_flags & sys::O_PATH == 0
+        self.open_flags & (sys::O_ACCMODE | sys::O_PATH) != sys::O_WRONLY
+            && self.open_flags & sys::O_PATH == 0
     }
 
     /// Whether writing is allowed by how it was opened.

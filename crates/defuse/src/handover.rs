@@ -61,7 +61,9 @@ pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
         }
         saved.push(file.slot);
         match save(file) {
-            Ok(kept) => entries.extend(kept.iter().map(|&fd| ExecEntry { fd: fd as u32, slot: file.slot, cloexec })),
+            Ok(kept) => {
+                entries.extend(kept.iter().map(|&fd| ExecEntry { fd: fd as u32, slot: file.slot, cloexec }))
+            }
             // The next image opens it again by its path.
             Err(error) => trace::debug(format_args!("a file cannot be saved for exec: {error}")),
         }
@@ -114,7 +116,9 @@ pub fn restore(process: &'static Process, slot: SlotId) -> Result<OpenFile, Errn
     let opened = match restore_saved(process, instance, slot) {
         Ok(opened) => opened,
         Err(error) => {
-            trace::debug(format_args!("{slot:?} is opened by its path, since it cannot be restored: {error}"));
+            trace::debug(format_args!(
+                "{slot:?} is opened by its path, since it cannot be restored: {error}"
+            ));
             let mut buffer = [0; PATH_MAX + 1];
             let length = shared.path(&mut buffer[..PATH_MAX]).map_err(stash_errno)?.len();
             buffer[length] = 0;

@@ -10,7 +10,6 @@ mod file;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;
-#[allow(unsafe_code)]
 pub mod log;
 mod mount;
 pub mod mounts;

@@ -10,7 +10,8 @@ mod line;
 mod target;
 
 use std::fmt;
-use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -62,14 +63,13 @@ impl Level {
 
 /// The level in force.
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
-/// Where lines go; null until [`init`]: to standard error. A target once set is never freed.
-static TARGET: AtomicPtr<LogTarget> = AtomicPtr::new(std::ptr::null_mut());
+/// Where lines go; standard error until [`init`] says otherwise. Reading it takes no lock.
+static TARGET: OnceLock<LogTarget> = OnceLock::new();
 
-/// From now on logs as `target` says. Each call keeps its target for the rest of the process: meant for the start of a process.
+/// From now on logs as `target` says. Meant for the start of a process: a second call changes the level only.
 pub fn init(target: LogTarget) {
-    let level = target.level;
-    TARGET.store(Box::into_raw(Box::new(target)), Ordering::Release);
-    LEVEL.store(level as u8, Ordering::Relaxed);
+    LEVEL.store(target.level as u8, Ordering::Relaxed);
+    let _ = TARGET.set(target);
 }
 
 /// Whether lines of `level` are written: one load. Ask it before putting an expensive line together.
@@ -83,10 +83,7 @@ pub fn line(level: Level, text: fmt::Arguments<'_>) {
     if !enabled(level) {
         return;
     }
-    let target = TARGET.load(Ordering::Acquire);
-    // SAFETY: the pointer is null or came from Box::into_raw in `init`, and what it points to is never changed or freed.
-    let target = unsafe { target.as_ref() };
-    target::write(target, line::compose(level, text).as_bytes());
+    target::write(TARGET.get(), line::compose(level, text).as_bytes());
 }
 
 /// What a served call was about.

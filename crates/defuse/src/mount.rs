@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use plugin_abi::{Capabilities, Instance, Plugin};
 use rustix::io::Errno;
 
-use crate::trace;
 use crate::sync::Lock;
+use crate::trace;
 
 /// A mount of the session.
 pub struct Mount {
@@ -61,7 +61,11 @@ impl Mount {
             Errno::IO
         })?;
         plugin.instantiate(&self.point, &self.backend, &self.options, trace::HOST).map_err(|error| {
-            trace::error(format_args!("cannot mount {} on {:?}: {error}", self.library.display(), self.point));
+            trace::error(format_args!(
+                "cannot mount {} on {:?}: {error}",
+                self.library.display(),
+                self.point
+            ));
             Errno::from_raw_os_error(error.errno.raw())
         })
     }

@@ -48,7 +48,10 @@ impl Spot {
     }
 
     /// Runs an operation of the plugin here.
-    pub fn call<R>(&self, operation: impl FnOnce(&Instance, &MountPath) -> plugin_abi::Result<R>) -> Result<R, Errno> {
+    pub fn call<R>(
+        &self,
+        operation: impl FnOnce(&Instance, &MountPath) -> plugin_abi::Result<R>,
+    ) -> Result<R, Errno> {
         operation(self.mount.instance()?, self.path()).map_err(plugin_errno)
     }
 
@@ -129,7 +132,11 @@ impl PathArgument {
 
     /// Whether the kernel, given this path as it is, would meet a symbolic link.
     pub fn meets_link(&self) -> bool {
-        let how = OpenHow { flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_NOFOLLOW), mode: 0, resolve: NO_SYMLINKS };
+        let how = OpenHow {
+            flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_NOFOLLOW),
+            mode: 0,
+            resolve: NO_SYMLINKS,
+        };
         match open_how(self.dirfd, &self.text, &how) {
             Ok(fd) => {
                 native::close(fd);
@@ -145,7 +152,9 @@ impl PathArgument {
         }
         let base = match self.base(process)? {
             Base::Path(path) => path,
-            Base::Elsewhere if walk.is_none() && !has_dot_dot(&self.text) => return Ok(Located::Native(None)),
+            Base::Elsewhere if walk.is_none() && !has_dot_dot(&self.text) => {
+                return Ok(Located::Native(None));
+            }
             Base::Elsewhere => fd_path(self.dirfd)?,
         };
         let links = NamespaceLinks { process };
@@ -222,7 +231,8 @@ pub fn absolute(process: &Process, mount: usize, below: &[u8]) -> Result<PathByt
 
 fn kernel_cwd() -> Result<PathBytes, Errno> {
     let mut buffer = [0u8; PATH_MAX];
-    let length = native::checked(sys::__NR_getcwd, [buffer.as_mut_ptr() as u64, PATH_MAX as u64, 0, 0, 0, 0])?;
+    let length =
+        native::checked(sys::__NR_getcwd, [buffer.as_mut_ptr() as u64, PATH_MAX as u64, 0, 0, 0, 0])?;
     // Unreachable directories read as "(unreachable)/...", unlinked ones fail: neither leads to a mount.
     PathBytes::try_from(&buffer[..(length as usize).saturating_sub(1)]).map_err(|_| Errno::NAMETOOLONG)
 }
@@ -246,8 +256,10 @@ fn has_dot_dot(path: &[u8]) -> bool {
 /// Reads the link at the NUL-terminated `path`.
 fn read_kernel_link(path: *const u8, target: &mut PathBytes) -> Result<(), Errno> {
     let mut buffer = [0u8; PATH_MAX];
-    let length =
-        native::checked(sys::__NR_readlink, [path as u64, buffer.as_mut_ptr() as u64, PATH_MAX as u64 - 1, 0, 0, 0])?;
+    let length = native::checked(
+        sys::__NR_readlink,
+        [path as u64, buffer.as_mut_ptr() as u64, PATH_MAX as u64 - 1, 0, 0, 0],
+    )?;
     target.clear();
     target.try_extend_from_slice(&buffer[..length as usize]).map_err(|_| Errno::NAMETOOLONG)
 }
@@ -260,7 +272,11 @@ struct NamespaceLinks {
 impl Links for NamespaceLinks {
     fn read(&self, path: &[u8], inside: Option<(usize, &[u8])>, target: &mut PathBytes) -> Result<(), Errno> {
         if let Some((mount, below)) = inside {
-            let spot = Spot::new(&self.process.mounts[mount], PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?, false)?;
+            let spot = Spot::new(
+                &self.process.mounts[mount],
+                PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?,
+                false,
+            )?;
             let mut buffer = [0u8; PATH_MAX];
             let length = spot.call(|instance, path| instance.readlink(path, &mut buffer[..PATH_MAX - 1]))?;
             return target.try_extend_from_slice(&buffer[..length]).map_err(|_| Errno::NAMETOOLONG);
@@ -282,7 +298,11 @@ impl Links for NamespaceLinks {
             let below = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;
             return Spot::new(&self.process.mounts[mount], below, true)?.check_directory();
         }
-        let how = OpenHow { flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY), mode: 0, resolve: 0 };
+        let how = OpenHow {
+            flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY),
+            mode: 0,
+            resolve: 0,
+        };
         let fd = open_how(sys::AT_FDCWD, path, &how)?;
         native::close(fd);
         Ok(())
@@ -291,7 +311,8 @@ impl Links for NamespaceLinks {
 
 /// What a link of /proc reads as, if it is about something served: an open file, the working directory, the program.
 pub fn magic_link(process: &'static Process, path: &[u8]) -> Result<Option<PathBytes>, Errno> {
-    let Some(name) = path.strip_prefix(b"/proc/self/").or_else(|| path.strip_prefix(b"/proc/thread-self/")) else {
+    let Some(name) = path.strip_prefix(b"/proc/self/").or_else(|| path.strip_prefix(b"/proc/thread-self/"))
+    else {
         return Ok(None);
     };
     match name {

@@ -23,7 +23,11 @@ pub fn raw_call(nr: u32, args: [u64; 6]) -> i64 {
 /// As [`raw_call`], telling errors from values.
 pub fn checked(nr: u32, args: [u64; 6]) -> Result<u64, Errno> {
     let result = raw_call(nr, args);
-    if (-4095..0).contains(&result) { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as u64) }
+    if (-4095..0).contains(&result) {
+        Err(Errno::from_raw_os_error(-result as i32))
+    } else {
+        Ok(result as u64)
+    }
 }
 
 /// fstat(2).

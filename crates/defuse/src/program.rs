@@ -81,7 +81,8 @@ pub fn header_of(dirfd: RawFd, path: &[u8]) -> Header {
         return Header::Other;
     };
     let mut start = [0; HEADER];
-    let count = native::raw_call(sys::__NR_pread64, [fd as u64, start.as_mut_ptr() as u64, HEADER as u64, 0, 0, 0]);
+    let count =
+        native::raw_call(sys::__NR_pread64, [fd as u64, start.as_mut_ptr() as u64, HEADER as u64, 0, 0, 0]);
     native::close(fd);
     Header::parse(&start[..count.max(0) as usize]).unwrap_or(Header::Other)
 }
@@ -227,7 +228,11 @@ mod tests {
     #[case("#! /bin/sh -e -x \n", "/bin/sh", Some("-e -x"))]
     #[case("#!\t/usr/bin/env\tpython3 -u\n", "/usr/bin/env", Some("python3 -u"))]
     #[case("#!/bin/cat", "/bin/cat", None)]
-    fn scripts_are_read_as_the_kernel_does(#[case] text: &str, #[case] interpreter: &str, #[case] option: Option<&str>) {
+    fn scripts_are_read_as_the_kernel_does(
+        #[case] text: &str,
+        #[case] interpreter: &str,
+        #[case] option: Option<&str>,
+    ) {
         let expected = Header::Script {
             interpreter: interpreter.into(),
             option: option.map(|option| option.as_bytes().to_vec()),

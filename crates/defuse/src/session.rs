@@ -32,7 +32,7 @@ mod trust;
 pub use config::{Mount, Nofile, SessionConfig};
 pub use create::{Session, SessionSpec};
 pub use error::SessionError;
-pub use mount::{PluginSearch, find_plugin, resolve_mounts};
+pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
 pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
 pub use run_directory::{RunDirectory, choose_run_directory};

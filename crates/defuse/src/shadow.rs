@@ -140,18 +140,6 @@ pub fn sweep(process: &'static Process) {
 /// The file behind `fd`, which is the shadow of `slot`, rebuilt for this process. The caller holds the
 /// rebuilding lock.
 pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
-    let file = match handover::restore(process, slot) {
-        Ok(file) => file,
-        Err(error) => {
-            trace::error(format_args!("cannot rebuild the file behind FD {fd}: {error}"));
-            return Owner::Foreign;
-        }
-    };
-    if interpose::in_vfork_child() {
-        return Owner::Served(FileRef::Alone(Box::new(file)));
-    }
-    let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
-    let cloexec = flags & i64::from(sys::FD_CLOEXEC) != 0;
     // The same description may be known by another number already.
     let mut known = None;
     process.files.for_each(|number, other, _| {
@@ -159,15 +147,35 @@ pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
             known = Some(number);
         }
     });
-    let entered = match known.and_then(|number| process.files.get(number)) {
-        Some(same) => process.files.insert_shared(fd, &same, cloexec),
-        None => process.files.insert(fd, file, cloexec),
+    let known = known.and_then(|number| process.files.get(number));
+    if interpose::in_vfork_child() {
+        // The parent's handle is as good, and its memory is ours.
+        if let Some(file) = known {
+            return Owner::Served(FileRef::Entered(file));
+        }
+    }
+    let entered = match &known {
+        Some(same) => process.files.insert_shared(fd, same, is_cloexec(fd)),
+        None => match handover::restore(process, slot) {
+            Ok(file) if interpose::in_vfork_child() => return Owner::Served(FileRef::Alone(Box::new(file))),
+            Ok(file) => process.files.insert(fd, file, is_cloexec(fd)),
+            Err(error) => {
+                trace::error(format_args!("cannot rebuild the file behind FD {fd}: {error}"));
+                return Owner::Foreign;
+            }
+        },
     };
     if entered.is_err() {
         return Owner::Foreign;
     }
     STATES.set(fd, fdtable::FdState::Served);
+    process.serving.store(1, Ordering::Release);
     process.files.get(fd).map_or(Owner::Foreign, |file| Owner::Served(FileRef::Entered(file)))
+}
+
+fn is_cloexec(fd: RawFd) -> bool {
+    let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
+    flags & i64::from(sys::FD_CLOEXEC) != 0
 }
 
 fn open_placeholder(process: &Process) -> Result<RawFd, Errno> {
@@ -230,13 +238,8 @@ fn held_anywhere(process: &Process, slot: SlotId) -> bool {
 }
 
 fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
-    let mut lock = sys::flock {
-        l_type: kind as _,
-        l_whence: sys::SEEK_SET as _,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
+    let mut lock =
+        sys::flock { l_type: kind as _, l_whence: sys::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
     let lock_pointer = (&raw mut lock) as u64;
     native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;
     Ok(lock.l_type as u32)

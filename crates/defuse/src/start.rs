@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::FdTable;
 use interpose::{Config, DispatchPolicy};
@@ -167,17 +167,20 @@ fn current_umask() -> u32 {
 /// Takes over what the previous image of this process left.
 fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), Box<dyn std::error::Error>> {
     let pid = native::raw_call(sys::__NR_getpid, [0; 6]) as u32;
-    let known = left.and_then(|left| left.process).filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
+    let known = left
+        .and_then(|left| left.process)
+        .filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
     match known {
         Some(me) => process.set_me(me),
         None => process.register(),
     }
     let Some(left) = left else { return Ok(()) };
+    process.serving.store(left.serving.into(), Ordering::Relaxed);
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
         *process.cwd.lock() = Cwd::Served { mount, path };
-        process.nowhere.store(true, std::sync::atomic::Ordering::Relaxed);
+        process.nowhere.store(true, Ordering::Relaxed);
     }
     if let Some(token) = left.token {
         let mut kept = Vec::new();
@@ -231,7 +234,8 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 }
 
 fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
-    let mut config = Config::new().serving(process.serving).dispatch(DispatchPolicy::Auto).fd_states(states());
+    let mut config =
+        Config::new().serving(process.serving).dispatch(DispatchPolicy::Auto).fd_states(states());
     for row in table::rows() {
         config = config.interest(row.nr.into(), row.interest);
     }

@@ -25,8 +25,12 @@ pub fn debug(text: fmt::Arguments<'_>) {
 /// What plugins log to.
 pub const HOST: Host = Host::new(&RAW_HOST);
 
-static RAW_HOST: abi::Host =
-    abi::Host { size: size_of::<abi::Host>() as u32, reserved: 0, ctx: std::ptr::null_mut(), log: Some(plugin_line) };
+static RAW_HOST: abi::Host = abi::Host {
+    size: size_of::<abi::Host>() as u32,
+    reserved: 0,
+    ctx: std::ptr::null_mut(),
+    log: Some(plugin_line),
+};
 
 unsafe extern "C" fn plugin_line(_: *mut c_void, level: u32, text: *const c_char, length: usize) -> c_int {
     let level = match level {

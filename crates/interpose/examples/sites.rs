@@ -1,46 +1,40 @@
-//! `sites FILE...`: which system call sites of an object can be diverted, and how.
+//! `sites FILE...`: which system call sites of an object can be rewritten, and how.
 
 use std::time::Instant;
 
-use interpose::rewrite::{Image, Pattern, Reason};
+use interpose::rewrite::{Image, Libc, Pattern, Rewind};
 
 fn main() {
     for path in std::env::args().skip(1) {
-        let file = std::fs::read(&path).expect("readable file");
+        let file = match std::fs::read(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                println!("{path}: {error}");
+                continue;
+            }
+        };
         let Some(image) = Image::from_file(&file) else {
             println!("{path}: not an x86-64 ELF object");
             continue;
         };
+        if let Some(libc) = Libc::identify(&image) {
+            println!("{path}: {libc}{}", if libc.is_tested() { "" } else { ", which is not tested" });
+        }
         for text in image.texts() {
             let start = Instant::now();
             let plan = image.scan(&text, &|_| true);
-            println!("{path}: {} sites, {:?}", plan.sites.len(), start.elapsed());
-            for pattern in
-                [Pattern::Single, Pattern::Run, Pattern::Hole, Pattern::RunWithBranch, Pattern::Overwrite]
-            {
-                println!("  {:4} {pattern:?}", plan.count(pattern));
-            }
-            for reason in [
-                Reason::Restorer,
-                Reason::BranchInto,
-                Reason::NotMovable,
-                Reason::NotAnInstruction,
-                Reason::UnknownFunction,
-                Reason::OutsideFunctions,
-            ] {
-                println!("  {:4} left: {reason}", plan.left(reason));
-            }
-            for site in plan.sites.iter().filter(|site| site.pattern != Pattern::Single) {
+            println!("{path}: {plan} ({:?})", start.elapsed());
+            let special = |pattern, rewind| pattern == Pattern::Overwrite || rewind == Rewind::Never;
+            for site in plan.sites.iter().filter(|site| special(site.pattern, site.rewind)) {
                 let address = text.address + u64::from(site.syscall);
-                println!("    {address:#x} {:?} {:?} {:?}", site.number, site.pattern, site.rewind);
+                println!(
+                    "  {address:#x} {:?}, rewind {:?}, number {:?}",
+                    site.pattern, site.rewind, site.number
+                );
             }
             for left in plan.missed() {
-                println!(
-                    "    {:#x} {:?} {}",
-                    text.address + u64::from(left.offset),
-                    left.number,
-                    left.reason
-                );
+                let address = text.address + u64::from(left.offset);
+                println!("  {address:#x} not rewritten: {}, number {:?}", left.reason, left.number);
             }
         }
     }

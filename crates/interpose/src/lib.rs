@@ -8,6 +8,7 @@ mod dispatch;
 mod entry;
 mod handler;
 mod install;
+mod lodger;
 mod objects;
 mod process;
 pub mod raw;

@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::entry::regions;
-use crate::rewrite::{AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply};
+use crate::rewrite::{
+    AddressMap, Error, Image, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Segment, Threads, apply,
+};
 use crate::signals::Context;
-use crate::{raw, serve, table};
+use crate::{raw, serve, table, usercopy};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -41,7 +43,8 @@ fn records() -> impl Iterator<Item = &'static Record> {
 /// If the PC is in a stub, shows what it stands for. Reads only records, for signal handlers.
 pub fn settle(context: &mut Context) {
     let pc = context.rip;
-    let Some(info) = records().filter(|record| !record.gone.load(Relaxed)).find_map(|r| r.patched.find_stub(pc))
+    let Some(info) =
+        records().filter(|record| !record.gone.load(Relaxed)).find_map(|r| r.patched.find_stub(pc))
     else {
         return;
     };
@@ -102,7 +105,10 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
     let mut tally = Tally::default();
     for object in map.objects(core::slice::from_ref(&own)) {
         let overlaps = |range: &Range<u64>| {
-            object.mappings().iter().any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
+            object
+                .mappings()
+                .iter()
+                .any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
         };
         if range.as_ref().is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
             continue;
@@ -133,12 +139,40 @@ fn interesting(number: Option<u32>) -> bool {
 }
 
 unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
-    // SAFETY: the caller keeps the object mapped; nothing is changed before the image is dropped.
-    let Some(image) = (unsafe { object.image() }) else { return Vec::new() };
+    let segments = object.mappings().iter().filter(|mapping| mapping.read && !mapping.write).map(|mapping| {
+        let len = readable(&mapping.range);
+        Segment {
+            address: mapping.range.start,
+            // SAFETY: mapped readable and probed just now; the caller keeps it so, and nothing is changed before the
+            // image is dropped.
+            bytes: unsafe { core::slice::from_raw_parts(mapping.range.start as *const u8, len) },
+            executable: mapping.execute,
+        }
+    });
+    if object.mappings()[0].offset != 0 {
+        return Vec::new();
+    }
+    let Some(image) = Image::from_segments(segments.collect()) else { return Vec::new() };
     image
         .texts()
         .map(|text| (image.scan(&text, &interesting), text.address..text.address + text.bytes.len() as u64))
         .collect()
+}
+
+/// How many bytes of a mapping can be read, in whole pages. The loader first maps a file over all of an object's range,
+/// also over what lies beyond the file's end and is mapped anew later: SIGBUS.
+fn readable(range: &Range<u64>) -> usize {
+    const PAGE: u64 = 4096;
+    let present = |page: u64| usercopy::probe_read(range.start + page * PAGE, 1).is_ok();
+    let (mut low, mut high) = (0, (range.end - range.start) / PAGE);
+    if high > 0 && present(high - 1) {
+        low = high;
+    }
+    while low < high {
+        let middle = low.midpoint(high);
+        if present(middle) { low = middle + 1 } else { high = middle }
+    }
+    (low * PAGE) as usize
 }
 
 fn known(text: &Range<u64>) -> bool {
@@ -188,7 +222,9 @@ pub fn changed(nr: u32, args: &[u64; 6], result: i64) {
     let threads = if fresh || threads() == 1 { Threads::Quiet } else { Threads::Running };
     // SAFETY: the program is in the middle of loading this; it cannot unload it before the call returns.
     match unsafe { rewrite(Some(range.clone()), threads) } {
-        Ok(tally) if tally.sites > 0 => serve::handler().mapped_executable(range.start, range.end - range.start),
+        Ok(tally) if tally.sites > 0 => {
+            serve::handler().mapped_executable(range.start, range.end - range.start)
+        }
         Ok(_) => {}
         Err(_) => {
             FAILURES.fetch_add(1, Relaxed);

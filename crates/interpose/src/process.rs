@@ -14,7 +14,7 @@ use crate::entry::tls::{
 };
 use crate::handler::CLONE_SETTLS;
 use crate::signals::{self, Context, VIRTUAL, actions, mask};
-use crate::{ForkCall, ForkKind, RESTART, dispatch, raw, serve, site, usercopy};
+use crate::{ForkCall, ForkKind, RESTART, dispatch, lodger, raw, serve, site, usercopy};
 
 const SYS_CLONE: u32 = 56;
 const SYS_FORK: u32 = 57;
@@ -63,6 +63,7 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         ForkKind::Fork | ForkKind::Vfork if own_tls => return LEAVE_PASS,
         // Two threads on one stack: whatever that is, it is not for us to make it work.
         ForkKind::Thread | ForkKind::SharedVm if request.stack == 0 => return LEAVE_PASS,
+        ForkKind::SharedVm if !own_tls && !lodger::supported() => return LEAVE_PASS,
         // From a signal handler on the alternate stack.
         ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => return LEAVE_PASS,
         _ => {}
@@ -173,7 +174,12 @@ pub struct VforkChildOpaque([u8; 0]);
 fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
     // SAFETY: the frame's `resume` is a live stub's.
     let done = unsafe { site::done(frame.resume) };
-    if usercopy::write(request.stack - 8, &done).is_err() {
+    let lodger = u64::from(request.fork.flags & CLONE_SETTLS == 0);
+    if lodger != 0 {
+        lodger::expect();
+    }
+    // In the child's red zone, which a new stack does not use: what its first instructions look at.
+    if usercopy::write(request.stack - 16, &[lodger, done]).is_err() {
         serve::handler().after_fork_parent(&request.fork, EFAULT);
         frame.rax = EFAULT as u64;
         return LEAVE_DONE;
@@ -212,7 +218,7 @@ pub fn after_clone(frame: &mut Frame, tls: &mut Tls) -> u64 {
 pub fn mark_internal(nr: u32, args: &[u64; 6]) {
     let Some(request) = request(nr, args) else { return };
     if request.fork.kind == ForkKind::Thread && request.fork.flags & CLONE_SETTLS != 0 {
-        let offset = tls::current() as u64 - tls::thread_pointer();
+        let offset = (tls::current() as u64).wrapping_sub(tls::thread_pointer());
         let _ = usercopy::write(request.tls.wrapping_add(offset), &INTERNAL_THREAD);
     }
 }

@@ -97,8 +97,9 @@ fn rewrite_everything(threads: Threads) -> Vec<Patched> {
     let map = AddressMap::read().unwrap();
     let mut memory = NearMemory::new(&map);
     let own = main as *const () as u64;
+    let own = own..own + 1;
     let mut all = Vec::new();
-    for object in map.objects(&[own..own + 1]) {
+    for object in map.objects(std::slice::from_ref(&own)) {
         // Plans first: apply may not run while the image is borrowed.
         let plans: Vec<_> = {
             // SAFETY: nothing is unmapped or changed while the plans are made.

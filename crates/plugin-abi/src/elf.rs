@@ -117,3 +117,53 @@ impl core::fmt::Display for Defect {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Defect, HEADER, PROGRAM_HEADER, check};
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    /// A shared object of one segment that covers the whole file.
+    fn minimal() -> Vec<u8> {
+        let mut elf = vec![0; HEADER + PROGRAM_HEADER + 100];
+        elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        (elf[16], elf[18], elf[32], elf[56]) = (3, 62, HEADER as u8, 1);
+        elf[HEADER] = 1;
+        let len = elf.len() as u64;
+        elf[HEADER + 32..HEADER + 40].copy_from_slice(&len.to_le_bytes());
+        elf
+    }
+
+    fn verdict(bytes: &[u8]) -> Result<(), Defect> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        check(&file).unwrap()
+    }
+
+    #[test]
+    fn a_whole_object_passes_and_no_part_of_it_does() {
+        let elf = minimal();
+        assert_eq!(verdict(&elf), Ok(()));
+        for len in 0..elf.len() {
+            assert!(verdict(&elf[..len]).is_err(), "{len} bytes");
+        }
+    }
+
+    proptest! {
+        /// Whatever the headers claim, the check ends with a verdict, and one that passes names no byte
+        /// beyond the end.
+        #[test]
+        fn damaged_headers_get_a_verdict(changes in proptest::collection::vec((0..HEADER + PROGRAM_HEADER, any::<u8>()), 1..6)) {
+            let mut elf = minimal();
+            for (at, byte) in changes {
+                elf[at] = byte;
+            }
+            if verdict(&elf).is_ok() && elf[56..58] == [1, 0] && elf[32..40] == [HEADER as u8, 0, 0, 0, 0, 0, 0, 0] {
+                let word = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().unwrap());
+                let loads = elf[HEADER..HEADER + 4] == [1, 0, 0, 0];
+                prop_assert!(!loads || word(HEADER + 8) + word(HEADER + 32) <= elf.len() as u64);
+            }
+        }
+    }
+}

@@ -111,6 +111,22 @@ mod tests {
         assert_eq!(MountPath::new(path).is_some(), good);
     }
 
+    proptest::proptest! {
+        /// Taken is exactly what is the same after being taken apart and put together.
+        #[test]
+        fn a_path_is_its_components(text in "[/.a]{0,8}") {
+            let string = std::ffi::CString::new(text.clone()).unwrap();
+            let names: Vec<_> = text.split('/').filter(|name| !matches!(*name, "" | "." | "..")).collect();
+            let normalised = format!("/{}", names.join("/"));
+            let taken = MountPath::new(&string);
+            proptest::prop_assert_eq!(taken.is_some(), text == normalised);
+            if let Some(path) = taken {
+                let components: Vec<_> = path.components().map(|name| std::str::from_utf8(name).unwrap()).collect();
+                proptest::prop_assert_eq!(components, names);
+            }
+        }
+    }
+
     #[rstest]
     #[case(c"/", c".", None)]
     #[case(c"/a", c"a", Some((&b""[..], c"a")))]

@@ -168,3 +168,16 @@ fn a_number_that_is_no_errno_is_eio() {
     assert_eq!(fs.unlink(path(c"/f")), Err(Errno::EIO));
     assert!(log.contains("unlink returned -1"));
 }
+
+#[test]
+fn it_behaves_like_the_model() {
+    use plugin_abi::conformance::{Config, check};
+    let plugin = load(SOURCES, &[]);
+    let Mount { fs, dir } = mount(&plugin);
+    let passed = check(&fs, &Config { sequences: 150, ..Config::default() })
+        .unwrap_or_else(|failed| panic!("{failed}"));
+    for present in ["open", "write", "rename", "symlink", "readdir", "save", "chmod", "utime", "truncate"] {
+        assert!(!passed.unsupported.contains(&present), "{passed}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}

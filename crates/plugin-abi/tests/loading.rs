@@ -32,6 +32,26 @@ fn a_table_in_c_is_loaded_and_works() {
     assert_eq!(open(&fs, c"/none", libc::O_RDONLY), Err(Errno::ENOENT));
 }
 
+#[test]
+fn the_example_in_rust_is_loaded_and_works() {
+    let examples = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples");
+    let library = examples.join("libupper.so");
+    if !library.exists() {
+        println!("skipped: the examples are not built (`cargo test` with --test builds none)");
+        return;
+    }
+    let plugin = Plugin::load(&library).unwrap();
+    assert_eq!((plugin.form(), plugin.name()), (Form::Table, "upper"));
+    let fs = plugin.instantiate(c"/mnt", c"hello", c"", Host::STDERR).unwrap();
+    assert_eq!(names(&fs, c"/").unwrap(), [".", "..", "shout"]);
+    let file = open(&fs, c"/shout", libc::O_RDONLY).unwrap();
+    let mut buf = [0; 64];
+    assert_eq!(fs.read(&file, &mut buf, 1), Ok(4));
+    assert_eq!(&buf[..4], b"ELLO");
+    assert_eq!(fs.mkdir(path(c"/d"), 0o755), Err(Errno::ENOSYS));
+    fs.close(file).unwrap();
+}
+
 #[rstest]
 #[case::magic("-DMAGIC=0x12345678", &["`defuse_plugin`", "0x12345678", "0x4c504644"])]
 #[case::major("-DMAJOR=9", &["`defuse_plugin`", "9.7", "1.0"])]

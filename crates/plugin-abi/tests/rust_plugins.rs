@@ -110,8 +110,8 @@ fn init_says_why_it_fails() {
 struct Recorder(Host);
 
 impl Recorder {
-    fn note(&self, line: String) {
-        self.0.log(Level::Debug, format_args!("{line}"));
+    fn note(&self, line: std::fmt::Arguments<'_>) {
+        self.0.log(Level::Debug, line);
     }
 }
 
@@ -123,7 +123,7 @@ impl FileSystem for Recorder {
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
         let fs = Self(setup.host);
         let options: Vec<_> = setup.options().map(|o| String::from_utf8_lossy(o).into_owned()).collect();
-        fs.note(format!("init {:?} {:?} {options:?}", setup.mount_point, setup.backend));
+        fs.note(format_args!("init {:?} {:?} {options:?}", setup.mount_point, setup.backend));
         Ok(fs)
     }
     fn getattr(&self, _: &MountPath) -> Result<stat> {
@@ -136,19 +136,19 @@ impl FileSystem for Recorder {
             None => "-".to_owned(),
         };
         let SetAttr { mode, uid, gid, size, atime, mtime } = *attr;
-        self.note(format!("{path} {mode:?} {uid:?} {gid:?} {size:?} {} {}", time(atime), time(mtime)));
+        self.note(format_args!("{path} {mode:?} {uid:?} {gid:?} {size:?} {} {}", time(atime), time(mtime)));
         Ok(())
     }
     fn open(&self, path: &MountPath, flags: i32, mode: u32) -> Result<Open<Box<u64>>> {
-        self.note(format!("open {path} {flags:#o} {mode:#o}"));
+        self.note(format_args!("open {path} {flags:#o} {mode:#o}"));
         Ok(Open::served(Box::new(7)))
     }
     fn close(&self, handle: Box<u64>) -> Result<()> {
-        self.note(format!("close {handle}"));
+        self.note(format_args!("close {handle}"));
         Err(Errno::EDQUOT)
     }
     fn write(&self, _: &Box<u64>, buf: &[u8], offset: u64, append: bool) -> Result<Written> {
-        self.note(format!("write {} at {offset} {append}", buf.len()));
+        self.note(format_args!("write {} at {offset} {append}", buf.len()));
         let start = if append { 100 } else { offset };
         Ok(Written { count: buf.len().min(3), end: start + buf.len().min(3) as u64 })
     }

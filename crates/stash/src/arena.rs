@@ -1,5 +1,6 @@
 //! Creating and opening an arena.
 
+use core::fmt;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -145,6 +146,12 @@ impl Arena {
 
     pub(crate) fn blocks_top(&self) -> usize {
         top(&self.map.header().blocks_top, self.map.layout().blocks)
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "arena of session {:032x}", self.session)
     }
 }
 

@@ -64,3 +64,45 @@ pub(crate) fn heal<W: Word64>(bits: &[W], index: usize) {
         clear(bits, index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    fn bits(words: &[u64]) -> Vec<AtomicU64> {
+        words.iter().map(|&word| AtomicU64::new(word)).collect()
+    }
+
+    #[test]
+    fn a_wrong_hint_costs_one_try() {
+        let (bits, cursor) = (bits(&[0, 0]), AtomicU32::new(0));
+        let mut tried = Vec::new();
+        let claimed = claim(&bits, &cursor, |index| {
+            tried.push(index);
+            index == 2
+        });
+        assert_eq!((claimed, &tried[..]), (Some(2), &[0, 1, 2][..]));
+        // What was refused counts as in use until a sweep says otherwise.
+        assert_eq!(claim(&bits, &cursor, |_| true), Some(3));
+        heal(&bits, 1);
+        assert_eq!(claim(&bits, &cursor, |_| true), Some(1));
+    }
+
+    #[test]
+    fn the_search_goes_round_once() {
+        let (full, cursor) = (bits(&[!0, !0, !(1 << 63)]), AtomicU32::new(77));
+        assert_eq!(claim(&full, &cursor, |_| true), Some(191));
+        assert_eq!(claim(&full, &cursor, |_| true), None);
+        release(&full, &cursor, 5);
+        assert_eq!(cursor.load(Ordering::Relaxed), 0);
+        assert_eq!(claim(&full, &cursor, |_| true), Some(5));
+    }
+
+    #[test]
+    fn a_search_ends_though_every_entry_is_refused() {
+        let (free, cursor) = (bits(&[0; 4]), AtomicU32::new(0));
+        assert_eq!(claim(&free, &cursor, |_| false), None);
+    }
+}

@@ -1,6 +1,7 @@
 //! Locks on one open file description and on one inode.
 
 use core::cell::Cell;
+use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 use core::time::Duration;
@@ -144,6 +145,12 @@ impl<'a> SlotGuard<'a> {
     }
 }
 
+impl fmt::Debug for SlotGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lock on {:?}", self.slot)
+    }
+}
+
 impl Drop for SlotGuard<'_> {
     #[inline]
     fn drop(&mut self) {
@@ -184,6 +191,12 @@ impl InodeGuard<'_> {
     /// Whether the previous holder died with the lock.
     pub fn recovered(&self) -> bool {
         self.acquired == Acquired::FromDead
+    }
+}
+
+impl fmt::Debug for InodeGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "inode lock of {:?}", self.me.process())
     }
 }
 

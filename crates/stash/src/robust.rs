@@ -13,6 +13,7 @@ use crate::word::Word64;
 pub(crate) const WAITERS: u64 = 1 << 31;
 
 /// How often a taken lock is tried before going to sleep: holders mostly keep it for less than a microsecond.
+/// Spinning adds nothing to a model but interleavings.
 const SPINS: u32 = if cfg!(loom) { 0 } else { 60 };
 
 /// How a waiter sleeps and how it learns that the holder is dead.
@@ -58,7 +59,9 @@ fn acquire_slowly<W: Word64>(word: &W, me: u64, mut waiting: impl Waiting) -> Re
     if word.load(Ordering::Relaxed) & !WAITERS == me {
         return Err(StashError::WouldDeadlock);
     }
-    for _ in 0..SPINS {
+    let mut left = SPINS;
+    while left > 0 {
+        left -= 1;
         waiting.spin();
         if word.load(Ordering::Relaxed) == 0 && try_acquire(word, me) {
             return Ok(Acquired::Free);

@@ -15,7 +15,7 @@ const CONFIG: ArenaConfig = ArenaConfig { slots: 128, processes: 64, blocks: 512
 
 /// How many processes are killed: `STASH_KILLS`, else a number that takes about a second.
 fn rounds() -> u64 {
-    std::env::var("STASH_KILLS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(150)
+    std::env::var("STASH_KILLS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(100)
 }
 
 /// The value of length `len` that a process writes: a first byte and its successors, so that a mixture shows.

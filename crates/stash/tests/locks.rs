@@ -4,6 +4,7 @@ mod session;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::Barrier;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -13,13 +14,18 @@ use std::os::fd::AsFd;
 
 #[test]
 fn two_processes_exclude_each_other() {
-    const TURNS: u64 = 20_000;
+    const TURNS: u64 = 100_000;
     let (ours, theirs) = two_mappings(&SMALL);
     let process = ours.register_process().unwrap();
     let [a, b] = [(); 2].map(|()| ours.alloc_slot(process, &Description::default()).unwrap().id());
     let hammer = |arena: &Arena| {
         let me = Holder::current(arena.register_process().unwrap());
         let (slot, file) = (arena.slot(a).unwrap(), arena.slot(b).unwrap());
+        let ready = &file.user_words()[0];
+        ready.fetch_add(1, Ordering::Relaxed);
+        while ready.load(Ordering::Relaxed) < 2 {
+            std::thread::yield_now();
+        }
         for _ in 0..TURNS {
             let guard = slot.lock(me).unwrap();
             assert!(!guard.recovered());
@@ -46,11 +52,13 @@ fn two_processes_exclude_each_other() {
 
 #[test]
 fn concurrent_reads_of_one_description_get_disjoint_parts() {
-    const TOTAL: usize = 40_000;
+    const TOTAL: usize = 300_000;
     let (ours, _) = two_mappings(&SMALL);
     let process = ours.register_process().unwrap();
     let id = ours.alloc_slot(process, &Description::default()).unwrap().id();
+    let start_together = Barrier::new(3);
     let read_all = || {
+        start_together.wait();
         let (me, slot) = (Holder::current(process), ours.slot(id).unwrap());
         let mut parts = Vec::new();
         loop {
@@ -75,6 +83,49 @@ fn concurrent_reads_of_one_description_get_disjoint_parts() {
 }
 
 #[test]
+fn a_read_that_was_overtaken_runs_again() {
+    let (ours, theirs) = two_mappings(&SMALL);
+    let [me, other] = [(); 2].map(|()| Holder::current(ours.register_process().unwrap()));
+    let id = ours.alloc_slot(me.process(), &Description::default()).unwrap().id();
+    let (slot, same) = (ours.slot(id).unwrap(), theirs.slot(id).unwrap());
+    let mut starts = Vec::new();
+    let read = |offset| {
+        starts.push(offset);
+        match offset {
+            // A reader, then a writer, come between the look at the offset and its change.
+            0 => same.advance_read::<StashError>(other, |_| Ok(3)),
+            3 => same.lock(other)?.advance::<StashError>(|_| Ok(4)),
+            _ => Ok(5),
+        }
+    };
+    assert_eq!(slot.advance_read(me, read), Ok(5));
+    assert_eq!((starts, slot.offset()), (vec![0, 3, 7], 12));
+}
+
+#[test]
+fn a_read_waits_for_a_write_that_has_begun() {
+    let (ours, theirs) = two_mappings(&SMALL);
+    let process = ours.register_process().unwrap();
+    let id = ours.alloc_slot(process, &Description::default()).unwrap().id();
+    let guard = ours.slot(id).unwrap().lock(Holder::current(process)).unwrap();
+    assert_eq!(guard.pin_offset(), 0);
+    let (tell, wait) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            tell.send(()).unwrap();
+            theirs.slot(id).unwrap().advance_read::<StashError>(Holder::current(process), |offset| {
+                assert_eq!(offset, 100);
+                Ok(1)
+            })
+        });
+        wait.recv().unwrap();
+        guard.set_offset(100).unwrap();
+        drop(guard);
+        assert_eq!(reader.join().unwrap(), Ok(1));
+    });
+}
+
+#[test]
 fn a_lock_of_a_dead_process_not_yet_reaped_is_taken_over() {
     let (ours, theirs) = two_mappings(&SMALL);
     let me = Holder::current(ours.register_process().unwrap());
@@ -87,6 +138,8 @@ fn a_lock_of_a_dead_process_not_yet_reaped_is_taken_over() {
         std::mem::forget(guard);
     });
     child.wait_until_zombie();
+    let dead = ours.live_processes().find(|process| process.id != me.process()).unwrap();
+    assert!(!ours.process_is_alive(dead.id), "a zombie is dead");
     assert_eq!(slot.try_lock(me).err(), Some(StashError::Locked));
     // A reader, which meets the dead holder's mark in the offset.
     let read = slot.advance_read::<StashError>(me, |offset| {

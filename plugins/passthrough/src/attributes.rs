@@ -75,7 +75,7 @@ pub(crate) fn set(file: BorrowedFd<'_>, attr: &SetAttr) -> Result<()> {
 
 /// Changes permission bits without following a symbolic link, which has none (`EOPNOTSUPP`).
 ///
-/// fchmodat(2) always follows; fchmodat2(2) came with Linux 6.6. Before that, an O_PATH descriptor and its
+/// fchmodat(2) always follows; fchmodat2(2) came with Linux 6.6. Before that, an `O_PATH` descriptor and its
 /// link in /proc do it.
 fn change_mode(at: &Located<'_>, mode: u32) -> Result<()> {
     static MISSING: AtomicBool = AtomicBool::new(false);

@@ -8,6 +8,7 @@
 
 mod attributes;
 mod locks;
+mod open;
 mod resolve;
 mod xattr;
 
@@ -99,17 +100,9 @@ impl FileSystem for Passthrough {
     }
 
     fn open(&self, path: &MountPath, flags: c_int, mode: u32) -> Result<Open<OwnedFd>> {
-        let flags = flags as u32 | libc::O_CLOEXEC as u32;
-        let asked = if flags & libc::O_PATH as u32 == 0 {
-            // openat2 refuses what open ignores. An append flag would bend every positional write.
-            flags & KNOWN_FLAGS & !(libc::O_APPEND as u32)
-        } else {
-            flags & (libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC) as u32 | libc::O_NOFOLLOW as u32
-        };
-        let creates =
-            flags & libc::O_CREAT as u32 != 0 || flags & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32;
-        let mode = if creates { mode & 0o7777 } else { 0 };
-        let fd = self.openat2(path.relative(), OFlags::from_bits_retain(asked), Mode::from_raw_mode(mode))?;
+        let flags = flags as u32;
+        let (asked, mode) = open::for_openat2(flags, mode);
+        let fd = self.openat2(path.relative(), asked, mode)?;
         if flags & (libc::O_PATH | libc::O_DIRECTORY) as u32 != 0 {
             return Ok(served(fd, 0));
         }
@@ -368,24 +361,6 @@ impl Passthrough {
         rustix::fs::openat2(&self.root, relative, flags, mode, resolve)
     }
 }
-
-/// Flags of open(2) that openat2(2) takes too.
-const KNOWN_FLAGS: u32 = (libc::O_ACCMODE
-    | libc::O_CREAT
-    | libc::O_EXCL
-    | libc::O_NOCTTY
-    | libc::O_TRUNC
-    | libc::O_APPEND
-    | libc::O_NONBLOCK
-    | libc::O_SYNC
-    | libc::O_DSYNC
-    | libc::O_DIRECT
-    | 0o100_000 // O_LARGEFILE, which libc defines as 0 here
-    | libc::O_DIRECTORY
-    | libc::O_NOFOLLOW
-    | libc::O_NOATIME
-    | libc::O_CLOEXEC
-    | libc::O_TMPFILE) as u32;
 
 fn served(fd: OwnedFd, mode_type: u32) -> Open<OwnedFd> {
     let backing_fd = Some(fd.as_raw_fd());

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use defuse::log::Level;
 use defuse::session::{MountSpec, PluginSpec};
-use lexopt::{Arg, Parser};
+use lexopt::{Arg, Parser, ValueExt};
 
 use super::failure::{Failure, RUN_FAILED, USAGE};
 use super::help;
+use super::plugin::CheckRequest;
 
 /// The hidden command by which `run` starts a program that lies on a mount, see [`run::exec_inside`](super::run::exec_inside).
 pub const EXEC_INSIDE: &str = "exec-inside";
@@ -27,7 +28,7 @@ pub enum Request {
     /// List plugins.
     PluginList,
     /// Try a plugin.
-    PluginCheck(PluginSpec),
+    PluginCheck(CheckRequest),
     /// Tell about the machine.
     Doctor,
 }
@@ -109,9 +110,12 @@ fn parse_run(parser: &mut Parser) -> Result<Request, lexopt::Error> {
 
 fn parse_plugin(parser: &mut Parser) -> Result<Request, lexopt::Error> {
     let mut words = Vec::new();
+    let (mut seed, mut sequences) = (None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help(help::PLUGIN)),
+            Arg::Long("seed") => seed = Some(parser.value()?.parse()?),
+            Arg::Long("sequences") => sequences = Some(parser.value()?.parse()?),
             Arg::Value(word) => words.push(word),
             other => return Err(other.unexpected()),
         }
@@ -119,9 +123,13 @@ fn parse_plugin(parser: &mut Parser) -> Result<Request, lexopt::Error> {
     let verb = words.first().and_then(|word| word.to_str());
     match (verb, &words[words.len().min(1)..]) {
         (None, _) => Err("'list' or 'check' expected after 'plugin'".into()),
+        (Some("list"), []) if seed.is_some() || sequences.is_some() => {
+            Err("--seed and --sequences are for 'plugin check'".into())
+        }
         (Some("list"), []) => Ok(Request::PluginList),
         (Some("check"), [spec]) => {
-            Ok(Request::PluginCheck(PluginSpec::parse(spec).map_err(|error| error.to_string())?))
+            let plugin = PluginSpec::parse(spec).map_err(|error| error.to_string())?;
+            Ok(Request::PluginCheck(CheckRequest { plugin, seed, sequences }))
         }
         (Some("check"), []) => Err("LIBRARY:BACKEND expected after 'plugin check'".into()),
         (Some("list" | "check"), [.., extra]) => Err(lexopt::Error::UnexpectedArgument(extra.clone())),

@@ -59,6 +59,8 @@ fn logging_is_asked_for_in_two_ways() {
 #[case("plugin list all", USAGE, "all")]
 #[case("plugin check", USAGE, "LIBRARY:BACKEND")]
 #[case("plugin check x", USAGE, "no ':'")]
+#[case("plugin check --seed x l:b", USAGE, "invalid digit")]
+#[case("plugin list --seed 1", USAGE, "--seed")]
 #[case("run", RUN_FAILED, "no program")]
 #[case("run -m /a=l:b", RUN_FAILED, "no program")]
 #[case("run true", RUN_FAILED, "no mount given")]
@@ -84,6 +86,16 @@ fn a_wrong_line_is_refused(#[case] line: &str, #[case] status: i32, #[case] name
 #[case("doctor -h", help::DOCTOR)]
 fn help_is_where_it_is_asked_for(#[case] line: &str, #[case] text: &'static str) {
     assert_eq!(parse(words(line)).unwrap(), Request::Help(text));
+}
+
+#[test]
+fn a_check_can_be_told_what_to_try() {
+    let Request::PluginCheck(request) = parse(words("plugin check l:b --seed 7 --sequences=9")).unwrap()
+    else {
+        panic!("another request");
+    };
+    assert_eq!((request.seed, request.sequences), (Some(7), Some(9)));
+    assert_eq!(request.plugin.library, "l");
 }
 
 #[test]

@@ -56,13 +56,18 @@ pub const PLUGIN: &str = "\
 List and try plugins.
 
 Usage: defuse plugin list
-       defuse plugin check LIBRARY[,OPTION...]:BACKEND
+       defuse plugin check [OPTION...] LIBRARY[,OPTION...]:BACKEND
 
 list    Prints name, interface and path of each plugin that is found by name: in
         $DEFUSE_PLUGIN_PATH, beside this command, and in ../lib/defuse as seen from it.
-check   Drives the plugin on BACKEND, whose content it changes, with operations of all kinds, and
-        prints the first shortest sequence after which a file system should say something else.
-        The exit status is 0 if there is none.
+check   Drives the plugin with operations of all kinds, in a directory that it makes on BACKEND
+        and removes again, and prints the shortest sequence found after which it differs from
+        what a file system should do. The exit status is 0 if there is none, else 1.
+
+Options of check:
+      --seed N       Try other sequences (default: 1)
+      --sequences N  Try more or fewer of them (default: 400)
+  -h, --help         Print this help
 ";
 
 /// `defuse doctor --help`.

@@ -1,16 +1,20 @@
 //! `defuse plugin`: what plugins there are, and whether they keep the rules.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use defuse::session::{PluginSpec, find_plugin};
+use defuse::session::{PluginSpec, absolute_backend, find_plugin};
+use plugin_abi::conformance::{self, Config, Failed};
 use plugin_abi::{Form, Host, Plugin};
 
 use super::failure::{FAILED, Failure, USAGE};
 use super::run::plugin_search;
+
+/// Where a plugin that is tried believes to be mounted; nothing is there.
+const POINT: &CStr = c"/defuse-check";
 
 /// A table of the plugins that are found by name. Files that are no plugins are left out; those that should be one are listed with what is wrong.
 pub fn list() -> String {
@@ -69,21 +73,42 @@ fn interface(path: &Path) -> Option<String> {
     })
 }
 
-/// Loads a plugin, starts it on its back end and stops it again.
+/// What `plugin check` is given.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CheckRequest {
+    /// The plugin and what it is to serve.
+    pub plugin: PluginSpec,
+    /// Which sequences of operations are tried, if it is said.
+    pub seed: Option<u64>,
+    /// How many sequences, if it is said.
+    pub sequences: Option<u32>,
+}
+
+/// Drives a plugin with generated sequences of operations. Returns what there is to print, and the exit status.
 ///
 /// # Errors
 ///
-/// Why it cannot be found, loaded or started.
-pub fn check(spec: &PluginSpec) -> Result<i32, Failure> {
+/// Why the plugin cannot be found, loaded, started or tried.
+pub fn check(request: &CheckRequest) -> Result<(String, i32), Failure> {
     let failed = |message: String| Failure::new(FAILED, message);
+    let spec = &request.plugin;
     let path = find_plugin(&spec.library, &plugin_search()).map_err(|error| failed(error.to_string()))?;
     let plugin = Plugin::load(&path).map_err(|error| failed(error.to_string()))?;
     let c_string =
         |text: &OsStr| CString::new(text.as_bytes()).map_err(|error| Failure::new(USAGE, error.to_string()));
-    let (backend, options) = (c_string(&spec.backend)?, c_string(&spec.options)?);
+    let (backend, options) = (c_string(&absolute_backend(&spec.backend))?, c_string(&spec.options)?);
     let instance = plugin
-        .instantiate(c"/", &backend, &options, Host::STDERR)
+        .instantiate(POINT, &backend, &options, Host::STDERR)
         .map_err(|error| failed(format!("plugin {} does not start: {error}", plugin.name())))?;
-    drop(instance);
-    Ok(0)
+    let default = Config::default();
+    let config = Config {
+        seed: request.seed.unwrap_or(default.seed),
+        sequences: request.sequences.unwrap_or(default.sequences),
+        ..default
+    };
+    match conformance::check(&instance, &config) {
+        Ok(passed) => Ok((format!("{passed}\n"), 0)),
+        Err(Failed::Differs(example)) => Ok((format!("{example}\n"), FAILED)),
+        Err(error @ Failed::CannotStart { .. }) => Err(failed(error.to_string())),
+    }
 }

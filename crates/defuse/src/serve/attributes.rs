@@ -46,7 +46,8 @@ pub fn newfstatat(process: &'static Process, call: &Call) -> Served {
 pub fn statx(process: &'static Process, call: &Call) -> Served {
     let [dirfd, path, flags, mask, buffer, _] = call.args;
     let flags = flags as u32;
-    let known = sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH | sys::AT_STATX_SYNC_TYPE;
+    let known =
+        sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH | sys::AT_STATX_SYNC_TYPE;
     if flags & !known != 0 || mask as u32 & sys::STATX__RESERVED != 0 {
         return Ok(Reply::Pass);
     }
@@ -63,10 +64,17 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
         user::write(buffer, &extended(&attributes_at(spot, at.follow)?))?;
         Ok(0)
     })?;
-    unhide(process, &argument, at.follow, served, |attributes| user::write(buffer, &extended(attributes)), || {
-        let found = user::read::<sys::statx>(buffer).ok()?;
-        Some((makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
-    })
+    unhide(
+        process,
+        &argument,
+        at.follow,
+        served,
+        |attributes| user::write(buffer, &extended(attributes)),
+        || {
+            let found = user::read::<sys::statx>(buffer).ok()?;
+            Some((makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
+        },
+    )
 }
 
 fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> Served {
@@ -80,10 +88,17 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
         user::write(buffer, &attributes_at(spot, at.follow)?)?;
         Ok(0)
     })?;
-    unhide(process, &argument, at.follow, served, |attributes| user::write(buffer, attributes), || {
-        let found = user::read::<Stat>(buffer).ok()?;
-        Some((found.st_dev, found.st_ino))
-    })
+    unhide(
+        process,
+        &argument,
+        at.follow,
+        served,
+        |attributes| user::write(buffer, attributes),
+        || {
+            let found = user::read::<Stat>(buffer).ok()?;
+            Some((found.st_dev, found.st_ino))
+        },
+    )
 }
 
 /// If the kernel has answered with the directory that a mount hides (the path led there through a link), answers with

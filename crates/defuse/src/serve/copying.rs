@@ -45,7 +45,8 @@ impl End {
             }
             (None, None) => {
                 let (address, length) = (buffer.as_mut_ptr() as u64, buffer.len() as u64);
-                native::checked(sys::__NR_read, [self.fd as u64, address, length, 0, 0, 0]).map(|count| count as usize)
+                native::checked(sys::__NR_read, [self.fd as u64, address, length, 0, 0, 0])
+                    .map(|count| count as usize)
             }
         }
     }
@@ -76,9 +77,8 @@ impl End {
                 native::checked(sys::__NR_pwrite64, [self.fd as u64, address, length, offset as u64, 0, 0])
                     .map(|count| count as usize)
             }
-            (None, None) => {
-                native::checked(sys::__NR_write, [self.fd as u64, address, length, 0, 0, 0]).map(|count| count as usize)
-            }
+            (None, None) => native::checked(sys::__NR_write, [self.fd as u64, address, length, 0, 0, 0])
+                .map(|count| count as usize),
         }
     }
 }

@@ -214,7 +214,8 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
             DONE
         }
         sys::F_GETFL => {
-            let shown = file.open_flags & !(sys::O_CLOEXEC | sys::O_CREAT | sys::O_EXCL | sys::O_NOCTTY | sys::O_TRUNC);
+            let shown = file.open_flags
+                & !(sys::O_CLOEXEC | sys::O_CREAT | sys::O_EXCL | sys::O_NOCTTY | sys::O_TRUNC);
             let status = file.shared()?.status_flags() & STATUS;
             let large = if file.open_flags & sys::O_PATH == 0 { sys::O_LARGEFILE } else { 0 };
             Ok(Reply::Value((shown & !STATUS | status | large).into()))

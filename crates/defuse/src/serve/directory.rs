@@ -102,14 +102,20 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
     match argument.perform(process, true, |spot| enter(process, spot))? {
         Performed::Served(()) => DONE,
         Performed::Native(Some(path)) => {
-            leave(process);
-            Ok(Reply::Value(paths::with_path(call, at, &path)?))
+            let result = paths::with_path(call, at, &path)?;
+            if result == 0 {
+                leave(process);
+            }
+            Ok(Reply::Value(result))
         }
         // A link may lead to a mount, and the kernel would be content with the directory below it.
         Performed::Native(None) => match paths_settle(process, &argument)? {
             namei::Located::Served(spot) => enter(process, &spot).map(|()| Reply::Value(0)),
-            namei::Located::Native(_) => {
-                let result = native::call(call);
+            namei::Located::Native(path) => {
+                let result = match path {
+                    Some(path) => paths::with_path(call, at, &path)?,
+                    None => native::call(call),
+                };
                 if result == 0 {
                     leave(process);
                 }

@@ -158,12 +158,7 @@ fn served_program(process: &'static Process, spot: &Spot) -> Result<Found, Errno
     Ok((copy, header, namei::absolute(process, spot.mount.number, spot.path().as_bytes())?))
 }
 
-fn execute_file(
-    process: &'static Process,
-    file: &file::OpenFile,
-    argv: u64,
-    envp: u64,
-) -> Served {
+fn execute_file(process: &'static Process, file: &file::OpenFile, argv: u64, envp: u64) -> Served {
     let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
     let (program, header, executable) = served_program(process, &spot)?;
     match header {

@@ -83,6 +83,7 @@ fn privileged() -> bool {
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
     let mut sets = [0u32; 6];
-    let asked = native::checked(sys::__NR_capget, [header.as_ptr() as u64, sets.as_mut_ptr() as u64, 0, 0, 0, 0]);
+    let asked =
+        native::checked(sys::__NR_capget, [header.as_ptr() as u64, sets.as_mut_ptr() as u64, 0, 0, 0, 0]);
     asked.is_ok() && sets[0] & 1 << 24 != 0
 }

@@ -32,7 +32,8 @@ pub fn mmap(process: &'static Process, call: &Call) -> Served {
     if file.kind()? != sys::S_IFREG {
         return Err(Errno::NODEV);
     }
-    let lent = file.with_handle(|instance, handle| instance.backing_fd(handle, Purpose::Map).map(|fd| fd.as_raw_fd()));
+    let lent = file
+        .with_handle(|instance, handle| instance.backing_fd(handle, Purpose::Map).map(|fd| fd.as_raw_fd()));
     match lent {
         Ok(backing) => {
             let mut args = call.args;
@@ -57,7 +58,9 @@ fn copy(file: &OpenFile, call: &Call, length: usize, offset: u64) -> Served {
     let mut filled = 0;
     while filled < length {
         // SAFETY: the kernel has just mapped these `length` bytes for us to write, and nobody else knows of them.
-        let rest = unsafe { std::slice::from_raw_parts_mut((address as usize + filled) as *mut u8, length - filled) };
+        let rest = unsafe {
+            std::slice::from_raw_parts_mut((address as usize + filled) as *mut u8, length - filled)
+        };
         match file.with_handle(|instance, handle| instance.read(handle, rest, offset + filled as u64)) {
             Ok(0) => break,
             Ok(count) => filled += count,

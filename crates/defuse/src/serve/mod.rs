@@ -20,8 +20,8 @@ use interpose::{Call, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::trace;
 use crate::process::Process;
+use crate::trace;
 
 pub use descriptors::INNER;
 

@@ -264,7 +264,11 @@ fn two_paths(
         }
         (_, Located::Served(_)) => return Err(Errno::XDEV),
     };
-    match if old.follow { attributes_at(&from, true).and_then(|_| operation(&from, &to)) } else { operation(&from, &to) } {
+    match if old.follow {
+        attributes_at(&from, true).and_then(|_| operation(&from, &to))
+    } else {
+        operation(&from, &to)
+    } {
         Err(Errno::LOOP) => {}
         done => return done.map(|()| Reply::Value(0)),
     }

@@ -82,7 +82,14 @@ pub fn openat2(process: &'static Process, call: &Call) -> Served {
     }
 }
 
-fn open_path(process: &'static Process, call: &Call, dirfd: RawFd, path: u64, flags: u32, mode: u32) -> Served {
+fn open_path(
+    process: &'static Process,
+    call: &Call,
+    dirfd: RawFd,
+    path: u64,
+    flags: u32,
+    mode: u32,
+) -> Served {
     let flags = flags & KNOWN;
     let flags = if flags & sys::O_PATH == 0 { flags } else { flags & WITH_PATH };
     let argument = PathArgument::read(dirfd, path)?;
@@ -93,18 +100,22 @@ fn open_path(process: &'static Process, call: &Call, dirfd: RawFd, path: u64, fl
     }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
         Performed::Served(fd) => Ok(Reply::Value(fd.into())),
-        Performed::Native(path) => open_native(process, call, &argument, path.as_deref(), flags, mode, follow),
+        Performed::Native(path) => {
+            open_native(process, call, &argument, path.as_deref(), flags, mode, follow)
+        }
     }
 }
 
 /// Opens what lies on a mount, and gives the program a number for it.
 fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> Result<RawFd, Errno> {
     if spot.directory && flags & sys::O_CREAT != 0 {
-        return Err(Errno::ISDIR);
+        let exclusive = flags & sys::O_EXCL != 0 && spot.call(Instance::getattr).is_ok();
+        return Err(if exclusive { Errno::EXIST } else { Errno::ISDIR });
     }
     spot.check_directory()?;
     let instance = spot.mount.instance()?;
-    let mode = if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
+    let mode =
+        if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
     let opened = open_handle(instance, || {
         spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
     })?;
@@ -231,7 +242,8 @@ fn open_native(
     mode: u32,
     follow: bool,
 ) -> Served {
-    let mode = if flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) == 0 { 0 } else { mode & 0o7777 };
+    let mode =
+        if flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) == 0 { 0 } else { mode & 0o7777 };
     let (dirfd, text, resolve) = match path {
         Some(path) => (sys::AT_FDCWD, path, 0),
         None => (argument.dirfd, argument.text.as_slice(), namei::NO_SYMLINKS),
@@ -259,7 +271,11 @@ fn open_native(
                 }
                 Ok(namei::Located::Native(None)) => {
                     let result = native::call(call);
-                    Ok(Reply::Value(if result >= 0 { process.check_limit(result as RawFd)?.into() } else { result }))
+                    Ok(Reply::Value(if result >= 0 {
+                        process.check_limit(result as RawFd)?.into()
+                    } else {
+                        result
+                    }))
                 }
                 Err(error) => Err(error),
             }

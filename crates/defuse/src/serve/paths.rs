@@ -7,8 +7,8 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::{Reply, Served};
-use crate::native;
 use crate::namei::{self, Located, OpenHow, PathArgument, Performed, Spot};
+use crate::native;
 use crate::process::Process;
 use crate::resolve::PathBytes;
 
@@ -103,7 +103,11 @@ pub fn settle(process: &'static Process, argument: &PathArgument, follow: bool) 
 }
 
 /// Where a path leads for sure, for calls with two of them.
-pub fn locate_for_sure(process: &'static Process, argument: &PathArgument, follow: bool) -> Result<Located, Errno> {
+pub fn locate_for_sure(
+    process: &'static Process,
+    argument: &PathArgument,
+    follow: bool,
+) -> Result<Located, Errno> {
     match argument.locate(process)? {
         Located::Native(None) => settle(process, argument, follow),
         known => Ok(known),

@@ -174,7 +174,10 @@ impl Buffers {
     }
 
     fn each(&self, check: impl Fn(u64, usize) -> Result<(), Errno>) -> Result<(), Errno> {
-        self.list().iter().filter(|iov| iov.iov_len > 0).try_for_each(|iov| check(iov.iov_base as u64, iov.iov_len))
+        self.list()
+            .iter()
+            .filter(|iov| iov.iov_len > 0)
+            .try_for_each(|iov| check(iov.iov_base as u64, iov.iov_len))
     }
 }
 
@@ -256,7 +259,9 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
         (None, false) => {
             let guard = shared.lock(file.holder()).map_err(stash_errno)?;
             guard
-                .advance(|offset| write_at(file, buffers, offset as u64, false).map(|(count, _)| count).map_err(Failure))
+                .advance(|offset| {
+                    write_at(file, buffers, offset as u64, false).map(|(count, _)| count).map_err(Failure)
+                })
                 .map_err(|Failure(error)| error)?
         }
     };
@@ -268,7 +273,12 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
 }
 
 /// Writes at the end of the file, wherever other descriptions have put it. Returns the count and the new end.
-fn append_to(process: &Process, file: &FileRef, instance: &Instance, buffers: &Buffers) -> Result<(usize, u64), Errno> {
+fn append_to(
+    process: &Process,
+    file: &FileRef,
+    instance: &Instance,
+    buffers: &Buffers,
+) -> Result<(usize, u64), Errno> {
     if instance.capabilities().contains(Capabilities::APPEND) {
         return write_at(file, buffers, 0, true);
     }

@@ -168,7 +168,8 @@ fn inside_earlier(point: &Path, earlier: &[Mount]) -> Option<PathBuf> {
     (plain && is_inside).then_some(inside)
 }
 
-fn absolute_backend(backend: &OsStr) -> OsString {
+/// A back end as processes with another working directory understand it: absolute if it is relative and names something that exists, else as it is.
+pub fn absolute_backend(backend: &OsStr) -> OsString {
     let path = Path::new(backend);
     if backend.is_empty() || path.is_absolute() || fs::symlink_metadata(path).is_err() {
         return backend.into();

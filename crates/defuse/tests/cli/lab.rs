@@ -4,12 +4,31 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
 /// A plugin in the paper's form: every call is answered with ENOSYS.
 const PLUGIN: &str =
     "int usfs_open(const char *path, int flags, unsigned mode, unsigned long *handle) { return 38; }";
+
+static EMPTY_LIBRARY: LazyLock<Vec<u8>> = LazyLock::new(|| compile(""));
+static PLUGIN_LIBRARY: LazyLock<Vec<u8>> = LazyLock::new(|| compile(PLUGIN));
+
+/// The shared library made of this C text.
+fn compile(text: &str) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, library) = (folder.path().join("source.c"), folder.path().join("library.so"));
+    fs::write(&source, text).unwrap();
+    let mut cc = Command::new("cc");
+    let status = cc
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()
+        .expect("a C compiler is needed");
+    assert!(status.success());
+    fs::read(library).unwrap()
+}
 
 /// An empty interposer, a plugin `tiny`, a mount point and a run directory; all gone when dropped.
 pub struct Lab {
@@ -21,8 +40,8 @@ impl Lab {
         let lab = Self { folder: tempfile::tempdir().unwrap() };
         fs::create_dir(lab.point()).unwrap();
         fs::create_dir(lab.run_directory()).unwrap();
-        lab.compile("libempty.so", "");
-        lab.compile("libtiny.so", PLUGIN);
+        lab.install("libempty.so", &EMPTY_LIBRARY);
+        lab.install("libtiny.so", &PLUGIN_LIBRARY);
         lab
     }
 
@@ -43,16 +62,8 @@ impl Lab {
         fs::read_dir(self.run_directory()).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 
-    fn compile(&self, name: &str, text: &str) {
-        let source = self.at("source.c");
-        fs::write(&source, text).unwrap();
-        let status = Command::new("cc")
-            .args(["-shared", "-fPIC", "-x", "c", "-o"])
-            .arg(self.at(name))
-            .arg(&source)
-            .status()
-            .expect("a C compiler is needed");
-        assert!(status.success());
+    fn install(&self, name: &str, library: &[u8]) {
+        fs::write(self.at(name), library).unwrap();
         fs::set_permissions(self.at(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
 

@@ -75,7 +75,7 @@ fn a_run_directory_that_cannot_be_used() {
 }
 
 #[test]
-fn a_limit_of_open_files_that_leaves_nothing() {
+fn a_limit_of_file_size_below_a_session_s_memory() {
     let lab = Lab::new();
     let mut command = std::process::Command::new("sh");
     command.args(["-c", "ulimit -f 1; exec \"$@\"", "sh"]);

@@ -57,6 +57,8 @@ fn a_plugin_that_cannot_be_tried_is_named() {
     assert_refused(&check("nothing:/tmp"), 1, "libnothing.so");
     assert_refused(&check("empty:/tmp"), 1, "libempty.so");
     assert_refused(&check("tiny"), 2, "no ':'");
+    // It answers everything with ENOSYS.
+    assert_refused(&check("tiny:/tmp"), 1, "cannot check");
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use core::mem::offset_of;
 
-/// Room for the vector state that is kept: x87, SSE, AVX and AVX-512 in the compacted format need 2432 bytes.
-pub const VECTOR_SIZE: usize = 2560;
+/// Room for 32 registers of 64 bytes.
+const VECTOR_SIZE: usize = 2048;
 
 /// As the entry's assembly lays it out on the handler stack.
 #[repr(C, align(64))]
@@ -29,8 +29,18 @@ pub struct Frame {
     pub errno: u32,
     /// [`KIND_CALL`], [`KIND_INNER`] or [`KIND_AFTER_CLONE`].
     pub kind: u32,
-    _spare: [u64; 7],
+    /// SSE control and status.
+    pub mxcsr: u32,
+    /// Vector components in use on arrival, as bits of XCR0.
+    pub in_use: u32,
+    /// Whether `fx` has to be put back.
+    pub x87: u32,
+    _pad: u32,
+    _spare: [u64; 5],
     pub vector: [u8; VECTOR_SIZE],
+    pub vector_masks: [u64; 8],
+    /// Written when the x87 unit is in use.
+    pub fx: [u8; 512],
 }
 
 /// A call of the program.
@@ -58,8 +68,13 @@ pub const FLAGS: usize = offset_of!(Frame, flags);
 pub const ERRNO: usize = offset_of!(Frame, errno);
 pub const KIND: usize = offset_of!(Frame, kind);
 pub const VECTOR: usize = offset_of!(Frame, vector);
+pub const VECTOR_MASKS: usize = offset_of!(Frame, vector_masks);
+pub const FX: usize = offset_of!(Frame, fx);
+pub const MXCSR: usize = offset_of!(Frame, mxcsr);
+pub const IN_USE: usize = offset_of!(Frame, in_use);
+pub const X87: usize = offset_of!(Frame, x87);
 
-const _: () = assert!(VECTOR.is_multiple_of(64) && SIZE.is_multiple_of(64));
+const _: () = assert!(VECTOR.is_multiple_of(64) && FX.is_multiple_of(16) && SIZE.is_multiple_of(64));
 
 impl Frame {
     /// The six arguments as the kernel would read them.

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::tls::{self, PENDING_NONE, PENDING_SIGNAL, Tls};
 use super::{regions, vector};
 use crate::raw;
-use crate::signals::{self, Context, StackDescription, VIRTUAL};
+use crate::signals::{self, Context, StackDescription, VIRTUAL, mask};
 use crate::site;
 
 /// Bytes of the frame: the kernel's `ucontext` without siginfo, then vector state in the standard format.
@@ -72,9 +72,21 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
             vector.add(size as usize).cast::<u32>().write_unaligned(MAGIC2);
         }
     }
-    if tls.pending == PENDING_SIGNAL {
-        // SAFETY: all signals are blocked until the frame is used.
-        unsafe { signals::queue_to_self(&tls.info) };
+    let held = tls.pending == PENDING_SIGNAL;
+    let waiting = tls.virtual_pending & !tls.virtual_mask;
+    if waiting != 0 || (held && signals::bit(tls.info.signal()) & VIRTUAL != 0) {
+        // These are never blocked; for once, until the frame is used.
+        mask::set_native(u64::MAX);
     }
+    // SAFETY: all signals are blocked until the frame is used.
+    unsafe {
+        if held {
+            signals::queue_to_self(&tls.info);
+        }
+        for signal in (1..=64).filter(|signal| waiting & signals::bit(*signal) != 0) {
+            signals::raise(signal);
+        }
+    }
+    tls.virtual_pending &= !waiting;
     tls.pending = PENDING_NONE;
 }

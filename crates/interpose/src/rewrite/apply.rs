@@ -25,7 +25,7 @@ use super::near::{NearMemory, PAGE};
 use super::patched::{Patched, Skip};
 use super::signals::SignalsBlocked;
 use super::site::{Pattern, Plan, Site};
-use super::stub::{Addresses, Patch, STUB_ALIGN, Stub};
+use super::stub::{Addresses, HoleJump, Patch, STUB_ALIGN, Stub};
 
 /// `jmp` to itself.
 const WAIT_HERE: [u8; 2] = [0xeb, 0xfe];
@@ -66,12 +66,11 @@ pub unsafe fn apply(
     let mut size = STUB_ALIGN;
     for site in &plan.sites {
         // SAFETY: text is readable, says the caller.
-        match unsafe { obstacle(site, &text, threads) } {
-            Some(skip) => patched.skipped.push((*site, skip)),
-            None => {
-                patched.sites.push((size, *site));
-                size += Stub::len(site).next_multiple_of(STUB_ALIGN);
-            }
+        if let Some(skip) = unsafe { obstacle(site, &text, threads) } {
+            patched.skipped.push((*site, skip));
+        } else {
+            patched.sites.push((size, *site));
+            size += Stub::len(site).next_multiple_of(STUB_ALIGN);
         }
     }
     if patched.sites.is_empty() {
@@ -91,7 +90,7 @@ pub unsafe fn apply(
                 content.resize(offset as usize, 0xcc);
                 content.extend(code);
                 let index = patched.sites.len();
-                patched.holes.extend(hole.map(|(hole, _)| (text.start + u64::from(hole), index)));
+                patched.holes.extend(hole.map(|hole| (text.start + u64::from(hole.at), index)));
                 writes.push(Write { hole, start: site.start, patch });
                 patched.sites.push((base + offset, site));
             }
@@ -111,7 +110,7 @@ pub unsafe fn apply(
 
 /// The bytes of one site to write.
 struct Write {
-    hole: Option<(u32, [u8; 5])>,
+    hole: Option<HoleJump>,
     start: u32,
     patch: Patch,
 }
@@ -160,9 +159,8 @@ unsafe fn write_all(text: &Range<u64>, writes: &[Write], threads: Threads) -> Re
     // One range from the first page touched to the last: mapping entries are split and merged only once.
     let first = writes.iter().map(|write| write.start).min().unwrap_or(0);
     let last =
-        writes.iter().map(|write| write.hole.map_or(write.start, |(hole, _)| hole.max(write.start))).max();
-    let hole_first =
-        writes.iter().filter_map(|write| write.hole).map(|(hole, _)| hole).min().unwrap_or(first);
+        writes.iter().map(|write| write.hole.map_or(write.start, |hole| hole.at.max(write.start))).max();
+    let hole_first = writes.iter().filter_map(|write| write.hole).map(|hole| hole.at).min().unwrap_or(first);
     let start = (text.start + u64::from(first.min(hole_first))) & !(PAGE - 1);
     let end = (text.start + u64::from(last.unwrap_or(0)) + 5).next_multiple_of(PAGE).min(text.end);
     let (page, len) = (pointer(start).cast::<c_void>(), (end - start) as usize);
@@ -187,9 +185,9 @@ unsafe fn write_all(text: &Range<u64>, writes: &[Write], threads: Threads) -> Re
 }
 
 unsafe fn write_holes(text: &Range<u64>, writes: &[Write]) {
-    for (hole, jump) in writes.iter().filter_map(|write| write.hole) {
+    for hole in writes.iter().filter_map(|write| write.hole) {
         // SAFETY: padding in the text, which is writable and not executed here.
-        unsafe { copy(text, hole, &jump) };
+        unsafe { copy(text, hole.at, &hole.jump) };
     }
 }
 
@@ -247,7 +245,7 @@ unsafe fn copy(text: &Range<u64>, offset: u32, bytes: &[u8]) {
 unsafe fn store_two(text: &Range<u64>, offset: u32, bytes: [u8; 2]) {
     let at = pointer(text.start + u64::from(offset));
     let value = u16::from_le_bytes(bytes);
-    if at.addr() % 2 == 0 {
+    if at.addr().is_multiple_of(2) {
         // SAFETY: aligned, writable.
         unsafe { AtomicU16::from_ptr(at.cast()) }.store(value, Ordering::SeqCst);
     } else {

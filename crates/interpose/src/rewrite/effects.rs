@@ -1,6 +1,6 @@
 //! What a movable instruction reads and writes.
 
-use super::instruction::{Instruction, Map};
+use super::instruction::{Instruction, Map, extension};
 
 /// Things an instruction touches: bits 0 to 15 are the general registers by their number.
 pub type Touched = u32;
@@ -61,7 +61,7 @@ fn primary(it: &Instruction) -> Option<Effects> {
         return None;
     }
     let byte_sized = it.opcode & 1 == 0;
-    let extension = it.modrm.map_or(0, |modrm| modrm >> 3 & 7);
+    let extension = it.modrm.map_or(0, extension);
     Some(match it.opcode {
         0x00..=0x3b if it.opcode & 7 < 4 => {
             let operation = it.opcode >> 3;
@@ -85,8 +85,8 @@ fn primary(it: &Instruction) -> Option<Effects> {
             Effects { reads: flags | RAX_BIT, writes: FLAGS | target }
         }
         0xa8 | 0xa9 => Effects { reads: RAX_BIT, writes: FLAGS },
-        0x50..=0x57 => Effects { reads: low(it) | RSP_BIT, writes: RSP_BIT | MEMORY },
-        0x58..=0x5f => Effects { reads: RSP_BIT | MEMORY, writes: low(it) | RSP_BIT },
+        0x50..=0x57 if !it.operand16 => Effects { reads: low(it) | RSP_BIT, writes: RSP_BIT | MEMORY },
+        0x58..=0x5f if !it.operand16 => Effects { reads: RSP_BIT | MEMORY, writes: low(it) | RSP_BIT },
         0x63 => modrm(it, WRITE, READ, false)?,
         0x80 | 0x81 | 0x83 => {
             let flags = if matches!(extension, 2 | 3) { FLAGS } else { 0 };
@@ -153,7 +153,7 @@ impl Effects {
 
 /// The register of ModRM.reg.
 pub fn register(it: &Instruction) -> u8 {
-    (it.modrm.unwrap_or(0) >> 3 & 7) | (it.rex & 4) << 1
+    extension(it.modrm.unwrap_or(0)) | (it.rex & 4) << 1
 }
 
 /// The register of ModRM.rm, where that is one.

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 /// Why nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The system's policy does not let the process execute memory it can write (SELinux execmem or execmod,
+    /// The system's policy does not let the process execute memory it can write (`SELinux`'s `execmem` or `execmod`,
     /// `PR_SET_MDWE`, a seccomp filter). Only Syscall User Dispatch is left.
     Forbidden {
         /// What was attempted.

@@ -57,8 +57,8 @@ impl<'a> FunctionTable<'a> {
         if self.entries.is_empty() {
             return Bounds { range: 0..len, known: true };
         }
-        let after = self.entries.partition_point(|entry| self.start(entry) <= offset as i64);
-        let next = self.entries.get(after).map_or(len as i64, |entry| self.start(entry));
+        let after = self.entries.partition_point(|entry| self.start(*entry) <= offset as i64);
+        let next = self.entries.get(after).map_or(len as i64, |entry| self.start(*entry));
         let end = after.checked_sub(1).map_or(0, |at| self.end(at).unwrap_or(next)).min(next);
         // An entry before the text (another text mapping) or behind it bounds nothing.
         let clamp = |position: i64| position.clamp(0, len as i64) as usize;
@@ -66,29 +66,29 @@ impl<'a> FunctionTable<'a> {
         // Hand-written code (vfork, clone) has a gap around its `syscall`, or changes from one entry to another there.
         let mut first = after.saturating_sub(1);
         for _ in 0..ENTRIES_JOINED {
-            if first > 0 && self.end(first - 1) == Some(self.start(&self.entries[first])) {
+            if first > 0 && self.end(first - 1) == Some(self.start(self.entries[first])) {
                 first -= 1;
             }
         }
-        let start = if after == 0 { 0 } else { self.start(&self.entries[first]) };
+        let start = if after == 0 { 0 } else { self.start(self.entries[first]) };
         Bounds { range: clamp(start)..clamp(if known { end } else { next }), known }
     }
 
     /// End of the function with this index, if its frame description is in the usual form.
     fn end(&self, index: usize) -> Option<i64> {
-        let entry = self.entries.get(index)?;
+        let entry = *self.entries.get(index)?;
         Some(self.start(entry) + self.length(entry)?)
     }
 
-    fn start(&self, entry: &[u8; 8]) -> i64 {
-        let [a, b, c, d, ..] = *entry;
+    fn start(&self, entry: [u8; 8]) -> i64 {
+        let [a, b, c, d, ..] = entry;
         self.header_address.wrapping_sub(self.text_address) as i64
             + i64::from(i32::from_le_bytes([a, b, c, d]))
     }
 
     /// The function's length, from its frame description.
-    fn length(&self, entry: &[u8; 8]) -> Option<i64> {
-        let [.., a, b, c, d] = *entry;
+    fn length(&self, entry: [u8; 8]) -> Option<i64> {
+        let [.., a, b, c, d] = entry;
         let frame = self.header_address.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
         let frame_at = frame.checked_sub(self.segment_address)? as usize;
         // Length, CIE, start, length of the function.

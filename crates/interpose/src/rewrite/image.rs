@@ -11,6 +11,7 @@ const PT_NOTE: u32 = 4;
 const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 const PF_X: u32 = 1;
 const HEADER: usize = 64;
+const PAGE: u64 = 4096;
 const PROGRAM_HEADER: usize = 56;
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -30,32 +31,40 @@ pub struct Segment<'a> {
 pub struct Image<'a> {
     segments: Vec<Segment<'a>>,
     build_id: Option<&'a [u8]>,
-    unwind_table: Option<u64>,
+    /// Its address, and the piece that holds it.
+    unwind_table: Option<(u64, Segment<'a>)>,
 }
 
 impl<'a> Image<'a> {
     /// An object as it is in a file: for lists made ahead, and for `doctor`.
     pub fn from_file(file: &'a [u8]) -> Option<Self> {
-        let mut segments = Vec::new();
+        let (mut segments, mut offsets) = (Vec::new(), Vec::new());
         for header in program_headers(file)? {
             if header.kind == PT_LOAD {
-                let bytes = file.get(header.offset as usize..)?.get(..header.size as usize)?;
-                segments.push(Segment {
-                    address: header.address,
-                    bytes,
-                    executable: header.flags & PF_X != 0,
-                });
+                // Whole pages are mapped, so that a plan counts from the same place in memory.
+                let lead = header.address % PAGE;
+                let (address, offset) = (header.address - lead, header.offset.checked_sub(lead)?);
+                let end = header.offset.checked_add(header.size)?;
+                let mapped = end.next_multiple_of(PAGE).min(file.len() as u64).max(end);
+                let bytes = file.get(offset as usize..mapped as usize)?;
+                segments.push(Segment { address, bytes, executable: header.flags & PF_X != 0 });
+                offsets.push(offset);
             }
         }
-        Self::assemble(segments, file, 0)
+        Self::assemble(segments, &offsets, file, 0)
     }
 
     /// An object as it is in memory: its readable mappings in the order of their addresses. `None` unless the first
     /// begins with the object's headers.
     pub fn from_segments(segments: Vec<Segment<'a>>) -> Option<Self> {
+        Self::from_mappings(segments, &[])
+    }
+
+    /// The same, knowing from where in the file each is mapped.
+    pub(super) fn from_mappings(segments: Vec<Segment<'a>>, offsets: &[u64]) -> Option<Self> {
         let first = *segments.first()?;
         let linked = program_headers(first.bytes)?.find(|h| h.kind == PT_LOAD && h.offset == 0)?.address;
-        Self::assemble(segments, first.bytes, first.address.wrapping_sub(linked))
+        Self::assemble(segments, offsets, first.bytes, first.address.wrapping_sub(linked))
     }
 
     /// The bytes of the GNU build-id note.
@@ -76,8 +85,7 @@ impl<'a> Image<'a> {
     /// Where the functions of `text` begin. Empty where the object does not say.
     pub fn functions(&self, text: &Segment) -> FunctionTable<'a> {
         self.unwind_table
-            .and_then(|address| {
-                let segment = self.segment_of(address, 0)?;
+            .and_then(|(address, segment)| {
                 FunctionTable::parse(segment.bytes, segment.address, address, text.address)
             })
             .unwrap_or_default()
@@ -88,36 +96,37 @@ impl<'a> Image<'a> {
         scan(text.bytes, &self.functions(text), interest)
     }
 
-    fn assemble(segments: Vec<Segment<'a>>, headers: &'a [u8], bias: u64) -> Option<Self> {
+    fn assemble(segments: Vec<Segment<'a>>, offsets: &[u64], headers: &'a [u8], bias: u64) -> Option<Self> {
         let mut image = Self { segments, build_id: None, unwind_table: None };
         for header in program_headers(headers)? {
             let address = header.address.wrapping_add(bias);
+            let Some(index) = image.index_of(address, header.size) else { continue };
+            let segment = image.segments[index];
+            let within = address - segment.address;
+            // While ld.so maps an object, a part may not be in its place yet.
+            if offsets.get(index).is_some_and(|offset| offset.wrapping_add(within) != header.offset) {
+                continue;
+            }
             match header.kind {
-                PT_NOTE => {
-                    let notes = image.bytes(address, header.size);
-                    image.build_id = image.build_id.or_else(|| build_id(notes?));
+                PT_NOTE if image.build_id.is_none() => {
+                    image.build_id = build_id(&segment.bytes[within as usize..][..header.size as usize]);
                 }
-                PT_GNU_EH_FRAME => image.unwind_table = Some(address),
+                PT_GNU_EH_FRAME => image.unwind_table = Some((address, segment)),
                 _ => {}
             }
         }
         Some(image)
     }
 
-    fn bytes(&self, address: u64, len: u64) -> Option<&'a [u8]> {
-        let segment = self.segment_of(address, len)?;
-        Some(&segment.bytes[(address - segment.address) as usize..][..len as usize])
-    }
-
-    fn segment_of(&self, address: u64, len: u64) -> Option<Segment<'a>> {
-        let inside = |segment: &&Segment| {
+    fn index_of(&self, address: u64, len: u64) -> Option<usize> {
+        self.segments.iter().position(|segment| {
             let range = range_of(segment);
             range.contains(&address) && address.checked_add(len).is_some_and(|end| end <= range.end)
-        };
-        self.segments.iter().find(inside).copied()
+        })
     }
 }
 
+/// Its addresses.
 fn range_of(segment: &Segment) -> Range<u64> {
     segment.address..segment.address.saturating_add(segment.bytes.len() as u64)
 }

@@ -48,7 +48,7 @@ pub struct Instruction {
     pub lock: bool,
     /// Prefix 67.
     pub address32: bool,
-    /// The ModRM byte if the instruction has one.
+    /// The `ModRM` byte if the instruction has one.
     pub modrm: Option<u8>,
     /// The SIB byte if there is one.
     pub sib: Option<u8>,
@@ -64,25 +64,19 @@ impl Instruction {
         self.rex & 8 != 0
     }
 
-    /// Whether this is `syscall`.
-    pub fn is_syscall(&self) -> bool {
-        self.map == Map::Secondary && self.opcode == 5
-    }
-
-    /// A near call (direct or indirect).
-    pub fn is_call(&self) -> bool {
-        self.map == Map::Primary
-            && (self.opcode == 0xe8 || (self.opcode == 0xff && self.modrm.is_some_and(|m| m >> 3 & 7 == 2)))
-    }
-
     /// Whether it does nothing: what compilers and linkers pad code with.
     pub fn is_padding(&self) -> bool {
         match self.map {
             Map::Primary => matches!(self.opcode, 0x90 | 0xcc) && self.rex & 1 == 0 && self.repeat != 0xf3,
-            Map::Secondary => self.opcode == 0x1f && self.modrm.is_some_and(|m| m >> 3 & 7 == 0),
+            Map::Secondary => self.opcode == 0x1f && self.modrm.is_some_and(|modrm| extension(modrm) == 0),
             Map::Other => false,
         }
     }
+}
+
+/// The middle field of a `ModRM` byte: a register, or a part of the opcode.
+pub fn extension(modrm: u8) -> u8 {
+    modrm >> 3 & 7
 }
 
 /// Decodes the instruction at the start of `code`. `None` if it is invalid in 64-bit mode, unknown, or cut off.
@@ -104,197 +98,247 @@ pub fn decode(code: &[u8]) -> Option<Instruction> {
         rip_relative: None,
         immediate: 0,
     };
+    let mut form;
     loop {
         let byte = *code.get(at)?;
+        at += 1;
+        form = PRIMARY[usize::from(byte)];
+        if form & KIND != PREFIX {
+            it.opcode = byte;
+            break;
+        }
+        // A REX prefix counts only directly before the opcode.
+        it.rex = 0;
         match byte {
+            0x40..=0x4f => it.rex = byte,
             0x66 => it.operand16 = true,
             0xf2 | 0xf3 => it.repeat = byte,
             0xf0 => it.lock = true,
             0x67 => it.address32 = true,
-            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 => {}
-            0x40..=0x4f => {
-                it.rex = byte;
-                at += 1;
-                continue;
-            }
-            _ => break,
+            _ => {}
         }
-        // A REX prefix counts only directly before the opcode.
-        it.rex = 0;
-        at += 1;
     }
-    it.opcode = code[at];
-    at += 1;
-    let mut operands = match it.opcode {
-        0x0f => secondary(code, &mut at, &mut it)?,
-        0xc4 | 0xc5 | 0x62 => vector(code, &mut at, &mut it)?,
-        _ => primary(it.opcode)?,
-    };
-    if operands.modrm {
+    if form & KIND == ESCAPE {
+        form = escaped(code, &mut at, &mut it)?;
+    }
+    if form & KIND == INVALID {
+        return None;
+    }
+    let mut size = form & SIZE;
+    if form & MODRM != 0 {
         let modrm = *code.get(at)?;
         at += 1;
         it.modrm = Some(modrm);
         at = memory_operand(code, at, modrm, &mut it)?;
-        let reg = modrm >> 3 & 7;
-        match (it.map, it.opcode) {
-            // test has an immediate, its neighbours not, neg, mul... have none
-            (Map::Primary, 0xf6 | 0xf7) if reg >= 2 => operands.immediate = Size::None,
-            // XOP shares this opcode
-            (Map::Primary, 0x8f) if reg != 0 => return None,
-            (Map::Primary, 0xff) if matches!(reg, 4 | 5) => it.flow = Flow::Stop,
-            (Map::Primary, 0xff) if reg == 7 => return None,
-            (Map::Primary, 0xc6 | 0xc7) if reg != 0 && modrm != 0xf8 => return None,
-            _ => {}
+        if it.map == Map::Primary && matches!(it.opcode, 0xc6 | 0xc7 | 0xf6 | 0xf7 | 0xff) {
+            match (it.opcode, extension(modrm)) {
+                // test has an immediate, its neighbours not, neg, mul... have none
+                (0xf6 | 0xf7, 2..) => size = NONE,
+                (0xff, 4 | 5) => it.flow = Flow::Stop,
+                (0xff, 7) => return None,
+                // xabort and xbegin share them
+                (0xc6 | 0xc7, 1..) if modrm != 0xf8 => return None,
+                _ => {}
+            }
         }
     }
     it.immediate = at as u8;
-    at += operands.immediate.bytes(&it);
-    it.len = u8::try_from(at).ok()?;
+    at += bytes_of(size, &it);
+    it.len = at as u8;
     let immediate = code.get(usize::from(it.immediate)..at)?;
-    if let Some(kind) = operands.flow {
+    let xbegin = it.map == Map::Primary && it.opcode == 0xc7 && it.modrm == Some(0xf8);
+    if form & KIND != PLAIN || xbegin {
         let relative = match *immediate {
             [byte] => i32::from(byte as i8),
+            [a, b] => i32::from(i16::from_le_bytes([a, b])),
             [a, b, c, d] => i32::from_le_bytes([a, b, c, d]),
             _ => 0,
         };
-        it.flow = match kind {
-            Kind::Branch => Flow::Branch(relative),
-            Kind::Jump => Flow::Jump(relative),
-            Kind::Stop => Flow::Stop,
+        it.flow = match form & KIND {
+            JUMP => Flow::Jump(relative),
+            STOP => Flow::Stop,
+            _ => Flow::Branch(relative),
         };
-    } else if it.map == Map::Primary && it.opcode == 0xc7 && it.modrm == Some(0xf8) {
-        // xbegin: aborts to a relative address
-        it.flow = Flow::Branch(i32::from_le_bytes(immediate.try_into().ok()?));
     }
     Some(it)
 }
 
-#[derive(Clone, Copy)]
-enum Size {
-    None,
-    Byte,
-    Word,
-    /// enter
-    Three,
-    /// 4 bytes, 2 with prefix 66 unless REX.W
-    Operand,
-    /// as `Operand`, 8 with REX.W
-    Full,
-    Four,
-    Address,
-}
+/// What an opcode says about the rest of its instruction: kind, whether a `ModRM` byte follows, size of the immediate.
+type Form = u8;
 
-impl Size {
-    fn bytes(self, it: &Instruction) -> usize {
-        match self {
-            Self::None => 0,
-            Self::Byte => 1,
-            Self::Word => 2,
-            Self::Three => 3,
-            Self::Full if it.wide() => 8,
-            Self::Operand | Self::Full if it.operand16 && !it.wide() => 2,
-            Self::Operand | Self::Full | Self::Four => 4,
-            Self::Address if it.address32 => 4,
-            Self::Address => 8,
+const KIND: Form = 0x70;
+const PLAIN: Form = 0x00;
+const BRANCH: Form = 0x10;
+const JUMP: Form = 0x20;
+const STOP: Form = 0x30;
+const PREFIX: Form = 0x40;
+const ESCAPE: Form = 0x50;
+const INVALID: Form = 0x60;
+
+const MODRM: Form = 0x80;
+
+const SIZE: Form = 0x0f;
+const NONE: Form = 0;
+const BYTE: Form = 1;
+const WORD: Form = 2;
+/// enter
+const THREE: Form = 3;
+const FOUR: Form = 4;
+/// 4 bytes, 2 with prefix 66 unless REX.W
+const OPERAND: Form = 5;
+/// as `OPERAND`, 8 with REX.W
+const FULL: Form = 6;
+/// an address
+const OFFSET: Form = 7;
+
+macro_rules! table {
+    ($name:ident) => {{
+        let mut forms = [INVALID; 256];
+        let mut opcode = 0;
+        while opcode < 256 {
+            forms[opcode] = $name(opcode as u8);
+            opcode += 1;
         }
+        forms
+    }};
+}
+static PRIMARY: [Form; 256] = table!(primary);
+static SECONDARY: [Form; 256] = table!(secondary);
+
+fn bytes_of(size: Form, it: &Instruction) -> usize {
+    match size {
+        NONE..=FOUR => usize::from(size),
+        FULL if it.wide() => 8,
+        OPERAND | FULL if it.operand16 && !it.wide() => 2,
+        OFFSET if !it.address32 => 8,
+        _ => 4,
     }
 }
 
-enum Kind {
-    Branch,
-    Jump,
-    Stop,
-}
-
-struct Operands {
-    modrm: bool,
-    immediate: Size,
-    flow: Option<Kind>,
-}
-
-const fn plain(modrm: bool, immediate: Size) -> Operands {
-    Operands { modrm, immediate, flow: None }
-}
-
-const fn flow(immediate: Size, kind: Kind) -> Operands {
-    Operands { modrm: false, immediate, flow: Some(kind) }
-}
-
-fn primary(opcode: u8) -> Option<Operands> {
-    Some(match opcode {
+const fn primary(opcode: u8) -> Form {
+    match opcode {
+        0x0f | 0x62 | 0x8f | 0xc4 | 0xc5 => ESCAPE,
+        0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 => PREFIX,
         0x00..=0x3f => match opcode & 7 {
-            0..=3 => plain(true, Size::None),
-            4 => plain(false, Size::Byte),
-            5 => plain(false, Size::Operand),
-            _ => return None,
+            0..=3 => MODRM,
+            4 => BYTE,
+            5 => OPERAND,
+            _ => INVALID,
         },
-        0x63 | 0x84..=0x8f | 0xd0..=0xd3 | 0xd8..=0xdf | 0xfe | 0xff => plain(true, Size::None),
-        0x50..=0x5f | 0x6c..=0x6f | 0x90..=0x99 | 0x9b..=0x9f | 0xa4..=0xa7 | 0xaa..=0xaf => {
-            plain(false, Size::None)
-        }
-        0xc9 | 0xcc | 0xd7 | 0xec..=0xef | 0xf1 | 0xf5 | 0xf8..=0xfd => plain(false, Size::None),
-        0x68 | 0xa9 => plain(false, Size::Operand),
-        0x69 | 0x81 | 0xc7 | 0xf7 => plain(true, Size::Operand),
-        0x6a | 0xa8 | 0xb0..=0xb7 | 0xcd | 0xe4..=0xe7 => plain(false, Size::Byte),
-        0x6b | 0x80 | 0x83 | 0xc0 | 0xc1 | 0xc6 | 0xf6 => plain(true, Size::Byte),
-        0x70..=0x7f | 0xe0..=0xe3 => flow(Size::Byte, Kind::Branch),
-        0xa0..=0xa3 => plain(false, Size::Address),
-        0xb8..=0xbf => plain(false, Size::Full),
-        0xc2 | 0xca => flow(Size::Word, Kind::Stop),
-        0xc3 | 0xcb | 0xcf | 0xf4 => flow(Size::None, Kind::Stop),
-        0xc8 => plain(false, Size::Three),
-        0xe8 => plain(false, Size::Four),
-        0xe9 => flow(Size::Four, Kind::Jump),
-        0xeb => flow(Size::Byte, Kind::Jump),
-        _ => return None,
-    })
+        0x63 | 0x84..=0x8e | 0xd0..=0xd3 | 0xd8..=0xdf | 0xfe | 0xff => MODRM,
+        0x50..=0x5f
+        | 0x6c..=0x6f
+        | 0x90..=0x99
+        | 0x9b..=0x9f
+        | 0xa4..=0xa7
+        | 0xaa..=0xaf
+        | 0xc9
+        | 0xcc
+        | 0xd7
+        | 0xec..=0xef
+        | 0xf1
+        | 0xf5
+        | 0xf8..=0xfd => PLAIN,
+        0x68 | 0xa9 => OPERAND,
+        0x69 | 0x81 | 0xc7 | 0xf7 => MODRM | OPERAND,
+        0x6a | 0xa8 | 0xb0..=0xb7 | 0xcd | 0xe4..=0xe7 => BYTE,
+        0x6b | 0x80 | 0x83 | 0xc0 | 0xc1 | 0xc6 | 0xf6 => MODRM | BYTE,
+        0x70..=0x7f | 0xe0..=0xe3 => BRANCH | BYTE,
+        0xa0..=0xa3 => OFFSET,
+        0xb8..=0xbf => FULL,
+        0xc2 | 0xca => STOP | WORD,
+        0xc3 | 0xcb | 0xcf | 0xf4 => STOP,
+        0xc8 => THREE,
+        0xe8 => FOUR,
+        0xe9 => JUMP | FOUR,
+        0xeb => JUMP | BYTE,
+        _ => INVALID,
+    }
 }
 
-fn secondary(code: &[u8], at: &mut usize, it: &mut Instruction) -> Option<Operands> {
-    it.map = Map::Secondary;
-    it.opcode = *code.get(*at)?;
-    *at += 1;
-    Some(match it.opcode {
-        0x38 | 0x3a => {
-            let immediate = if it.opcode == 0x3a { Size::Byte } else { Size::None };
-            it.map = Map::Other;
-            it.opcode = *code.get(*at)?;
-            *at += 1;
-            plain(true, immediate)
-        }
-        0x04 | 0x0a | 0x0c | 0x24..=0x27 | 0x36 | 0x39 | 0x3b..=0x3f | 0x7a | 0x7b => return None,
-        0x05..=0x09 | 0x0e | 0x30..=0x37 | 0x77 | 0xa0..=0xa2 | 0xa8..=0xaa | 0xc8..=0xcf => {
-            plain(false, Size::None)
-        }
-        0x0b => flow(Size::None, Kind::Stop),
-        0x78 if it.operand16 || it.repeat == 0xf2 => plain(true, Size::Word),
-        0x0f | 0x70..=0x73 | 0xa4 | 0xac | 0xba | 0xc2 | 0xc4..=0xc6 => plain(true, Size::Byte),
-        0x80..=0x8f => flow(Size::Four, Kind::Branch),
-        _ => plain(true, Size::None),
-    })
+/// After 0f.
+const fn secondary(opcode: u8) -> Form {
+    match opcode {
+        0x04 | 0x0a | 0x0c | 0x24..=0x27 | 0x36 | 0x39 | 0x3b..=0x3f | 0x7a | 0x7b => INVALID,
+        0x05
+        | 0x06
+        | 0x08
+        | 0x09
+        | 0x0e
+        | 0x30..=0x34
+        | 0x37
+        | 0x77
+        | 0xa0..=0xa2
+        | 0xa8
+        | 0xa9
+        | 0xc8..=0xcf => PLAIN,
+        // ud2; and sysret, sysexit, rsm, which only the kernel may
+        0x0b | 0x07 | 0x35 | 0xaa => STOP,
+        0x0f | 0x70..=0x73 | 0xa4 | 0xac | 0xba | 0xc2 | 0xc4..=0xc6 => MODRM | BYTE,
+        0x80..=0x8f => BRANCH | FOUR,
+        _ => MODRM,
+    }
 }
 
-fn vector(code: &[u8], at: &mut usize, it: &mut Instruction) -> Option<Operands> {
-    it.map = Map::Other;
-    let (map, payload) = match it.opcode {
-        0xc5 => (1, 1),
-        0xc4 => (*code.get(*at)? & 0x1f, 2),
-        _ => (*code.get(*at)? & 7, 3),
+/// Steps over what follows 0f and the vector prefixes, up to and including the opcode.
+fn escaped(code: &[u8], at: &mut usize, it: &mut Instruction) -> Option<Form> {
+    let next = |at: &mut usize| {
+        let byte = code.get(*at).copied();
+        *at += 1;
+        byte
     };
-    *at += payload;
-    it.opcode = *code.get(*at)?;
-    *at += 1;
-    Some(match (map, it.opcode) {
-        (1, 0x77) => plain(false, Size::None),
-        (1, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6) | (3, _) => plain(true, Size::Byte),
-        (1 | 2 | 5 | 6, _) => plain(true, Size::None),
-        _ => return None,
+    // The table of the opcode, numbered as the vector prefixes do.
+    let table = match it.opcode {
+        // pop, and AMD's XOP with its tables 8, 9 and 10
+        0x8f => match code.get(*at)? {
+            &modrm if extension(modrm) == 0 => return Some(MODRM),
+            table => {
+                let table = table & 0x1f;
+                *at += 2;
+                table
+            }
+        },
+        0x0f => {
+            it.map = Map::Secondary;
+            it.opcode = next(at)?;
+            match it.opcode {
+                0x38 => 2,
+                0x3a => 3,
+                0x78 if it.operand16 || it.repeat == 0xf2 => return Some(MODRM | WORD),
+                opcode => return Some(SECONDARY[usize::from(opcode)]),
+            }
+        }
+        0xc5 => {
+            next(at)?;
+            1
+        }
+        0xc4 => {
+            let table = next(at)? & 0x1f;
+            next(at)?;
+            table
+        }
+        _ => {
+            let table = next(at)? & 7;
+            next(at)?;
+            next(at)?;
+            table
+        }
+    };
+    it.map = Map::Other;
+    it.opcode = next(at)?;
+    Some(match (table, it.opcode) {
+        (1, 0x77) => PLAIN,
+        (1, 0x70..=0x73 | 0xc2 | 0xc4..=0xc6) | (3 | 8, _) => MODRM | BYTE,
+        (1 | 2 | 5 | 6 | 9, _) => MODRM,
+        (10, _) => MODRM | FOUR,
+        _ => INVALID,
     })
 }
 
 /// Steps over SIB and displacement.
 fn memory_operand(code: &[u8], mut at: usize, modrm: u8, it: &mut Instruction) -> Option<usize> {
     let (mode, rm) = (modrm >> 6, modrm & 7);
+    // Moves to and from control registers take all values of the mode for a register.
     if mode == 3 || (it.map == Map::Secondary && matches!(it.opcode, 0x20..=0x23)) {
         return Some(at);
     }

@@ -2,13 +2,16 @@
 
 use core::ops::Range;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, openat, stat};
 use rustix::io;
+use rustix::mm::{Advice, madvise};
 
 use super::image::{Image, Segment};
+use super::near::PAGE;
 
 /// One mapping of `/proc/self/maps`.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the four letters of a line")]
 pub struct Mapping {
     /// Addresses.
     pub range: Range<u64>,
@@ -18,6 +21,8 @@ pub struct Mapping {
     pub write: bool,
     /// May be executed.
     pub execute: bool,
+    /// Writes go to the file (or other processes), not to a copy of one's own.
+    pub shared: bool,
     /// Offset in the file.
     pub offset: u64,
     /// Device of the file: major, minor.
@@ -82,7 +87,7 @@ impl AddressMap {
     }
 
     /// The objects mapped from files with something executable in them. Leaves out what overlaps one of `except`
-    /// (our own library), the vdso and memory without a file.
+    /// (our own library), the vdso, memory without a file, and files whose code is mapped shared: a change would go to the file.
     pub fn objects<'a>(&'a self, except: &'a [Range<u64>]) -> impl Iterator<Item = LoadedObject<'a>> {
         // A new object begins with another file, or with the file's beginning mapped once more.
         let belongs = |one: &Mapping, next: &Mapping| {
@@ -92,6 +97,7 @@ impl AddressMap {
             .chunk_by(belongs)
             .map(|mappings| LoadedObject { map: self, mappings })
             .filter(|object| object.mappings[0].inode != 0 && object.mappings.iter().any(|m| m.execute))
+            .filter(|object| !object.mappings.iter().any(|m| m.execute && m.shared))
             .filter(|object| {
                 let own = |m: &Mapping| except.iter().any(|e| m.range.start < e.end && e.start < m.range.end);
                 !object.mappings.iter().any(own)
@@ -110,6 +116,26 @@ impl<'a> LoadedObject<'a> {
         (self.mappings[0].device, self.mappings[0].inode)
     }
 
+    /// Names the object's content, as the key of a list made by [`super::Plan::to_bytes`]: the build-id, else which file
+    /// it is, in which state. `None` if neither can be told (the file was replaced); then do not keep the list.
+    pub fn key(&self, image: &Image) -> Option<Vec<u8>> {
+        if let Some(id) = image.build_id() {
+            return Some([b"build-id ", id].concat());
+        }
+        let status = stat(self.path()).ok()?;
+        if status.st_ino != self.file().1 {
+            return None;
+        }
+        let state = [
+            status.st_dev,
+            status.st_ino,
+            status.st_size as u64,
+            status.st_mtime as u64,
+            status.st_mtime_nsec,
+        ];
+        Some([&b"file "[..], state.map(u64::to_le_bytes).as_flattened()].concat())
+    }
+
     /// Its mappings, by rising address.
     pub fn mappings(&self) -> &'a [Mapping] {
         self.mappings
@@ -122,31 +148,50 @@ impl<'a> LoadedObject<'a> {
     /// Until the last use of the image, the object's read-only mappings stay mapped and nobody (this crate's
     /// [`super::apply`] included) changes what is in them.
     pub unsafe fn image(&self) -> Option<Image<'a>> {
-        let fixed = self.mappings.iter().filter(|m| m.read && !m.write);
-        let segments = fixed.map(|mapping| Segment {
-            address: mapping.range.start,
-            // SAFETY: the map says that the range is readable; the caller keeps it mapped and unchanged.
-            bytes: unsafe {
-                let len = (mapping.range.end - mapping.range.start) as usize;
-                core::slice::from_raw_parts(
-                    core::ptr::with_exposed_provenance(mapping.range.start as usize),
-                    len,
-                )
-            },
-            executable: mapping.execute,
-        });
         if self.mappings[0].offset != 0 {
             return None;
         }
-        Image::from_segments(segments.collect())
+        let fixed = || self.mappings.iter().filter(|m| m.read && !m.write);
+        let segments = fixed().map(|mapping| Segment {
+            address: mapping.range.start,
+            // SAFETY: the map says that the range may be read, and that far the file reaches; the caller keeps it
+            // mapped and unchanged.
+            bytes: unsafe {
+                let start = core::ptr::with_exposed_provenance(mapping.range.start as usize);
+                core::slice::from_raw_parts(start, present(&mapping.range) as usize)
+            },
+            executable: mapping.execute,
+        });
+        let offsets: Vec<u64> = fixed().map(|mapping| mapping.offset).collect();
+        Image::from_mappings(segments.collect(), &offsets)
     }
+}
+
+/// Length of the part of a mapping that can be read, in whole pages. ld.so first maps a file over all of an object's
+/// addresses, also over those behind the file's end that it maps anew afterwards; reading there is SIGBUS.
+fn present(range: &Range<u64>) -> u64 {
+    let readable = |page: u64| {
+        let start = core::ptr::with_exposed_provenance_mut((range.start + page * PAGE) as usize);
+        // SAFETY: populating for reading changes nothing the program can see.
+        unsafe { madvise(start, PAGE as usize, Advice::LinuxPopulateRead) }.is_ok()
+    };
+    let pages = (range.end - range.start) / PAGE;
+    if pages == 0 || readable(pages - 1) {
+        return pages * PAGE;
+    }
+    let (mut low, mut high) = (0, pages - 1);
+    while low < high {
+        let middle = low.midpoint(high);
+        if readable(middle) { low = middle + 1 } else { high = middle }
+    }
+    low * PAGE
 }
 
 /// `55d0c0a00000-55d0c0a02000 r--p 00000000 08:01 1234    /usr/bin/true`
 fn parse_line(line: &[u8], line_start: usize) -> Option<Mapping> {
     let (start, rest) = hex(line)?;
     let (end, rest) = hex(rest.strip_prefix(b"-")?)?;
-    let [b' ', read, write, execute, _, b' ', rest @ ..] = rest else { return None };
+    let [b' ', read, write, execute, shared, b' ', rest @ ..] = rest else { return None };
     let (offset, rest) = hex(rest)?;
     let (major, rest) = hex(rest.strip_prefix(b" ")?)?;
     let (minor, rest) = hex(rest.strip_prefix(b":")?)?;
@@ -160,6 +205,7 @@ fn parse_line(line: &[u8], line_start: usize) -> Option<Mapping> {
         read: *read == b'r',
         write: *write == b'w',
         execute: *execute == b'x',
+        shared: *shared == b's',
         offset,
         device: (u32::try_from(major).ok()?, u32::try_from(minor).ok()?),
         inode,

@@ -10,7 +10,7 @@ use super::error::Error;
 use super::maps::AddressMap;
 
 /// Size of a page.
-pub const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// How far from the text the stubs may be: what a displacement reaches, less room for the size of both.
 const REACH: u64 = (1 << 31) - (64 << 20);
 /// Nothing is mapped below.
@@ -43,7 +43,7 @@ impl NearMemory {
     }
 
     /// Maps `len` bytes, readable and writable, that code anywhere in `text` reaches.
-    pub fn map(&mut self, text: &Range<u64>, len: u64) -> Result<Region, Error> {
+    pub(super) fn map(&mut self, text: &Range<u64>, len: u64) -> Result<Region, Error> {
         let len = len.next_multiple_of(PAGE);
         let mut failed = Vec::new();
         while let Some((index, start)) = self.candidate(text, len, &failed) {
@@ -90,19 +90,19 @@ impl NearMemory {
 
 /// Memory for stubs. Unmapped when dropped, unless [`Region::seal`]ed.
 #[derive(Debug)]
-pub struct Region {
+pub(super) struct Region {
     base: *mut c_void,
     len: usize,
 }
 
 impl Region {
     /// Its first address.
-    pub fn start(&self) -> u64 {
+    pub(super) fn start(&self) -> u64 {
         self.base.expose_provenance() as u64
     }
 
     /// Fills it from the start and makes it executable for good.
-    pub fn seal(self, content: &[u8]) -> Result<(), Error> {
+    pub(super) fn seal(self, content: &[u8]) -> Result<(), Error> {
         assert!(content.len() <= self.len, "stubs larger than their region");
         // SAFETY: the region is ours alone, writable, and large enough.
         unsafe { core::ptr::copy_nonoverlapping(content.as_ptr(), self.base.cast(), content.len()) };

@@ -10,7 +10,7 @@ impl SignalsBlocked {
         const SIG_BLOCK: usize = 0;
         let all = u64::MAX;
         let mut before = 0;
-        sigprocmask(SIG_BLOCK, &all, &mut before);
+        sigprocmask(SIG_BLOCK, all, &mut before);
         Self { before }
     }
 }
@@ -19,12 +19,12 @@ impl Drop for SignalsBlocked {
     fn drop(&mut self) {
         const SIG_SETMASK: usize = 2;
         let mut ignored = 0;
-        sigprocmask(SIG_SETMASK, &self.before, &mut ignored);
+        sigprocmask(SIG_SETMASK, self.before, &mut ignored);
     }
 }
 
 /// `rt_sigprocmask(2)`, past libc (which keeps its own signals out of it). Cannot fail with valid pointers.
-fn sigprocmask(how: usize, set: &u64, old: &mut u64) {
+fn sigprocmask(how: usize, set: u64, old: &mut u64) {
     const SYS_RT_SIGPROCMASK: usize = 14;
     // SAFETY: both pointers are valid for the eight bytes that r10 says.
     unsafe {
@@ -32,8 +32,8 @@ fn sigprocmask(how: usize, set: &u64, old: &mut u64) {
             "syscall",
             inlateout("rax") SYS_RT_SIGPROCMASK => _,
             in("rdi") how,
-            in("rsi") set,
-            in("rdx") old,
+            in("rsi") &raw const set,
+            in("rdx") &raw mut *old,
             in("r10") size_of::<u64>(),
             lateout("rcx") _,
             lateout("r11") _,

@@ -125,6 +125,19 @@ pub enum Reason {
     OutsideFunctions = 6,
 }
 
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::NoInterest,
+        Self::Restorer,
+        Self::BranchInto,
+        Self::NotMovable,
+        Self::NotAnInstruction,
+        Self::UnknownFunction,
+        Self::OutsideFunctions,
+    ];
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -175,5 +188,31 @@ impl Plan {
         self.unpatchable.iter().filter(|left| {
             matches!(left.reason, Reason::BranchInto | Reason::NotMovable | Reason::UnknownFunction)
         })
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use Pattern::{Hole, Overwrite, Run, RunWithBranch, Single};
+        write!(f, "{} system call sites can be rewritten", self.sites.len())?;
+        let patterns = [
+            (Single, "single"),
+            (Run, "run"),
+            (Hole, "hole"),
+            (RunWithBranch, "branch"),
+            (Overwrite, "overwrite"),
+        ];
+        let counts = patterns.map(|(pattern, name)| (self.count(pattern), name)).into_iter();
+        for (n, (count, name)) in counts.filter(|(count, _)| *count > 0).enumerate() {
+            write!(f, "{}{count} {name}", if n == 0 { " (" } else { ", " })?;
+        }
+        f.write_str(if self.sites.is_empty() { "" } else { ")" })?;
+        for reason in Reason::ALL {
+            let count = self.left(reason);
+            if count > 0 {
+                write!(f, "; {count} left: {reason}")?;
+            }
+        }
+        Ok(())
     }
 }

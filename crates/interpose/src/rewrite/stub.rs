@@ -119,14 +119,17 @@ impl<'a> Stub<'a> {
         Ok(code)
     }
 
-    /// The bytes to write at the site and, first, at its hole: (offset in the text, bytes).
-    pub fn jumps(&self) -> Result<(Option<(u32, [u8; 5])>, Patch), OutOfReach> {
+    /// What to write at its hole, first, and at the site.
+    pub fn jumps(&self) -> Result<(Option<HoleJump>, Patch), OutOfReach> {
         let Some(hole) = self.site.hole else {
             return Ok((None, Patch::Long(self.long_jump(self.site.start)?)));
         };
         let next = i64::from(self.site.start) + 2;
         let relative = i8::try_from(i64::from(hole) - next).map_err(|_| OutOfReach)?;
-        Ok((Some((hole, self.long_jump(hole)?)), Patch::Short([JUMP_SHORT, relative as u8])))
+        Ok((
+            Some(HoleJump { at: hole, jump: self.long_jump(hole)? }),
+            Patch::Short([JUMP_SHORT, relative as u8]),
+        ))
     }
 
     /// What `pc` stands for; `None` where no code is.
@@ -271,6 +274,15 @@ impl<'a> Stub<'a> {
         let inside = from..from + len;
         self.site.fixups.into_iter().flatten().filter(move |fixup| inside.contains(&usize::from(fixup.at)))
     }
+}
+
+/// The jump written into padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoleJump {
+    /// Where, as an offset in the text.
+    pub at: u32,
+    /// Its bytes.
+    pub jump: [u8; 5],
 }
 
 /// What is written over the start of a site.

@@ -6,7 +6,7 @@ use super::actions::{self, SA_RESETHAND, SIG_DFL, SIG_IGN};
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls};
-use crate::{RESTART, dispatch, objects, raw, serve, site, usercopy};
+use crate::{RESTART, dispatch, lodger, objects, raw, serve, site, usercopy};
 
 /// `si_code` of a SIGSYS by Syscall User Dispatch.
 const SYS_USER_DISPATCH: i32 = 2;
@@ -19,6 +19,14 @@ const RETURN: u64 = 0;
 pub extern "C" fn on_signal(signal: u32, info: *mut SigInfo, context: *mut Context) -> u64 {
     // SAFETY: the kernel passes its frame; the block is this thread's.
     let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
+    if regions::place(context.rip) == Place::AfterClone && context.rax == 0 {
+        settle_child(context);
+    }
+    if lodger::is_current() {
+        // The block is its parent's.
+        let handler = actions::disposition(tls, signal).handler;
+        return if handler > SIG_IGN { handler } else { RETURN };
+    }
     if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
         return synchronous(signal, info, context, tls);
     }
@@ -90,12 +98,19 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
         Place::BackPassed => site::again(context, tls.resume),
         // SAFETY: as above.
         Place::ForwardPassed => context.rip = unsafe { site::done(tls.resume) },
-        Place::AfterClone => {
-            if context.rax == 0 && !dispatch::armed() {
-                // SAFETY: a new thread; `serve` put `done` below its stack pointer.
-                context.rip = unsafe { ((context.rsp - 8) as *const u64).read() };
-            }
-        }
+        Place::AfterClone => {}
+    }
+}
+
+/// In the first instructions of a new thread or process: `serve` put what they need below its stack pointer.
+fn settle_child(context: &mut Context) {
+    // SAFETY: the signal's frame leaves the red zone alone.
+    let [lodger, done] = unsafe { ((context.rsp - 16) as *const [u64; 2]).read() };
+    if lodger != 0 {
+        lodger::mark_current();
+    }
+    if !dispatch::armed() {
+        context.rip = done;
     }
 }
 
@@ -120,8 +135,14 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
         if pending(tls) == PENDING_SIGNAL {
             tls.mask &= context.mask;
         }
-        // SAFETY: blocked in this frame's handler or by the one that came between.
-        unsafe { queue_to_self(info) };
+        let signal = bit(info.signal());
+        if signal & VIRTUAL != 0 {
+            // Not blocked, as nothing blocks it: wait for the call's end here.
+            tls.virtual_pending |= signal;
+        } else {
+            // SAFETY: blocked in this frame's handler or by the one that came between.
+            unsafe { queue_to_self(info) };
+        }
     }
     context.mask = ALL;
     if let Some(after) = raw::interrupted(context.rip) {

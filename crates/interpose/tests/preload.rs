@@ -1,0 +1,157 @@
+//! C programs under `LD_PRELOAD` of the fixture library (tests/fixture), on this system's libc and, with
+//! `DEFUSE_TRIXIE_ROOT` set to the root of a Debian trixie tree, on its glibc 2.41.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rstest::rstest;
+
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+
+fn built(name: &str) -> PathBuf {
+    // target/debug/deps/preload-… -> target/debug/examples/…
+    let exe = std::env::current_exe().unwrap();
+    let path = exe.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is missing: build with `cargo build -p interpose --examples`", path.display());
+    path
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixture").join(name)
+}
+
+fn compile(directory: &Path, name: &str, output: &str, options: &[&str]) -> PathBuf {
+    let out = directory.join(output);
+    let status = Command::new("cc")
+        .args(["-O1", "-g", "-Wall", "-Werror", "-pthread", "-o"])
+        .arg(&out)
+        .arg(source(name))
+        .args(options)
+        .status()
+        .expect("a C compiler");
+    assert!(status.success(), "cc {name}");
+    out
+}
+
+/// Runs the program once on each libc there is.
+fn run(name: &str, options: &[&str], arguments: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), name, "program", options);
+    run_program(&program, arguments);
+}
+
+fn run_program(program: &Path, arguments: &[&str]) {
+    let library = built("libfixture.so");
+    let output = Command::new(program).args(arguments).env("LD_PRELOAD", &library).output().unwrap();
+    check(program, arguments, &output);
+    match std::env::var_os("DEFUSE_TRIXIE_ROOT") {
+        None => println!("skipped: glibc 2.41: DEFUSE_TRIXIE_ROOT is not set"),
+        Some(root) => {
+            let libraries = Path::new(&root).join(LIBRARIES);
+            // libgcc_s, which cancellation loads, may be missing from a small root.
+            let path = format!("{}:/lib/x86_64-linux-gnu", libraries.display());
+            let output = Command::new(libraries.join("ld-linux-x86-64.so.2"))
+                .arg("--library-path")
+                .arg(path)
+                .arg("--preload")
+                .arg(&library)
+                .arg(program)
+                .args(arguments)
+                .output()
+                .unwrap();
+            check(program, arguments, &output);
+        }
+    }
+}
+
+fn check(program: &Path, arguments: &[&str], output: &Output) {
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{} {arguments:?}: {}\n{}",
+        program.display(),
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn registers_are_kept() {
+    run("registers.c", &[], &[]);
+}
+
+#[rstest]
+#[case("deferred")]
+#[case("same_descriptor")]
+#[case("jumping")]
+#[case("masks")]
+#[case("waiting")]
+#[case("restarting")]
+#[case("resetting")]
+#[case("queries")]
+#[case("alternate_stack")]
+#[case("faults")]
+#[case("exec_inherits")]
+#[case("threads")]
+fn signals(#[case] name: &str) {
+    run("signals.c", &[], &[name]);
+}
+
+#[test]
+fn cancellation_works_in_passed_and_in_served_calls() {
+    run("cancel.c", &[], &[]);
+}
+
+#[rstest]
+#[case("forks")]
+#[case("vforks")]
+#[case("storms")]
+#[case("spawns")]
+#[case("threads")]
+#[case("everything")]
+#[case("shared")]
+#[case("inner")]
+fn processes(#[case] name: &str) {
+    run("process.c", &[], &[name]);
+}
+
+/// An object that comes later is rewritten as it is mapped, one that is unloaded and another in its place too.
+#[test]
+fn objects_loaded_later_are_rewritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "later.c", "program", &["-ldl"]);
+    let shared = ["-shared", "-fPIC", "-DOBJECT"];
+    let one = compile(directory.path(), "later.c", "one.so", &shared);
+    let two = compile(directory.path(), "later.c", "two.so", &[&shared[..], &["-Wl,-z,norelro"]].concat());
+    let three = compile(
+        directory.path(),
+        "later.c",
+        "three.so",
+        &[&shared[..], &["-Wl,-z,noseparate-code"]].concat(),
+    );
+    let paths: Vec<_> = [&one, &two, &three].iter().map(|path| path.to_str().unwrap()).collect();
+    run_program(&program, &paths);
+}
+
+/// An allocator that makes system calls before any constructor of ours has run.
+#[test]
+fn programs_with_jemalloc_run() {
+    let Some(jemalloc) = ["libjemalloc.so.2"]
+        .iter()
+        .map(|name| Path::new("/").join(LIBRARIES).join(name))
+        .find(|path| path.exists())
+    else {
+        println!("skipped: libjemalloc2 is not installed");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "process.c", "program", &[]);
+    let preload = format!("{}:{}", built("libfixture.so").display(), jemalloc.display());
+    let output = Command::new(&program).arg("threads").env("LD_PRELOAD", preload).output().unwrap();
+    check(&program, &["threads"], &output);
+}
+
+#[test]
+fn a_fixed_executable_is_rewritten() {
+    run("registers.c", &["-no-pie", "-fno-pie"], &[]);
+}
