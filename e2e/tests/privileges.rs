@@ -1,5 +1,7 @@
 //! A program that drops its privileges keeps what it holds and can open what it may.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{same_as_plain, script};
 
 same_as_plain! {

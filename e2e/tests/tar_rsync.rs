@@ -1,5 +1,7 @@
 //! Archives and copies of whole trees, both ways.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use std::env;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! A process without defuse in it that inherits a served descriptor gets errors from it: never data, end-of-file or success.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::process::End;
 use defuse_e2e::{Serving, Session, same_as_plain, script};
 
