@@ -216,7 +216,7 @@ fn vanished_backend_gives_errors_and_no_hang() {
         let outcome = session.script(
             serving,
             "cd $MNT; echo kept >f; exec 3<f; rm -r $BACKEND
-             (echo x >new) 2>&1 || echo refused; cat f 2>&1 || echo gone; ls >/dev/null 2>&1; cat <&3; mkdir d 2>/dev/null || echo refused
+             (echo x >new) 2>&1 || echo refused; cat f 2>&1 || echo gone; ls >/dev/null 2>&1; read -r x <&3; echo \"$x\"; mkdir d 2>/dev/null || echo refused
              mkdir $BACKEND; cd /; echo outside works",
         );
         let text = outcome.stdout_text();

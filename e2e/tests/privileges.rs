@@ -25,7 +25,8 @@ for p in "g", "f", "new":
 print(os.path.exists("g"), os.stat("g").st_size, os.fork() == 0 or os.wait()[1])'
     "#).needs(&["setpriv", "python3"]).needs_root();
 
-    set_user_id_program_on_the_mount: script(r#"
-        cd "$MNT"; chmod 755 .; cp /usr/bin/id "$OUT/id"; chmod 755 "$(dirname "$OUT")" "$OUT"; chown 65534 "$OUT/id"; chmod 4755 "$OUT/id"; "$OUT/id" -u; echo x >f; "$OUT/id" -u <f >out; cat out
+    /// Nothing of us is loaded into it; what it inherits of the mount is in the tests of unintercepted programs.
+    set_user_id_program_runs_with_the_mount_as_working_directory: script(r#"
+        cd "$MNT"; chmod 755 .; cp /usr/bin/id "$OUT/id"; chmod 755 "$(dirname "$OUT")" "$OUT"; chown 65534 "$OUT/id"; chmod 4755 "$OUT/id"; "$OUT/id" -u | tee f; cat f
     "#).needs_root();
 }
