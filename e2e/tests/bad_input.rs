@@ -301,6 +301,8 @@ fn session_left_by_a_killed_run_disturbs_no_later_one() {
         "cd $MNT; exec 3>held; echo before >&3; kill -KILL 0; echo not reached",
     ]);
     assert_eq!(killed.end, End::Signal(9), "{}", killed.stderr_text());
+    // Its processes die one after the other; while one lives, the session is not a left one.
+    assert_eq!(defuse_e2e::leftover::processes(session.place.root()).unwrap(), "");
     assert_eq!(fs::read_to_string(session.place.backend().join("held")).unwrap(), "before\n");
     let next = session.script(Serving::Plugin, "cd $MNT; cat held; echo after >>held; cat held");
     assert!(next.end.is_success(), "{}", next.stderr_text());
