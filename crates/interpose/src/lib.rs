@@ -23,4 +23,5 @@ pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
+pub use objects::PlanStore;
 pub use process::{exec, in_vfork_child};

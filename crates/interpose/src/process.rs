@@ -65,7 +65,13 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         ForkKind::Thread | ForkKind::SharedVm if request.stack == 0 => return LEAVE_PASS,
         ForkKind::SharedVm if !own_tls && !lodger::supported() => return LEAVE_PASS,
         // From a signal handler on the alternate stack.
-        ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => return LEAVE_PASS,
+        ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => {
+            if own_tls {
+                // Where the child, too, looks when dispatch makes it come by our text.
+                let _ = usercopy::write(block_of(&request) + tls::RESUME as u64, &frame.resume);
+            }
+            return LEAVE_PASS;
+        }
         _ => {}
     }
     if let Err(errno) = serve::handler().before_fork(&fork) {
@@ -215,12 +221,18 @@ pub fn after_clone(frame: &mut Frame, tls: &mut Tls) -> u64 {
 }
 
 /// A thread made inside is the handler's or a plugin's: marks it before it runs.
-pub fn mark_internal(nr: u32, args: &[u64; 6]) {
+pub fn mark_internal(nr: u32, args: &[u64; 6], resume: u64) {
     let Some(request) = request(nr, args) else { return };
     if request.fork.kind == ForkKind::Thread && request.fork.flags & CLONE_SETTLS != 0 {
-        let offset = (tls::current() as u64).wrapping_sub(tls::thread_pointer());
-        let _ = usercopy::write(request.tls.wrapping_add(offset), &INTERNAL_THREAD);
+        let block = block_of(&request);
+        let _ = usercopy::write(block, &INTERNAL_THREAD);
+        let _ = usercopy::write(block + tls::RESUME as u64, &resume);
     }
+}
+
+/// The block of the thread that is to be made, which has its thread pointer already.
+fn block_of(request: &Request) -> u64 {
+    (tls::current() as u64).wrapping_sub(tls::thread_pointer()).wrapping_add(request.tls)
 }
 
 /// The program's exit of one thread.

@@ -166,7 +166,7 @@ unsafe fn inner(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         Some(Own::Action) => actions::serve(tls, frame.args()),
         Some(Own::Mask) => mask::serve(tls, frame.args()),
         Some(Own::Fork) => {
-            process::mark_internal(nr, &frame.args());
+            process::mark_internal(nr, &frame.args(), frame.resume);
             return LEAVE_PASS;
         }
         Some(Own::Executable) if !table::host_inner(nr) => {
