@@ -98,6 +98,8 @@ pub enum ForkKind {
 pub(crate) const CLONE_VM: u64 = 0x100;
 pub(crate) const CLONE_FILES: u64 = 0x400;
 pub(crate) const CLONE_VFORK: u64 = 0x4000;
+/// The child's handled signals are reset (posix_spawn since glibc 2.38).
+pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 pub(crate) const CLONE_SETTLS: u64 = 0x80000;
 pub(crate) const CLONE_THREAD: u64 = 0x10000;
 

@@ -12,7 +12,7 @@ use crate::entry::tls::{
     self, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE,
     PHASE_CALL, Tls,
 };
-use crate::handler::CLONE_SETTLS;
+use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
 use crate::signals::{self, Context, VIRTUAL, actions, mask};
 use crate::{ForkCall, ForkKind, RESTART, dispatch, lodger, raw, serve, site, usercopy};
 
@@ -94,6 +94,9 @@ fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u
     frame.rax = result as u64;
     if result == 0 {
         forget_signal(tls);
+        if request.fork.flags & CLONE_CLEAR_SIGHAND != 0 {
+            actions::cleared();
+        }
         if request.stack != 0 {
             frame.rsp = request.stack;
         }
@@ -167,6 +170,9 @@ pub extern "C" fn vfork_child(child: *mut VforkChildOpaque) -> ! {
         tls.vfork_depth += 1;
         tls.pending = PENDING_MASK;
         tls.virtual_pending = 0;
+        if (*child).fork.flags & CLONE_CLEAR_SIGHAND != 0 {
+            actions::cleared_in_vfork_child(tls);
+        }
         dispatch::arm_again();
         serve::handler().after_fork_child(&(*child).fork);
         interpose_leave_frame((&raw mut (*child).frame).cast(), LEAVE_DONE)
@@ -189,6 +195,9 @@ fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
         serve::handler().after_fork_parent(&request.fork, EFAULT);
         frame.rax = EFAULT as u64;
         return LEAVE_DONE;
+    }
+    if lodger == 0 {
+        let _ = usercopy::write(block_of(request) + tls::VIRTUAL_MASK as u64, &tls.virtual_mask);
     }
     if tls.pending == PENDING_SIGNAL {
         // The child would inherit that all is blocked: first the signal, then the clone.

@@ -294,6 +294,31 @@ pub fn set_default(signal: u32) {
     unsafe { set_native(signal, &Action::default()) };
 }
 
+/// In a child whose handlers the kernel has reset, ours among them.
+pub fn cleared() {
+    let _guard = lock();
+    for entry in &TABLE {
+        if entry.handler.load(Relaxed) > SIG_IGN {
+            entry.store(&Action::default());
+        }
+    }
+    for signal in virtual_signals() {
+        // SAFETY: ours.
+        unsafe { set_native(signal, &kernel_action(signal, &TABLE[signal as usize].load())) };
+    }
+}
+
+/// The same in a vfork child, where the table is the parent's.
+pub fn cleared_in_vfork_child(tls: &mut Tls) {
+    for signal in virtual_signals() {
+        if TABLE[signal as usize].handler.load(Relaxed) > SIG_IGN {
+            tls.vfork_default |= virtual_bit(signal);
+        }
+        // SAFETY: ours.
+        unsafe { set_native(signal, &kernel_action(signal, &Action::default())) };
+    }
+}
+
 /// Before exec: the signals the program ignores stay ignored in the new image.
 pub fn ignore_for_exec(tls: &Tls) {
     for signal in virtual_signals().filter(|signal| ignored(tls, *signal)) {
