@@ -4,7 +4,8 @@
 //! our text, too ([`table::DISPATCHING`]). The kernel clears it in children of fork and vfork and in new threads: each arms
 //! itself, new threads in their first instructions, others at their next call that passes.
 
-use core::sync::atomic::{AtomicU64, Ordering::*};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use crate::entry::regions;
 use crate::entry::tls::{self, Tls};

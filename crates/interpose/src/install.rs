@@ -61,6 +61,7 @@ impl std::error::Error for InstallError {}
 ///
 /// # Errors
 /// See [`InstallError`].
+#[expect(clippy::needless_pass_by_value)] // Used up: it is built for this one call.
 pub unsafe fn install(config: Config, handler: &'static dyn Handler) -> Result<Installed, InstallError> {
     serve::set_handler(handler)?;
     vector::detect();

@@ -1,6 +1,4 @@
-//! Catches the system calls of this process and offers them to a [`Handler`].
-//!
-//! See `README.md` for what it does and how.
+#![doc = include_str!("../README.md")]
 
 mod call;
 mod config;

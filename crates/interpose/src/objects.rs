@@ -2,7 +2,8 @@
 
 use core::hint::spin_loop;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -115,7 +116,7 @@ pub fn configure(config: &Config) {
 ///
 /// # Safety
 /// Nobody loads or unloads objects meanwhile (or, for a range, touches that object); called inside.
-pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tally, Error> {
+pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Tally, Error> {
     let map = AddressMap::read().map_err(|errno| Error::System { attempt: "read /proc/self/maps", errno })?;
     let mut memory = NearMemory::new(&map);
     let own = regions::entry()..regions::entry() + 1;
@@ -127,7 +128,7 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
                 .iter()
                 .any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
         };
-        if range.as_ref().is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
+        if range.is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
             continue;
         }
         // SAFETY: the caller's promise.
@@ -234,7 +235,7 @@ pub fn changed(nr: u32, args: &[u64; 6], result: i64) {
     }
     let threads = if fresh || threads() == 1 { Threads::Quiet } else { Threads::Running };
     // SAFETY: the program is in the middle of loading this; it cannot unload it before the call returns.
-    match unsafe { rewrite(Some(range.clone()), threads) } {
+    match unsafe { rewrite(Some(&range), threads) } {
         Ok(tally) => {
             let policy = SETTINGS.get().map_or(DispatchPolicy::Never, |settings| settings.dispatch);
             dispatch::arm_if_needed(policy, tally.missed);

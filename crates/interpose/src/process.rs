@@ -34,7 +34,7 @@ struct Request {
     fork: ForkCall,
     /// The child's stack pointer, 0 for the caller's.
     stack: u64,
-    /// The child's thread pointer, with CLONE_SETTLS.
+    /// The child's thread pointer, with `CLONE_SETTLS`.
     tls: u64,
 }
 
@@ -119,7 +119,7 @@ fn forget_signal(tls: &mut Tls) {
 
 /// What a vfork child finds at its stack pointer.
 #[repr(C, align(64))]
-struct VforkChild {
+pub struct VforkChild {
     frame: MaybeUninit<Frame>,
     fork: ForkCall,
 }
@@ -161,8 +161,7 @@ fn suspended(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u6
 }
 
 /// The vfork child, on the stack below its caller's frames, all signals blocked.
-pub extern "C" fn vfork_child(child: *mut VforkChildOpaque) -> ! {
-    let child = child.cast::<VforkChild>();
+pub extern "C" fn vfork_child(child: *mut VforkChild) -> ! {
     // SAFETY: the block is the caller's, which is suspended; `suspended` wrote the child's part.
     unsafe {
         let tls = &mut *tls::current();
@@ -178,10 +177,6 @@ pub extern "C" fn vfork_child(child: *mut VforkChildOpaque) -> ! {
         interpose_leave_frame((&raw mut (*child).frame).cast(), LEAVE_DONE)
     }
 }
-
-/// Names the argument of [`vfork_child`] to the assembly.
-#[repr(C)]
-pub struct VforkChildOpaque([u8; 0]);
 
 fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
     // SAFETY: the frame's `resume` is a live stub's.
@@ -294,7 +289,7 @@ pub fn step_out(tls: &mut Tls, context: &mut Context) {
     context.mask &= !VIRTUAL;
 }
 
-/// Whether this thread is a child of vfork (or of posix_spawn) that still shares memory with its suspended parent.
+/// Whether this thread is a child of vfork (or of `posix_spawn`) that still shares memory with its suspended parent.
 pub fn in_vfork_child() -> bool {
     // SAFETY: the block is this thread's.
     unsafe { (*tls::current()).vfork_depth > 0 }

@@ -78,7 +78,7 @@ pub fn pass_32_bit() -> u64 {
     at(interpose_pass_32_bit)
 }
 
-/// Where a dispatched rt_sigreturn is made.
+/// Where a dispatched `rt_sigreturn` is made.
 pub fn sigreturn() -> u64 {
     at(interpose_sigreturn)
 }

@@ -1,0 +1,113 @@
+//! The entry: from a stub to a decision in about 2 ns, from there to the handler on its own stack, and back out.
+//!
+//! Signal code depends on the labels: between two of them an interrupted PC means one thing (see
+//! [`super::regions`]). Read that file's table along with this one.
+
+use core::arch::global_asm;
+
+use super::frame::{
+    ERRNO, FLAGS, FRAME_RESUME, FX, IN_USE, KIND, KIND_INNER, LEAVE_CLONE, LEAVE_EDITED, MXCSR, RSP, SIZE,
+    VECTOR, VECTOR_MASKS, X87,
+};
+use super::stack;
+use super::tls;
+use crate::table;
+
+mod decision;
+mod enter;
+mod rare;
+mod signal_frame;
+mod tails;
+
+global_asm!(
+    ".macro interpose_label name",
+    ".hidden \\name",
+    ".globl \\name",
+    ".type \\name,@function",
+    "\\name:",
+    ".endm",
+    ".pushsection .text.interpose_entry,\"ax\",@progbits",
+    ".p2align 6",
+    ".hidden interpose_entry",
+    ".globl interpose_entry",
+    ".type interpose_entry,@function",
+    decision::decision!(),
+    enter::enter!(),
+    tails::tails!(),
+    rare::rare!(),
+    signal_frame::signal_frame!(),
+    ".purgem interpose_label",
+    ".popsection",
+    numbers = const crate::NUMBERS,
+    classes = sym table::CLASSES,
+    by_fd = const table::BY_FD,
+    while_serving = const table::WHILE_SERVING,
+    always = const table::ALWAYS,
+    executable = const table::EXECUTABLE,
+    inner_only = const table::INNER_ONLY,
+    mask_change = const table::MASK_CHANGE,
+    mask_rdi = const table::MASK_RDI,
+    mask_r10 = const table::MASK_R10,
+    mask_r8 = const table::MASK_R8,
+    host_class = const table::HOST_CLASS,
+    inner = const table::INNER,
+    fd_states_len = const crate::FD_STATES,
+    fd_states = sym table::FD_STATE_BYTES,
+    serving = sym table::SERVING,
+    dispatching = sym table::DISPATCHING,
+    dispatch_start = sym table::DISPATCH_START,
+    dispatch_length = sym table::DISPATCH_LENGTH,
+    lodger_expected = sym crate::lodger::EXPECTED,
+    lodger_mark = sym crate::lodger::MARK,
+    errno_offset = sym table::ERRNO_OFFSET,
+    virtual_bits = const crate::signals::VIRTUAL,
+    all_signals = sym crate::signals::ALL,
+    no_alt = sym crate::signals::NO_ALT,
+    vector_kind = sym super::vector::KIND,
+    vector_enabled = sym super::vector::ENABLED,
+    vector_tells = sym super::vector::TELLS,
+    vector_initial = sym super::vector::INITIAL,
+    signal_mask = sym super::vector::SIGNAL_MASK,
+    signal_frame = const super::leave::SIGNAL_FRAME,
+    signal_vector = const super::leave::SIGNAL_VECTOR,
+    make_signal_frame = sym super::leave::make_signal_frame,
+    serve = sym crate::serve::serve,
+    vfork_child = sym crate::process::vfork_child,
+    free = sym stack::FREE,
+    stack_size = const stack::SIZE,
+    guard_size = const stack::GUARD,
+    frame = const SIZE,
+    f_rsp = const RSP,
+    f_resume = const FRAME_RESUME,
+    f_flags = const FLAGS,
+    f_errno = const ERRNO,
+    f_kind = const KIND,
+    f_vector = const VECTOR,
+    f_mask = const VECTOR_MASKS,
+    f_fx = const FX,
+    f_mxcsr = const MXCSR,
+    f_in_use = const IN_USE,
+    f_x87 = const X87,
+    kind_inner = const KIND_INNER,
+    leave = const tls::LEAVE,
+    leave_edited = const LEAVE_EDITED,
+    leave_clone = const LEAVE_CLONE,
+    restart = const crate::RESTART,
+    armed = const tls::ARMED,
+    pending = const tls::PENDING,
+    pending_mask = const tls::PENDING_MASK,
+    phase = const tls::PHASE,
+    top = const tls::TOP,
+    stack = const tls::STACK,
+    saved_rsp = const tls::SAVED_RSP,
+    resume = const tls::RESUME,
+    target = const tls::TARGET,
+    scratch = const tls::SCRATCH,
+    alt_base = const tls::ALT_BASE,
+    alt_size = const tls::ALT_SIZE,
+    alt = const tls::ALT,
+    alt_disabled = const tls::ALT_DISABLED,
+    mask = const tls::MASK,
+    virtual_mask = const tls::VIRTUAL_MASK,
+    original = const tls::ORIGINAL,
+);
