@@ -251,8 +251,8 @@ fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls
         }
         return RETURN;
     }
-    if inside(tls) == INSIDE {
-        // The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
+    if inside(tls) == INSIDE && signal != SIGSYS {
+        // (A seccomp filter's SIGSYS is answered by the program's handler, and we go on.) The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
         // not land on the frames below.
         serve::abandon(context, tls);
     } else if inside(tls) == OUTSIDE {
