@@ -197,6 +197,14 @@ fn the_address_map_is_read_as_the_kernel_writes_it() {
     assert_eq!((map.path(stack), stack.inode, stack.write), (&b"[stack]"[..], 0, true));
     assert!(vsyscall.execute && !vsyscall.read);
     assert_eq!(map.objects(&[]).count(), 0, "nothing executable from a file");
+    let code =
+        |sharing| format!("1000-2000 r-x{sharing} 00000000 08:01 7 /a\n2000-3000 r--p 00001000 08:01 7 /a\n");
+    assert_eq!(AddressMap::parse(code('p').into_bytes()).objects(&[]).count(), 1);
+    assert_eq!(
+        AddressMap::parse(code('s').into_bytes()).objects(&[]).count(),
+        0,
+        "code that others see, too"
+    );
 }
 
 #[test]

@@ -17,12 +17,10 @@ impl Landings {
         }
         let blocks = Blocks::around(sites, text.len());
         let mut consider = |at: usize| {
-            let next = match *text.get(at..).unwrap_or_default() {
-                [0xe9, _, _, _, _, ..] => at + 5,
-                [0x0f, 0x80..=0x8f, _, _, _, _, ..] => at + 6,
-                _ => return,
-            };
-            let [.., a, b, c, d] = text[..next] else { return };
+            // Where the displacement stands; the opcode's second byte was seen already.
+            let from = at + if text[at] == 0xe9 { 1 } else { 2 };
+            let Some(&[a, b, c, d]) = text.get(from..from + 4) else { return };
+            let next = from + 4;
             let target = next as i64 + i64::from(i32::from_le_bytes([a, b, c, d]));
             let Ok(target) = u32::try_from(target) else { return };
             if !blocks.contains(target) {
@@ -36,17 +34,22 @@ impl Landings {
             }
         };
         // Every position is in a chunk; the last ones may be looked at twice.
-        let whole = text.len() / CHUNK * CHUNK;
-        let mut chunks = text[..whole].chunks_exact(CHUNK).enumerate().peekable();
-        while let Some((index, chunk)) = chunks.next() {
-            let following = chunks.peek().map_or(0, |(_, next)| next[0]);
-            let mut mask = candidates(chunk.try_into().expect("of this size"), following);
+        let (chunks, _) = text.as_chunks::<CHUNK>();
+        let whole = chunks.len() * CHUNK;
+        for (index, chunk) in chunks.iter().enumerate() {
+            let following = text.get((index + 1) * CHUNK).copied().unwrap_or(0);
+            let mut mask = candidates(*chunk, following);
             while mask != 0 {
                 consider(index * CHUNK + mask.trailing_zeros() as usize);
                 mask &= mask - 1;
             }
         }
-        (whole.saturating_sub(1)..text.len()).for_each(consider);
+        // What is left of less than a chunk.
+        for at in whole.saturating_sub(1)..text.len() {
+            if matches!(text[at..], [0xe9, ..] | [0x0f, 0x80..=0x8f, ..]) {
+                consider(at);
+            }
+        }
         Self(hit)
     }
 
@@ -75,10 +78,11 @@ fn forbidden(site: &Site, target: u32) -> bool {
 const CHUNK: usize = 16;
 
 /// The positions in `chunk` of e9, and of 0f before 8x (`following` is the byte behind the chunk), as a bit mask.
-fn candidates(chunk: &[u8; CHUNK], following: u8) -> u32 {
+#[inline]
+fn candidates(chunk: [u8; CHUNK], following: u8) -> u32 {
     // SAFETY: every x86-64 processor has SSE2. Any sixteen bytes are a vector.
     let (jump, escape, conditional) = unsafe {
-        let bytes = core::mem::transmute::<[u8; CHUNK], __m128i>(*chunk);
+        let bytes = core::mem::transmute::<[u8; CHUNK], __m128i>(chunk);
         let high = _mm_and_si128(bytes, _mm_set1_epi8(0xf0_u8 as i8));
         (
             _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0xe9_u8 as i8))) as u32,

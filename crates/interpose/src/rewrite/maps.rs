@@ -11,6 +11,7 @@ use super::near::PAGE;
 
 /// One mapping of `/proc/self/maps`.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the four letters of a line")]
 pub struct Mapping {
     /// Addresses.
     pub range: Range<u64>,
@@ -20,6 +21,8 @@ pub struct Mapping {
     pub write: bool,
     /// May be executed.
     pub execute: bool,
+    /// Writes go to the file (or other processes), not to a copy of one's own.
+    pub shared: bool,
     /// Offset in the file.
     pub offset: u64,
     /// Device of the file: major, minor.
@@ -84,7 +87,7 @@ impl AddressMap {
     }
 
     /// The objects mapped from files with something executable in them. Leaves out what overlaps one of `except`
-    /// (our own library), the vdso and memory without a file.
+    /// (our own library), the vdso, memory without a file, and files whose code is mapped shared: a change would go to the file.
     pub fn objects<'a>(&'a self, except: &'a [Range<u64>]) -> impl Iterator<Item = LoadedObject<'a>> {
         // A new object begins with another file, or with the file's beginning mapped once more.
         let belongs = |one: &Mapping, next: &Mapping| {
@@ -94,6 +97,7 @@ impl AddressMap {
             .chunk_by(belongs)
             .map(|mappings| LoadedObject { map: self, mappings })
             .filter(|object| object.mappings[0].inode != 0 && object.mappings.iter().any(|m| m.execute))
+            .filter(|object| !object.mappings.iter().any(|m| m.execute && m.shared))
             .filter(|object| {
                 let own = |m: &Mapping| except.iter().any(|e| m.range.start < e.end && e.start < m.range.end);
                 !object.mappings.iter().any(own)
@@ -187,7 +191,7 @@ fn present(range: &Range<u64>) -> u64 {
 fn parse_line(line: &[u8], line_start: usize) -> Option<Mapping> {
     let (start, rest) = hex(line)?;
     let (end, rest) = hex(rest.strip_prefix(b"-")?)?;
-    let [b' ', read, write, execute, _, b' ', rest @ ..] = rest else { return None };
+    let [b' ', read, write, execute, shared, b' ', rest @ ..] = rest else { return None };
     let (offset, rest) = hex(rest)?;
     let (major, rest) = hex(rest.strip_prefix(b" ")?)?;
     let (minor, rest) = hex(rest.strip_prefix(b":")?)?;
@@ -201,6 +205,7 @@ fn parse_line(line: &[u8], line_start: usize) -> Option<Mapping> {
         read: *read == b'r',
         write: *write == b'w',
         execute: *execute == b'x',
+        shared: *shared == b's',
         offset,
         device: (u32::try_from(major).ok()?, u32::try_from(minor).ok()?),
         inode,
