@@ -142,6 +142,34 @@ fn objects_loaded_later_are_rewritten() {
     run_program(&program, &paths, "always");
 }
 
+/// What one process found by scanning, the next takes from the store; a damaged plan is made anew.
+#[test]
+fn plans_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "plans.c", "program", &[]);
+    let plans = directory.path().join("plans");
+    std::fs::create_dir(&plans).unwrap();
+    let run = |expected: &str| {
+        let output = Command::new(&program)
+            .arg(expected)
+            .env("LD_PRELOAD", built("libfixture.so"))
+            .env("FIXTURE_PLANS", &plans)
+            .output()
+            .unwrap();
+        check(&program, &[expected], &output);
+    };
+    run("stores");
+    run("loads");
+    for plan in std::fs::read_dir(&plans).unwrap() {
+        let path = plan.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() / 2);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    run("repairs");
+    run("loads");
+}
+
 /// Code made at run time, 32-bit calls, in threads, children and signal handlers.
 #[test]
 fn dispatch_catches_calls_from_anywhere() {
