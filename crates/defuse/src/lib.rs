@@ -1,1 +1,36 @@
-//! The `defuse` crate.
+//! Unmodified programs on a user-space file system: the thin interposer that composes the mechanism crates.
+//!
+//! `docs/architecture.md` follows one `read` through it.
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
+mod environment;
+pub mod errno;
+mod file;
+mod handover;
+#[allow(unsafe_code)]
+mod heap;
+pub mod log;
+mod mount;
+pub mod mounts;
+mod namei;
+#[allow(unsafe_code)]
+mod native;
+mod private_fd;
+mod process;
+mod program;
+pub mod resolve;
+mod serve;
+pub mod session;
+mod shadow;
+#[allow(unsafe_code)]
+mod start;
+#[allow(unsafe_code)]
+mod sync;
+pub mod table;
+#[allow(unsafe_code)]
+mod thread;
+#[allow(unsafe_code)]
+mod trace;
+#[allow(unsafe_code)]
+mod user;

@@ -26,6 +26,9 @@ pub enum Interest {
     Always,
     /// Offered unless the state byte of the FD in the first argument is [`FD_FOREIGN`].
     ByFd,
+    /// As [`ByFd`](Self::ByFd), for the call that closes the FD: when it is [`FD_FOREIGN`] and so goes to the kernel, its state
+    /// becomes [`FD_UNKNOWN`], since the number may come back as something else.
+    Closes,
     /// Offered while the `serving` byte is not zero.
     WhileServing,
 }

@@ -21,6 +21,8 @@ pub const MASK_R10: u8 = 8;
 pub const MASK_R8: u8 = 9;
 /// A pointer to (mask pointer, size) in r9: pselect6.
 pub const MASK_PAIR_R9: u8 = 10;
+/// By the FD, whose state is forgotten.
+pub const CLOSES: u8 = 11;
 
 /// Offsets in the table from a number's class: whether calls made inside are of interest,
 /// and what the host's interest alone would be.
@@ -103,6 +105,7 @@ const fn host_class(interest: Interest) -> u8 {
     match interest {
         Interest::Never => NEVER,
         Interest::ByFd => BY_FD,
+        Interest::Closes => CLOSES,
         Interest::WhileServing => WHILE_SERVING,
         Interest::Always => ALWAYS,
     }
@@ -136,7 +139,7 @@ pub fn fill(config: &Config) {
 pub fn host_interested(nr: u32, args: &[u64; 6]) -> bool {
     match TABLE[HOST_CLASS + nr as usize].load(Relaxed) {
         NEVER => false,
-        BY_FD => !foreign(args[0] as u32),
+        BY_FD | CLOSES => !foreign(args[0] as u32),
         // SAFETY: the host's byte, static.
         WHILE_SERVING => unsafe { (*SERVING.load(Relaxed)).load(Relaxed) != 0 },
         _ => true,

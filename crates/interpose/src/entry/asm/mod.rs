@@ -41,6 +41,7 @@ global_asm!(
     numbers = const crate::NUMBERS,
     classes = sym table::CLASSES,
     by_fd = const table::BY_FD,
+    closes = const table::CLOSES,
     while_serving = const table::WHILE_SERVING,
     always = const table::ALWAYS,
     executable = const table::EXECUTABLE,

@@ -1,0 +1,105 @@
+//! The session's arena as the runner uses it: to make it, and to know which processes live.
+
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use defuse::log::Inode;
+use defuse::session::{SessionError, names};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
+use stash::{Arena, ArenaConfig, StashError};
+
+/// Makes an arena of the empty file `fd`.
+pub fn create(fd: BorrowedFd<'_>) -> Result<Arena, SessionError> {
+    Arena::create(fd, &ArenaConfig::default()).map_err(|error| damaged("make the session's arena", &error))
+}
+
+/// Ids of the processes of the session that live now. A runner, which does not register, does not count.
+///
+/// `file` is the arena's own file. By its records the arena cannot tell whether a process in another PID namespace lives; those are
+/// found by what they have mapped.
+pub fn live_processes(arena: &Arena, file: Inode) -> Vec<i32> {
+    let own_namespace = rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino);
+    let mut pids = Vec::new();
+    let mut elsewhere = false;
+    for process in arena.live_processes().filter(|process| arena.process_is_alive(process.id)) {
+        if process.pid_namespace == own_namespace {
+            pids.push(process.pid as i32);
+        } else {
+            elsewhere = true;
+        }
+    }
+    if elsewhere {
+        pids.extend(processes_that_map(file));
+        pids.sort_unstable();
+        pids.dedup();
+    }
+    pids
+}
+
+/// Ids of the processes but this one that have `file` mapped, as far as `/proc` lets us see.
+fn processes_that_map(file: Inode) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let own = std::process::id() as i32;
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&pid: &i32| pid != own)
+        .filter(|pid| fs::read(format!("/proc/{pid}/maps")).is_ok_and(|maps| names_file(&maps, file)))
+        .collect()
+}
+
+/// Whether one of the lines of a `/proc/PID/maps` is about `file`: `START-END PERMISSIONS OFFSET MAJOR:MINOR INODE PATH`.
+fn names_file(maps: &[u8], file: Inode) -> bool {
+    let device = format!("{:02x}:{:02x}", rustix::fs::major(file.dev), rustix::fs::minor(file.dev));
+    let inode = file.ino.to_string();
+    maps.split(|&byte| byte == b'\n').any(|line| {
+        let mut words = line.split(|&byte| byte == b' ').skip(3);
+        words.next() == Some(device.as_bytes()) && words.next() == Some(inode.as_bytes())
+    })
+}
+
+/// Whether any process lives of the session whose folder is `folder`: for [`sweep_stale`](defuse::session::sweep_stale).
+///
+/// # Errors
+///
+/// When there is an arena that cannot be read: then nobody can say.
+pub fn any_alive(folder: BorrowedFd<'_>) -> Result<bool, SessionError> {
+    // Until there is a configuration no process can open the session, and the arena may be half made.
+    match statat(folder, names::CONFIG, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(false),
+        Err(errno) => {
+            return Err(SessionError::System { attempted: "look for its configuration".into(), errno });
+        }
+        Ok(_) => {}
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(folder, names::ARENA, flags, Mode::empty())
+        .map_err(|errno| SessionError::System { attempted: "open its arena".into(), errno })?;
+    let arena = Arena::open(file.as_fd()).map_err(|error| damaged("map its arena", &error))?;
+    let inode = Inode::of(file.as_fd()).unwrap_or(Inode { dev: 0, ino: 0 });
+    Ok(!live_processes(&arena, inode).is_empty())
+}
+
+fn damaged(attempted: &str, error: &StashError) -> SessionError {
+    SessionError::Arena { attempted: attempted.into(), why: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names_file;
+    use defuse::log::Inode;
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_mapped_file_is_found_in_the_list_of_mappings() {
+        let maps = fs::read("/proc/self/maps").unwrap();
+        let inode = |path: &std::path::Path| {
+            let metadata = fs::metadata(path).unwrap();
+            Inode { dev: metadata.dev(), ino: metadata.ino() }
+        };
+        assert!(names_file(&maps, inode(&std::env::current_exe().unwrap())));
+        let other = tempfile::NamedTempFile::new().unwrap();
+        assert!(!names_file(&maps, inode(other.path())));
+    }
+}

@@ -1,0 +1,114 @@
+//! `defuse plugin`: what plugins there are, and whether they keep the rules.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use defuse::session::{PluginSpec, absolute_backend, find_plugin};
+use plugin_abi::conformance::{self, Config, Failed};
+use plugin_abi::{Form, Host, Plugin};
+
+use super::failure::{FAILED, Failure, USAGE};
+use super::run::plugin_search;
+
+/// Where a plugin that is tried believes to be mounted; nothing is there.
+const POINT: &CStr = c"/defuse-check";
+
+/// A table of the plugins that are found by name. Files that are no plugins are left out; those that should be one are listed with what is wrong.
+pub fn list() -> String {
+    let mut rows = Vec::new();
+    for directory in plugin_search().directories {
+        let mut files: Vec<_> = fs::read_dir(&directory)
+            .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
+            .unwrap_or_default();
+        files.sort();
+        for path in files {
+            let Some(name) = plugin_name(&path) else { continue };
+            // The first directory that has a name wins.
+            if rows.iter().any(|(known, _, _)| *known == name) {
+                continue;
+            }
+            if let Some(interface) = interface(&path) {
+                rows.push((name, interface, path.display().to_string()));
+            }
+        }
+    }
+    let width =
+        |column: fn(&(String, String, String)) -> &str| rows.iter().map(|row| column(row).len()).max();
+    let names = width(|row| &row.0).unwrap_or(0);
+    let interfaces = width(|row| &row.1).unwrap_or(0);
+    let mut table = String::new();
+    for (name, interface, path) in &rows {
+        let _ = writeln!(table, "{name:names$}  {interface:interfaces$}  {path}");
+    }
+    table
+}
+
+/// `NAME` of a `libNAME.so`; the interposer itself is none.
+fn plugin_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?.strip_prefix("lib")?.strip_suffix(".so")?;
+    (!name.is_empty() && name != "defuse" && !is_compiler_plugin(name)).then(|| name.into())
+}
+
+/// Whether cargo gave the file its name: `-` and 16 hexadecimal digits end those of procedural macros, which lie in `deps`, too.
+fn is_compiler_plugin(name: &str) -> bool {
+    name.rsplit_once('-')
+        .is_some_and(|(_, hash)| hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// What kind of plugin the file is; `None` if it is none.
+fn interface(path: &Path) -> Option<String> {
+    // Loading runs the file's code, so what is not to be trusted is not looked at any closer.
+    if let Err(error) = plugin_abi::trust::check(path) {
+        return Some(format!("refused: {error}"));
+    }
+    let plugin = Plugin::load(path).ok()?;
+    let (major, minor) = plugin.abi_version();
+    Some(match plugin.form() {
+        Form::Table => format!("table {major}.{minor}"),
+        Form::Listing1 => "listing 1".into(),
+        Form::Listing1Prefixed => "listing 1 (usfs_)".into(),
+    })
+}
+
+/// What `plugin check` is given.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CheckRequest {
+    /// The plugin and what it is to serve.
+    pub plugin: PluginSpec,
+    /// Which sequences of operations are tried, if it is said.
+    pub seed: Option<u64>,
+    /// How many sequences, if it is said.
+    pub sequences: Option<u32>,
+}
+
+/// Drives a plugin with generated sequences of operations. Returns what there is to print, and the exit status.
+///
+/// # Errors
+///
+/// Why the plugin cannot be found, loaded, started or tried.
+pub fn check(request: &CheckRequest) -> Result<(String, i32), Failure> {
+    let failed = |message: String| Failure::new(FAILED, message);
+    let spec = &request.plugin;
+    let path = find_plugin(&spec.library, &plugin_search()).map_err(|error| failed(error.to_string()))?;
+    let plugin = Plugin::load(&path).map_err(|error| failed(error.to_string()))?;
+    let c_string =
+        |text: &OsStr| CString::new(text.as_bytes()).map_err(|error| Failure::new(USAGE, error.to_string()));
+    let (backend, options) = (c_string(&absolute_backend(&spec.backend))?, c_string(&spec.options)?);
+    let instance = plugin
+        .instantiate(POINT, &backend, &options, Host::STDERR)
+        .map_err(|error| failed(format!("plugin {} does not start: {error}", plugin.name())))?;
+    let default = Config::default();
+    let config = Config {
+        seed: request.seed.unwrap_or(default.seed),
+        sequences: request.sequences.unwrap_or(default.sequences),
+        ..default
+    };
+    match conformance::check(&instance, &config) {
+        Ok(passed) => Ok((format!("{passed}\n"), 0)),
+        Err(Failed::Differs(example)) => Ok((format!("{example}\n"), FAILED)),
+        Err(error @ Failed::CannotStart { .. }) => Err(failed(error.to_string())),
+    }
+}

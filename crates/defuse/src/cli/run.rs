@@ -1,0 +1,207 @@
+//! `defuse run`: a session from its beginning to its end.
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use defuse::log::{self, Inode, Level, LogTarget, RunnerStderr};
+use defuse::session::{
+    Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, choose_run_directory,
+    resolve_mounts, sweep_stale,
+};
+use nix::errno::Errno;
+use plugin_abi::Plugin;
+use stash::Arena;
+
+use super::arguments::{EXEC_INSIDE, RunRequest, parse_log_variable};
+use super::child::{self, Program, Signals, StartError};
+use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
+use super::{arena, environment, library, nofile, reaper};
+
+/// Runs a program in a session of its own and returns its exit status.
+///
+/// # Errors
+///
+/// Whatever kept the program from being started.
+pub fn run(request: &RunRequest) -> Result<i32, Failure> {
+    let run_directory = choose_run_directory(
+        env::var_os("DEFUSE_RUN_DIR").as_deref().filter(|path| !path.is_empty()),
+        env::var_os("XDG_RUNTIME_DIR").as_deref(),
+    )
+    .path;
+    let log = log_target(request)?;
+    log::init(log.clone());
+    let mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
+    for mount in &mounts {
+        let plugin =
+            Plugin::load(&mount.library).map_err(|error| Failure::new(RUN_FAILED, error.to_string()))?;
+        log::line(Level::Info, format_args!("plugin {} is {}", plugin.name(), mount.library.display()));
+    }
+    let preloaded = library::find()?;
+
+    // From here on there is something to undo, so signals wait.
+    let signals = Signals::hold().map_err(|errno| failed("hold back signals", errno))?;
+    sweep(&run_directory);
+    let (session, arena) = create_session(run_directory, mounts, log)?;
+    let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), &session)
+        .and_then(|preload| program(request, &session, &preload))
+        .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
+        .map(|child| signals.wait(child));
+    finish(session, arena);
+    ended.map(child::end_like)
+}
+
+/// Becomes the program `command`. This process is in the session already, so that the program is looked for through the mounts.
+///
+/// Returns the exit status when it cannot.
+pub fn exec_inside(command: &[OsString]) -> i32 {
+    let words: Result<Vec<CString>, _> = command.iter().map(|word| CString::new(word.as_bytes())).collect();
+    let errno = match &words {
+        Ok(words) => nix::unistd::execvp(&words[0], words).map_or_else(|errno| errno, |never| match never {}),
+        Err(_) => Errno::EINVAL,
+    };
+    let failure = cannot_start(&command[0], StartError::Exec(errno));
+    eprintln!("defuse: {failure}");
+    failure.status
+}
+
+/// Where plugins are looked for.
+pub fn plugin_search() -> PluginSearch {
+    PluginSearch::new(env::var_os("DEFUSE_PLUGIN_PATH").as_deref(), env::current_exe().ok().as_deref())
+}
+
+/// What the options and `$DEFUSE_LOG` say about logging; a file is made absolute and created.
+fn log_target(request: &RunRequest) -> Result<LogTarget, Failure> {
+    let (mut level, mut file) = match env::var_os("DEFUSE_LOG").filter(|text| !text.is_empty()) {
+        Some(text) => parse_log_variable(&text)?,
+        None => (Level::default(), None),
+    };
+    level = request.log_level.unwrap_or(level);
+    file = request.log_file.clone().or(file);
+    if let Some(file) = &mut file {
+        *file = create_log_file(file).map_err(|error| {
+            Failure::new(RUN_FAILED, format!("cannot log to {}: {error}", file.display()))
+        })?;
+    }
+    let stderr =
+        Inode::of(rustix::stdio::stderr()).map(|inode| RunnerStderr { runner: std::process::id(), inode });
+    Ok(LogTarget { level, file, stderr })
+}
+
+fn create_log_file(file: &Path) -> std::io::Result<PathBuf> {
+    use std::os::unix::fs::OpenOptionsExt;
+    fs::OpenOptions::new().append(true).create(true).mode(0o600).open(file)?;
+    // Symbolic links are followed now, once; the processes of the session do not follow any.
+    fs::canonicalize(file)
+}
+
+/// Removes what killed runners left; that this fails keeps nobody from working.
+fn sweep(run_directory: &Path) {
+    match sweep_stale(run_directory, arena::any_alive) {
+        Ok(swept) => {
+            for path in swept.removed {
+                log::line(Level::Info, format_args!("removed the stale session {}", path.display()));
+            }
+            for error in swept.failed {
+                log::line(Level::Warn, format_args!("{error}"));
+            }
+        }
+        Err(error) => log::line(Level::Warn, format_args!("{error}")),
+    }
+}
+
+fn create_session(
+    base: PathBuf,
+    mounts: Vec<Mount>,
+    log: LogTarget,
+) -> Result<(Session, MappedArena), Failure> {
+    let division = nofile::divide()?;
+    let config =
+        SessionConfig { private_fd_base: division.private_fd_base, nofile: division.shown, log, mounts };
+    let mut made = None;
+    let session = Session::create(&SessionSpec { base, config }, |file| {
+        let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });
+        made = Some(MappedArena { arena: arena::create(file)?, inode });
+        Ok(())
+    })?;
+    let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
+    log::line(Level::Info, format_args!("session {}", session.path().display()));
+    Ok((session, arena))
+}
+
+/// A mapped arena and the file it is.
+struct MappedArena {
+    arena: Arena,
+    inode: Inode,
+}
+
+/// What to start: the program itself, or this command in its place when the program has to be looked for through the mounts.
+fn program(request: &RunRequest, session: &Session, preload: &OsStr) -> Result<Program, Failure> {
+    let changes = [("LD_PRELOAD", preload), (SESSION_VARIABLE, session.path().as_os_str())];
+    let environment = environment::with(env::vars_os(), &changes);
+    let mut words: Vec<OsString> = Vec::new();
+    let file = if may_lie_on_a_mount(&request.command[0], &points(request)) {
+        words.extend(["defuse".into(), EXEC_INSIDE.into()]);
+        OsString::from("/proc/self/exe")
+    } else {
+        request.command[0].clone()
+    };
+    words.extend(request.command.iter().cloned());
+    let c_string = |word: OsString| {
+        CString::new(word.into_vec())
+            .map_err(|_| Failure::new(RUN_FAILED, "there is a NUL byte in the command"))
+    };
+    Ok(Program {
+        file: c_string(file)?,
+        arguments: words.into_iter().map(c_string).collect::<Result<_, _>>()?,
+        environment,
+    })
+}
+
+fn points(request: &RunRequest) -> Vec<PathBuf> {
+    request.mounts.iter().filter_map(|mount| fs::canonicalize(&mount.point).ok()).collect()
+}
+
+/// Whether `file`, or a directory of `$PATH` when `file` has no slash, lies on one of `points`, or at the end of a path that goes through one.
+fn may_lie_on_a_mount(file: &OsStr, points: &[PathBuf]) -> bool {
+    let touches = |path: &Path| {
+        let Ok(path) = std::path::absolute(path) else { return false };
+        let goes_through =
+            |ancestor: &Path| fs::canonicalize(ancestor).is_ok_and(|real| points.contains(&real));
+        path.ancestors().any(goes_through)
+    };
+    if file.as_bytes().contains(&b'/') {
+        return touches(Path::new(file));
+    }
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|directory| touches(&directory)))
+}
+
+/// Removes the session, now or when its last process has ended.
+fn finish(session: Session, mapped: MappedArena) {
+    let live = move || arena::live_processes(&mapped.arena, mapped.inode);
+    let left = if live().is_empty() {
+        session.remove().map_err(|error| error.to_string())
+    } else {
+        reaper::leave_behind(session, live)
+            .map_err(|errno| format!("cannot leave a reaper behind: {}", errno.desc()))
+    };
+    if let Err(error) = left {
+        log::line(Level::Warn, format_args!("{error}; the next run will try again"));
+    }
+}
+
+fn cannot_start(file: &OsStr, error: StartError) -> Failure {
+    match error {
+        StartError::Fork(errno) => failed("start a process", errno),
+        StartError::Exec(errno) => {
+            let status = if errno == Errno::ENOENT { NOT_FOUND } else { CANNOT_START };
+            Failure::new(status, format!("cannot run '{}': {}", file.display(), errno.desc()))
+        }
+    }
+}
+
+fn failed(attempted: &str, errno: Errno) -> Failure {
+    Failure::new(RUN_FAILED, format!("cannot {attempted}: {}", errno.desc()))
+}

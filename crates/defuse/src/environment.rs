@@ -1,0 +1,253 @@
+//! The environment: what it tells us at the start, and what the next image must find in it.
+//!
+//! The program does not see our variables: they are taken out of its environment at the start and put back at exec,
+//! so that `env -i`, `unsetenv` and scrubbed environments make no difference.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+use stash::{ExecToken, ProcessId};
+
+use crate::process::{Cwd, Process};
+use crate::{namei, user};
+
+/// The dynamic linker's list of libraries to load first.
+const PRELOAD: &[u8] = b"LD_PRELOAD=";
+/// The folder of the session.
+const SESSION: &[u8] = b"DEFUSE_SESSION=";
+/// What this image leaves to the next: `PROCESS SERVING TOKEN SOFT HARD LENGTH CWD EXE`, see [`Inheritance`].
+const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
+
+/// What the previous image left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Inheritance {
+    /// The process in the arena, if it is the same.
+    pub process: Option<ProcessId>,
+    /// The previous image has served files, so that FDs of them may be here.
+    pub serving: bool,
+    /// Names the list of kept descriptors in the arena.
+    pub token: Option<ExecToken>,
+    /// RLIMIT_NOFILE as the program saw it.
+    pub nofile: (u64, u64),
+    /// Absolute path of the working directory, if that is on a mount.
+    pub cwd: Vec<u8>,
+    /// Absolute path of the program, if that is on a mount.
+    pub executable: Vec<u8>,
+}
+
+impl Inheritance {
+    fn to_variable(&self) -> Vec<u8> {
+        let process = self.process.map_or(0, ProcessId::to_bits);
+        let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
+        let (soft, hard) = self.nofile;
+        let numbers =
+            format!("{process} {} {token} {soft} {hard} {} ", u8::from(self.serving), self.cwd.len());
+        [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, b"\0"].concat()
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut words =
+            text.splitn(7, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
+        let mut number = || words.next()?.1?.parse::<u64>().ok();
+        let process = number()?;
+        let serving = number()? != 0;
+        let token = words.next()?.1?;
+        let mut number = || words.next()?.1?.parse::<u64>().ok();
+        let nofile = (number()?, number()?);
+        let cwd_length = number()? as usize;
+        let (cwd, executable) = words.next()?.0.split_at_checked(cwd_length)?;
+        Some(Self {
+            process: (process != 0).then(|| ProcessId::from_bits(process as u32)),
+            serving,
+            token: if token == "-" { None } else { Some(token.parse().ok()?) },
+            nofile,
+            cwd: cwd.to_vec(),
+            executable: executable.to_vec(),
+        })
+    }
+}
+
+/// What the environment of a new image says about us.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The session's folder.
+    pub session: Option<PathBuf>,
+    /// What the previous image left.
+    pub inheritance: Option<Inheritance>,
+    /// The entry of `LD_PRELOAD` that is this library.
+    pub library: Vec<u8>,
+}
+
+/// Reads our variables out of the array of pointers at `envp` and takes them away from the program.
+///
+/// # Safety
+/// `envp` is the environment that this image was started with: a null-terminated array, writable, of C strings that live as long as
+/// the process; no other thread reads it yet.
+pub unsafe fn take(envp: *mut *mut u8) -> Found {
+    let mut found = Found::default();
+    let (mut from, mut to) = (0, 0);
+    loop {
+        // SAFETY: `from` has not passed the terminating null.
+        let entry = unsafe { *envp.add(from) };
+        from += 1;
+        if entry.is_null() {
+            break;
+        }
+        // SAFETY: the caller vouches for the strings.
+        let text = unsafe { std::ffi::CStr::from_ptr(entry.cast()) }.to_bytes();
+        let keep = if let Some(path) = text.strip_prefix(SESSION) {
+            found.session = Some(PathBuf::from(std::ffi::OsStr::from_bytes(path)));
+            false
+        } else if let Some(left) = text.strip_prefix(INHERITANCE) {
+            found.inheritance = Inheritance::parse(left);
+            false
+        } else if let Some(list) = text.strip_prefix(PRELOAD) {
+            // Ours is the first: `defuse run` and `for_next_image` put it there.
+            let end = list.iter().position(|&byte| matches!(byte, b':' | b' ')).unwrap_or(list.len());
+            found.library = list[..end].to_vec();
+            let others = &list[(end + 1).min(list.len())..];
+            if others.is_empty() {
+                false
+            } else {
+                // SAFETY: the shorter value fits where the longer one is; both end at the same NUL.
+                unsafe {
+                    let value = entry.add(PRELOAD.len());
+                    std::ptr::copy(others.as_ptr(), value, others.len() + 1);
+                }
+                true
+            }
+        } else {
+            true
+        };
+        if keep {
+            // SAFETY: `to` is never ahead of `from`.
+            unsafe { *envp.add(to) = entry };
+            to += 1;
+        }
+    }
+    // SAFETY: as above; the array gets shorter.
+    unsafe { *envp.add(to) = std::ptr::null_mut() };
+    found
+}
+
+/// An environment for exec.
+pub struct Environment {
+    pointers: Vec<u64>,
+    /// What some of the pointers point to.
+    _strings: Vec<Vec<u8>>,
+}
+
+impl Environment {
+    /// The environment at `envp`, with our variables in it.
+    /// `executable` is the path of the next program if it lies on a mount.
+    pub fn for_next_image(
+        process: &'static Process,
+        envp: u64,
+        token: Option<ExecToken>,
+        executable: &[u8],
+    ) -> Result<Self, Errno> {
+        let mut preload = [PRELOAD, &process.library].concat();
+        let mut pointers_to = Vec::new();
+        for pointer in pointers(envp)? {
+            let mut start = [0; 20];
+            // Short strings at the end of memory: byte by byte up to the longest of our names.
+            let length = prefix(pointer, &mut start)?;
+            let start = &start[..length];
+            if start.starts_with(PRELOAD) {
+                preload.push(b':');
+                append_c_string(pointer + PRELOAD.len() as u64, &mut preload)?;
+            } else if !start.starts_with(SESSION) && !start.starts_with(INHERITANCE) {
+                pointers_to.push(pointer);
+            }
+        }
+        preload.push(0);
+        let session = [SESSION, &process.folder, b"\0"].concat();
+        let on_mount = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
+        let cwd = if on_mount { namei::working_directory(process)?.to_vec() } else { Vec::new() };
+        let own = (!interpose::in_vfork_child()).then(|| process.me());
+        let inheritance = Inheritance {
+            process: token.map(ExecToken::process).or(own),
+            serving: process.serving.load(Ordering::Relaxed) != 0,
+            token,
+            nofile: process.nofile(),
+            cwd,
+            executable: executable.to_vec(),
+        }
+        .to_variable();
+        let strings = vec![preload, session, inheritance];
+        pointers_to.extend(strings.iter().map(|string| string.as_ptr() as u64));
+        pointers_to.push(0);
+        Ok(Self { pointers: pointers_to, _strings: strings })
+    }
+
+    /// The array for the kernel; valid as long as `self`.
+    pub fn pointer(&self) -> u64 {
+        self.pointers.as_ptr() as u64
+    }
+}
+
+/// The entries of a null-terminated array of pointers in the program's memory; a null array has none.
+pub fn pointers(array: u64) -> Result<Vec<u64>, Errno> {
+    let mut entries = Vec::with_capacity(64);
+    let mut at = array;
+    while array != 0 {
+        match user::read::<u64>(at)? {
+            0 => break,
+            entry => entries.push(entry),
+        }
+        at += 8;
+    }
+    Ok(entries)
+}
+
+fn prefix(address: u64, start: &mut [u8]) -> Result<usize, Errno> {
+    for (index, place) in start.iter_mut().enumerate() {
+        *place = user::read::<u8>(address + index as u64)?;
+        if *place == 0 {
+            return Ok(index);
+        }
+    }
+    Ok(start.len())
+}
+
+fn append_c_string(address: u64, to: &mut Vec<u8>) -> Result<(), Errno> {
+    for at in address.. {
+        match user::read::<u8>(at)? {
+            0 => break,
+            byte => to.push(byte),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Inheritance, ProcessId};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_found(cwd in "(/[a-z /]{0,20})?", executable in "(/[a-z /]{0,20})?", soft: u64, hard: u64, process: u32) {
+            let left = Inheritance {
+                process: (process != 0).then(|| ProcessId::from_bits(process)),
+                serving: soft % 2 == 1,
+                token: None,
+                nofile: (soft, hard),
+                cwd: cwd.into_bytes(),
+                executable: executable.into_bytes(),
+            };
+            let text = left.to_variable();
+            let value = text.strip_prefix(super::INHERITANCE).unwrap().strip_suffix(b"\0").unwrap();
+            prop_assert_eq!(Inheritance::parse(value), Some(left));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_no_inheritance() {
+        for text in ["", "-", "1 0 -", "1 0 - a b 0 ", "1 0 x-y-z 1 2 0 ", "1 0 - 1 2 9 /", "1 0 - 1 2"] {
+            assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
+        }
+    }
+}

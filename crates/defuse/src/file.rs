@@ -1,0 +1,301 @@
+//! Open files: from an FD of the program to the open file description and the plugin's handle behind it.
+//!
+//! The kernel is the truth about FDs and the table a cache of it. An FD the table does not know is looked at
+//! (`fstat`): if it is one of the session's shadow directories, its inode number names the slot that says
+//! everything else, and the plugin's handle is rebuilt from there.
+
+use std::ops::Deref;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use fdtable::{FdState, Ref};
+use linux_raw_sys::general as sys;
+use plugin_abi::{Handle, Instance};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use stash::{Holder, Slot, SlotId, StashError};
+
+use crate::process::{Process, STATES};
+use crate::resolve::PathBytes;
+use crate::shadow::{self, Form};
+use crate::{native, trace};
+
+/// An open file in use by a call.
+pub enum FileRef {
+    /// Found in the table.
+    Entered(Ref<'static, OpenFile>),
+    /// Rebuilt for this one call, in a vfork child, whose table is the parent's.
+    Alone(Box<OpenFile>),
+}
+
+impl Deref for FileRef {
+    type Target = OpenFile;
+    fn deref(&self) -> &OpenFile {
+        match self {
+            Self::Entered(file) => file,
+            Self::Alone(file) => file,
+        }
+    }
+}
+
+/// What this process has of an open file description: the plugin's handle, and where the shared part is.
+pub struct OpenFile {
+    process: &'static Process,
+    /// Number of the mount it lies on.
+    pub mount: usize,
+    /// The plugin's handle.
+    pub handle: AtomicU64,
+    /// The shared part: offset, flags, path.
+    pub slot: SlotId,
+    /// open(2)'s flags as far as they never change: access mode, `O_PATH`, `O_DIRECTORY`...
+    pub open_flags: u32,
+    /// `S_IFMT` bits, 0 until known.
+    kind: AtomicU32,
+    /// What stands at the program's FD numbers: [`PLACEHOLDER`], [`SHADOW`], or the number itself that is the plugin's
+    /// own descriptor.
+    form: AtomicI32,
+    /// This process has set record locks through this file.
+    pub locked: AtomicBool,
+}
+
+const PLACEHOLDER: i32 = -1;
+const SHADOW: i32 = -2;
+
+/// Whose an FD is.
+pub enum Owner {
+    /// Served, as this file.
+    Served(FileRef),
+    /// The kernel's.
+    Foreign,
+    /// The kernel's: a directory above a mount point (its canonical path is needed to know what lies below).
+    Ancestor,
+}
+
+impl OpenFile {
+    /// A file that this process has just opened or rebuilt.
+    pub fn new(
+        process: &'static Process,
+        mount: usize,
+        handle: u64,
+        slot: SlotId,
+        open_flags: u32,
+        kind: u32,
+    ) -> Self {
+        Self {
+            process,
+            mount,
+            handle: AtomicU64::new(handle),
+            slot,
+            open_flags,
+            kind: AtomicU32::new(kind & sys::S_IFMT),
+            form: AtomicI32::new(PLACEHOLDER),
+            locked: AtomicBool::new(false),
+        }
+    }
+
+    /// What stands at the program's FD numbers for this file.
+    pub fn form(&self) -> Form {
+        match self.form.load(Ordering::Acquire) {
+            PLACEHOLDER => Form::Placeholder,
+            SHADOW => Form::Shadow,
+            fd => Form::Backing(fd),
+        }
+    }
+
+    /// Records what stands at the program's FD numbers for this file.
+    pub fn set_form(&self, form: Form) {
+        let form = match form {
+            Form::Placeholder => PLACEHOLDER,
+            Form::Shadow => SHADOW,
+            Form::Backing(fd) => fd,
+        };
+        self.form.store(form, Ordering::Release);
+    }
+
+    /// Tells the plugin that its descriptor for this file now is `fd`, and uses the handle it answers with.
+    pub fn move_backing(&self, fd: RawFd) -> Result<(), Errno> {
+        let mut handle = borrowed(self.handle.load(Ordering::Acquire));
+        self.instance()?.move_fd(&mut handle, fd).map_err(plugin_errno)?;
+        self.handle.store(handle.into_raw(), Ordering::Release);
+        Ok(())
+    }
+
+    /// This thread, as the holder of locks in the arena.
+    pub fn holder(&self) -> Holder {
+        self.process.holder()
+    }
+
+    /// The plugin's instance.
+    pub fn instance(&self) -> Result<&'static Instance, Errno> {
+        self.process.mounts[self.mount].instance()
+    }
+
+    /// The shared part of the description.
+    pub fn shared(&self) -> Result<Slot<'static>, Errno> {
+        self.process.arena.slot(self.slot).map_err(stash_errno)
+    }
+
+    /// Runs a plugin operation on the handle. If the handle's descriptor was moved meanwhile (see
+    /// [`shadow::separate`]), the operation met the wrong file and is made again.
+    pub fn with_handle<R>(
+        &self,
+        mut operation: impl FnMut(&Instance, &Handle) -> plugin_abi::Result<R>,
+    ) -> Result<R, Errno> {
+        let instance = self.instance()?;
+        let mut handle = self.handle.load(Ordering::Acquire);
+        loop {
+            let result = operation(instance, &borrowed(handle));
+            let now = self.handle.load(Ordering::Acquire);
+            if now == handle {
+                return result.map_err(plugin_errno);
+            }
+            handle = now;
+        }
+    }
+
+    /// Whether reading is allowed by how it was opened.
+    pub fn readable(&self) -> bool {
+        self.open_flags & (sys::O_ACCMODE | sys::O_PATH) != sys::O_WRONLY
+            && self.open_flags & sys::O_PATH == 0
+    }
+
+    /// Whether writing is allowed by how it was opened.
+    pub fn writable(&self) -> bool {
+        self.open_flags & sys::O_ACCMODE != sys::O_RDONLY && self.open_flags & sys::O_PATH == 0
+    }
+
+    /// The file's type as `S_IFMT` bits; asks the plugin once.
+    pub fn kind(&self) -> Result<u32, Errno> {
+        let known = self.kind.load(Ordering::Relaxed);
+        if known != 0 {
+            return Ok(known);
+        }
+        let kind = if self.open_flags & sys::O_DIRECTORY != 0 {
+            sys::S_IFDIR
+        } else {
+            self.with_handle(Instance::fgetattr)?.st_mode & sys::S_IFMT
+        };
+        self.kind.store(kind, Ordering::Relaxed);
+        Ok(kind)
+    }
+
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> Result<bool, Errno> {
+        Ok(FileType::from_raw_mode(self.kind()?) == FileType::Directory)
+    }
+
+    /// Path below the mount point when it was opened, kept up with renames.
+    pub fn path(&self) -> Result<PathBytes, Errno> {
+        let mut buffer = [0; stash::PATH_MAX_LEN];
+        let path = self.shared()?.path(&mut buffer).map_err(stash_errno)?;
+        PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)
+    }
+
+    /// Absolute path, for display and as the base of relative paths.
+    pub fn absolute_path(&self) -> Result<PathBytes, Errno> {
+        let mut absolute = PathBytes::new();
+        let below = self.path()?;
+        let point = self.process.table.point(self.mount);
+        absolute.try_extend_from_slice(point).map_err(|_| Errno::NAMETOOLONG)?;
+        if below.as_slice() != b"/" {
+            absolute.try_extend_from_slice(&below).map_err(|_| Errno::NAMETOOLONG)?;
+        }
+        Ok(absolute)
+    }
+}
+
+impl Drop for OpenFile {
+    /// The last FD of this process and the last call that used it are gone.
+    fn drop(&mut self) {
+        if let Some(instance) = self.process.mounts[self.mount].loaded() {
+            if let Err(error) = instance.close(borrowed(*self.handle.get_mut())) {
+                trace::debug(format_args!("close: {error}"));
+            }
+        }
+        shadow::let_go(self.process, self.slot);
+    }
+}
+
+/// The served file behind `fd`, if it is one.
+pub fn served(process: &'static Process, fd: RawFd) -> Option<FileRef> {
+    match owner(process, fd) {
+        Owner::Served(file) => Some(file),
+        _ => None,
+    }
+}
+
+/// Whose `fd` is.
+pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
+    if interpose::in_vfork_child() {
+        // The table is the parent's; only the kernel knows about our FDs.
+        return look(process, fd);
+    }
+    match STATES.get(fd) {
+        FdState::Foreign => return Owner::Foreign,
+        FdState::Served | FdState::Unknown => {
+            if let Some(file) = process.files.get(fd) {
+                return Owner::Served(FileRef::Entered(file));
+            }
+        }
+    }
+    let _one_at_a_time = process.rebuilding.lock();
+    if let Some(file) = process.files.get(fd) {
+        return Owner::Served(FileRef::Entered(file));
+    }
+    look(process, fd)
+}
+
+/// Asks the kernel about an FD that the table does not know.
+fn look(process: &'static Process, fd: RawFd) -> Owner {
+    let Some((mode, device, inode)) = identity(fd) else {
+        return Owner::Foreign; // Not open: the kernel will say EBADF.
+    };
+    if mode & sys::S_IFMT == sys::S_IFDIR {
+        if device == process.folder_device {
+            if let Some(slot) = process.arena.find_by_shadow(inode) {
+                return shadow::rebuild(process, fd, slot);
+            }
+        }
+        if process.ancestors.contains(&(device, inode)) {
+            return Owner::Ancestor;
+        }
+    }
+    if !interpose::in_vfork_child() {
+        STATES.learn(fd, FdState::Foreign);
+    }
+    Owner::Foreign
+}
+
+/// Type, device and inode of what the kernel has at `fd`.
+pub fn identity(fd: RawFd) -> Option<(u32, u64, u64)> {
+    let stat = native::fstat(fd).ok()?;
+    Some((stat.st_mode, stat.st_dev, stat.st_ino))
+}
+
+/// The plugin's handle behind its number.
+#[allow(unsafe_code)]
+fn borrowed(raw: u64) -> Handle {
+    // SAFETY: only `OpenFile` keeps the numbers of handles, which are open as long as it lives: it closes its handle
+    // when it is dropped, and only then.
+    unsafe { Handle::from_raw(raw) }
+}
+
+/// An error of a plugin as the kernel would report it.
+pub fn plugin_errno(error: plugin_abi::Errno) -> Errno {
+    Errno::from_raw_os_error(error.raw())
+}
+
+/// An error of the arena as the kernel would report it; what should never happen is logged.
+pub fn stash_errno(error: StashError) -> Errno {
+    match error {
+        StashError::Full(_) => Errno::NFILE,
+        StashError::OffsetOverflow => Errno::OVERFLOW,
+        StashError::TooLong { .. } => Errno::NAMETOOLONG,
+        StashError::WouldDeadlock => Errno::DEADLK,
+        StashError::StaleSlot(_) => Errno::BADF,
+        other => {
+            trace::error(format_args!("{other}"));
+            Errno::IO
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Open files through exec, and to any process that meets a shadow it has no handle for.
+//!
+//! Before exec the plugin's `save` describes each handle that the next image may inherit; the description goes into the
+//! slot. Private descriptors that the plugin wants to keep go through exec open, and the arena's exec map lists
+//! them, so that the next image can close those whose file it did not inherit.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use linux_raw_sys::general as sys;
+use plugin_abi::{Instance, Open, Saved};
+use rustix::io::Errno;
+use stash::{ExecEntry, ExecToken, SlotId};
+
+use crate::file::{OpenFile, plugin_errno, stash_errno};
+use crate::process::Process;
+use crate::resolve::PATH_MAX;
+use crate::{native, private_fd, shadow, trace};
+
+/// Descriptors that one handle may keep.
+const KEPT_MAX: usize = 8;
+/// Bytes of a plugin's description of one handle.
+const BLOB_MAX: usize = 16 * 1024;
+/// What stands before it: number of kept descriptors, then their numbers.
+const HEAD: usize = 4 * (1 + KEPT_MAX);
+
+/// What goes through exec: the list in the arena, and the descriptors that exec must not close.
+#[derive(Default)]
+pub struct Prepared {
+    /// Names the list for the next image; `None` if nothing is kept.
+    pub token: Option<ExecToken>,
+    kept: Vec<RawFd>,
+}
+
+impl Prepared {
+    /// exec failed: this image goes on as before.
+    pub fn undo(self, process: &Process) {
+        for fd in self.kept {
+            set_cloexec(fd, true);
+        }
+        if let Some(token) = self.token {
+            let _ = process.arena.drop_exec_map(token.process());
+        }
+    }
+}
+
+/// Describes every file that the next image may inherit. In a vfork child those of the suspended parent.
+pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
+    if process.files.is_empty() {
+        return Ok(Prepared::default());
+    }
+    let any_may_be_inherited = interpose::in_vfork_child();
+    if !any_may_be_inherited {
+        shadow::separate_all(process)?;
+    }
+    let mut entries: Vec<ExecEntry> = Vec::new();
+    let mut saved: Vec<SlotId> = Vec::new();
+    process.files.for_each(|_, file, cloexec| {
+        if (cloexec && !any_may_be_inherited) || saved.contains(&file.slot) {
+            return;
+        }
+        saved.push(file.slot);
+        match save(file) {
+            Ok(kept) => {
+                entries.extend(kept.iter().map(|&fd| ExecEntry { fd: fd as u32, slot: file.slot, cloexec }))
+            }
+            // The next image opens it again by its path.
+            Err(error) => trace::debug(format_args!("a file cannot be saved for exec: {error}")),
+        }
+    });
+    if entries.is_empty() {
+        return Ok(Prepared::default());
+    }
+    let kept: Vec<RawFd> = entries.iter().map(|entry| entry.fd as RawFd).collect();
+    let me = if any_may_be_inherited {
+        process.arena.register_process().map_err(stash_errno)?
+    } else {
+        process.me()
+    };
+    let token = process.arena.put_exec_map(me, entries).map_err(stash_errno)?;
+    kept.iter().for_each(|&fd| set_cloexec(fd, false));
+    Ok(Prepared { token: Some(token), kept })
+}
+
+/// Writes the plugin's description of a handle into its slot.
+fn save(file: &OpenFile) -> Result<Vec<RawFd>, Errno> {
+    let mut blob = vec![0; HEAD + BLOB_MAX];
+    let mut kept = [-1; KEPT_MAX];
+    let mut sizes = Saved::default();
+    file.with_handle(|instance, handle| instance.save(handle, &mut blob[HEAD..], &mut kept, &mut sizes))?;
+    let kept = &kept[..sizes.kept];
+    blob[..4].copy_from_slice(&(kept.len() as u32).to_ne_bytes());
+    for (place, fd) in blob[4..HEAD].chunks_exact_mut(4).zip(kept) {
+        place.copy_from_slice(&fd.to_ne_bytes());
+    }
+    blob.truncate(HEAD + sizes.len);
+    let shared = file.shared()?;
+    shared.lock(file.holder()).map_err(stash_errno)?.set_blob(&blob).map_err(stash_errno)?;
+    Ok(kept.to_vec())
+}
+
+/// A vfork child has opened a file: its memory is the parent's, so all that stays is the shadow FD. Whoever touches that
+/// opens the file again by its path.
+pub fn leave_behind(process: &'static Process, file: OpenFile) -> Result<(), Errno> {
+    process.arena.slot(file.slot).and_then(|slot| slot.mark_shared()).map_err(stash_errno)?;
+    drop(file);
+    Ok(())
+}
+
+/// A handle of this process for the description in `slot`: from what its last holder saved, or else by its path.
+pub fn restore(process: &'static Process, slot: SlotId) -> Result<OpenFile, Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    let mount = shared.mount() as usize;
+    let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
+    let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
+    let opened = match restore_saved(process, instance, slot) {
+        Ok(opened) => opened,
+        Err(error) => {
+            trace::debug(format_args!(
+                "{slot:?} is opened by its path, since it cannot be restored: {error}"
+            ));
+            let mut buffer = [0; PATH_MAX + 1];
+            let length = shared.path(&mut buffer[..PATH_MAX]).map_err(stash_errno)?.len();
+            buffer[length] = 0;
+            let path = std::ffi::CStr::from_bytes_until_nul(&buffer).map_err(|_| Errno::IO)?;
+            let path = plugin_abi::MountPath::new(path).ok_or(Errno::IO)?;
+            let once = sys::O_CREAT | sys::O_EXCL | sys::O_TRUNC;
+            instance.open(path, (open_flags & !once) as i32, 0).map_err(plugin_errno)?
+        }
+    };
+    match opened {
+        Open::Served { handle, mode_type, .. } => {
+            let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
+            let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
+            file.set_form(shadow::Form::Shadow);
+            Ok(file)
+        }
+        Open::Native { .. } => Err(Errno::IO),
+    }
+}
+
+fn restore_saved(
+    process: &Process,
+    instance: &Instance,
+    slot: SlotId,
+) -> Result<Open<plugin_abi::Handle>, Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    let length = shared.blob_len().map_err(stash_errno)?.ok_or(Errno::NODATA)?;
+    let mut buffer = vec![0; length];
+    let blob = shared.blob(&mut buffer).map_err(stash_errno)?;
+    let (head, described) = blob.split_at_checked(HEAD).ok_or(Errno::IO)?;
+    let number = |at: usize| i32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+    let count = usize::try_from(number(0)).ok().filter(|&count| count <= KEPT_MAX).ok_or(Errno::IO)?;
+    let kept: Vec<RawFd> = (1..=count).map(|index| number(4 * index)).collect();
+    let opened = instance.restore(described, &kept).map_err(plugin_errno)?;
+    for fd in kept {
+        private_fd::adopt(fd);
+        set_cloexec(fd, true);
+    }
+    Ok(opened)
+}
+
+fn set_cloexec(fd: RawFd, cloexec: bool) {
+    let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
+}

@@ -1,0 +1,88 @@
+//! Which part of the name space is served, and by what.
+
+/// One mount: a directory of the program's name space that a plugin serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPoint {
+    /// Canonical absolute path (no symbolic link, no trailing slash); never `/`.
+    pub point: Vec<u8>,
+    /// Device and inode of the directory that the mount hides, to recognise it when the kernel meets it.
+    pub hidden: (u64, u64),
+}
+
+/// The mounts of a session. A path belongs to the longest mount point that is a prefix of it by whole components.
+#[derive(Debug, Default)]
+pub struct MountTable {
+    mounts: Vec<MountPoint>,
+    /// Indices into `mounts`, longest point first, so that a nested mount is found before the one around it.
+    by_length: Vec<usize>,
+}
+
+impl MountTable {
+    /// A table of `mounts`; a mount keeps its position in the list as its number.
+    pub fn new(mounts: Vec<MountPoint>) -> Self {
+        let mut by_length: Vec<usize> = (0..mounts.len()).collect();
+        by_length.sort_by_key(|&index| std::cmp::Reverse(mounts[index].point.len()));
+        Self { mounts, by_length }
+    }
+
+    /// The mount that `path` (canonical, absolute) lies on, and the rest of the path, `""` at the point itself,
+    /// else beginning with `/`.
+    pub fn find<'p>(&self, path: &'p [u8]) -> Option<(usize, &'p [u8])> {
+        self.by_length.iter().find_map(|&index| {
+            let rest = path.strip_prefix(self.mounts[index].point.as_slice())?;
+            (rest.is_empty() || rest[0] == b'/').then_some((index, rest))
+        })
+    }
+
+    /// The mount whose hidden directory is the inode (`dev`, `ino`).
+    pub fn hidden_by(&self, dev: u64, ino: u64) -> Option<usize> {
+        self.mounts.iter().position(|mount| mount.hidden == (dev, ino))
+    }
+
+    /// The mount point of mount number `index`.
+    pub fn point(&self, index: usize) -> &[u8] {
+        &self.mounts[index].point
+    }
+
+    /// Number of mounts.
+    pub fn len(&self) -> usize {
+        self.mounts.len()
+    }
+
+    /// Whether nothing is mounted.
+    pub fn is_empty(&self) -> bool {
+        self.mounts.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MountPoint, MountTable};
+    use rstest::rstest;
+
+    fn table() -> MountTable {
+        let mount = |point: &str, ino| MountPoint { point: point.into(), hidden: (1, ino) };
+        MountTable::new(vec![mount("/mnt/a", 10), mount("/mnt/a/deep/b", 11), mount("/x", 12)])
+    }
+
+    #[rstest]
+    #[case("/mnt/a", Some((0, "")))]
+    #[case("/mnt/a/f", Some((0, "/f")))]
+    #[case("/mnt/ab", None)]
+    #[case("/mnt/ab/a", None)]
+    #[case("/mnt", None)]
+    #[case("/mnt/a/deep", Some((0, "/deep")))]
+    #[case("/mnt/a/deep/b/f", Some((1, "/f")))]
+    #[case("/mnt/a/deep/bb", Some((0, "/deep/bb")))]
+    #[case("/x/mnt/a", Some((2, "/mnt/a")))]
+    #[case("/", None)]
+    fn the_longest_point_by_whole_components_wins(#[case] path: &str, #[case] found: Option<(usize, &str)>) {
+        assert_eq!(table().find(path.as_bytes()), found.map(|(index, rest)| (index, rest.as_bytes())));
+    }
+
+    #[test]
+    fn a_hidden_directory_names_its_mount() {
+        assert_eq!(table().hidden_by(1, 11), Some(1));
+        assert_eq!(table().hidden_by(2, 11), None);
+    }
+}

@@ -1,0 +1,394 @@
+//! From the path arguments of a system call to where they lead: on a mount, or the kernel's business.
+
+use std::ffi::CStr;
+use std::io::Write;
+use std::os::fd::RawFd;
+
+use arrayvec::ArrayVec;
+use interpose::usercopy::{self, CstrError};
+use linux_raw_sys::general as sys;
+use plugin_abi::{Instance, MountPath};
+use rustix::io::Errno;
+
+use crate::file::{self, FileRef, Owner, plugin_errno};
+use crate::mount::Mount;
+use crate::native;
+use crate::process::{Cwd, Process};
+use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
+
+/// Where a path argument leads.
+pub enum Located {
+    /// On a mount.
+    Served(Spot),
+    /// The kernel's. If the kernel would not get there by the program's own words, the path it is to use.
+    Native(Option<PathBytes>),
+}
+
+/// A place on a mount.
+pub struct Spot {
+    /// The mount.
+    pub mount: &'static Mount,
+    /// Path below its point, NUL-terminated.
+    path: PathBytes,
+    /// The program's text demands a directory.
+    pub directory: bool,
+}
+
+impl Spot {
+    /// The place at `path` (begins with `/`, normalised) on `mount`.
+    pub fn new(mount: &'static Mount, mut path: PathBytes, directory: bool) -> Result<Self, Errno> {
+        path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+        Ok(Self { mount, path, directory })
+    }
+
+    /// Path below the mount point.
+    pub fn path(&self) -> &MountPath {
+        // A path comes from a C string or a link's target, without its NUL.
+        MountPath::from_normalised(CStr::from_bytes_until_nul(&self.path).unwrap_or(c"/"))
+    }
+
+    /// Runs an operation of the plugin here.
+    pub fn call<R>(
+        &self,
+        operation: impl FnOnce(&Instance, &MountPath) -> plugin_abi::Result<R>,
+    ) -> Result<R, Errno> {
+        operation(self.mount.instance()?, self.path()).map_err(plugin_errno)
+    }
+
+    /// Whether it is the mount point itself.
+    pub fn is_root(&self) -> bool {
+        self.path.as_slice() == b"/\0"
+    }
+
+    /// `ENOTDIR` if the text demands a directory and there is something else.
+    pub fn check_directory(&self) -> Result<(), Errno> {
+        if !self.directory || self.is_root() {
+            return Ok(());
+        }
+        let mode = self.call(Instance::getattr)?.st_mode;
+        match mode & sys::S_IFMT {
+            sys::S_IFDIR => Ok(()),
+            sys::S_IFLNK => Err(Errno::LOOP),
+            _ => Err(Errno::NOTDIR),
+        }
+    }
+}
+
+/// A path argument of the program: the directory it is relative to, and its text.
+pub struct PathArgument {
+    /// `AT_FDCWD` or an FD.
+    pub dirfd: RawFd,
+    /// The text, without the NUL.
+    pub text: PathBytes,
+}
+
+impl PathArgument {
+    /// Reads the path at `pointer` in the program's memory.
+    pub fn read(dirfd: RawFd, pointer: u64) -> Result<Self, Errno> {
+        let mut buffer = [0; PATH_MAX];
+        let text = usercopy::read_cstr(pointer, &mut buffer).map_err(|error| match error {
+            CstrError::Efault => Errno::FAULT,
+            CstrError::TooLong => Errno::NAMETOOLONG,
+        })?;
+        let text = PathBytes::try_from(text).map_err(|_| Errno::NAMETOOLONG)?;
+        Ok(Self { dirfd, text })
+    }
+
+    /// As it was read, or relative to the working directory.
+    pub fn is_absolute(&self) -> bool {
+        self.text.first() == Some(&b'/')
+    }
+
+    /// Where the path leads, going by the text alone; symbolic links are met later, as `ELOOP`.
+    pub fn locate(&self, process: &'static Process) -> Result<Located, Errno> {
+        self.find(process, None)
+    }
+
+    /// Where the path leads with every symbolic link on the way read, the last one too if `follow`.
+    pub fn walk(&self, process: &'static Process, follow: bool) -> Result<Located, Errno> {
+        self.find(process, Some(follow))
+    }
+
+    /// Runs `operation` where the path leads, walking when a symbolic link is met. `follow` tells whether a link in
+    /// the last component is followed; `operation` answers `ELOOP` when it finds one where it must not be.
+    pub fn perform<R>(
+        &self,
+        process: &'static Process,
+        follow: bool,
+        mut operation: impl FnMut(&Spot) -> Result<R, Errno>,
+    ) -> Result<Performed<R>, Errno> {
+        match self.locate(process)? {
+            Located::Native(path) => return Ok(Performed::Native(path)),
+            Located::Served(spot) => match operation(&spot) {
+                Err(Errno::LOOP) => {}
+                other => return other.map(Performed::Served),
+            },
+        }
+        match self.walk(process, follow)? {
+            Located::Native(path) => Ok(Performed::Native(path)),
+            Located::Served(spot) => operation(&spot).map(Performed::Served),
+        }
+    }
+
+    /// Whether the kernel, given this path as it is, would meet a symbolic link.
+    pub fn meets_link(&self) -> bool {
+        let how = OpenHow {
+            flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_NOFOLLOW),
+            mode: 0,
+            resolve: NO_SYMLINKS,
+        };
+        match open_how(self.dirfd, &self.text, &how) {
+            Ok(fd) => {
+                native::close(fd);
+                false
+            }
+            Err(error) => error == Errno::LOOP,
+        }
+    }
+
+    fn find(&self, process: &'static Process, walk: Option<bool>) -> Result<Located, Errno> {
+        if self.text.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        let base = match self.base(process)? {
+            Base::Path(path) => path,
+            Base::Elsewhere if walk.is_none() && !has_dot_dot(&self.text) => {
+                return Ok(Located::Native(None));
+            }
+            Base::Elsewhere => fd_path(self.dirfd)?,
+        };
+        let links = NamespaceLinks { process };
+        let place = match walk {
+            None => match resolve::lexical(&process.table, &base, &self.text)? {
+                Place::Unclear => resolve::walk(&process.table, &links, &base, &self.text, false)?,
+                clear => clear,
+            },
+            Some(follow) => resolve::walk(&process.table, &links, &base, &self.text, follow)?,
+        };
+        match place {
+            Place::Inside { mount, path, directory } => {
+                Ok(Located::Served(Spot::new(&process.mounts[mount], path, directory)?))
+            }
+            Place::Outside { path, rewritten } => Ok(Located::Native(rewritten.then_some(path))),
+            Place::Unclear => Err(Errno::LOOP),
+        }
+    }
+
+    /// The canonical directory that a relative path starts from.
+    fn base(&self, process: &'static Process) -> Result<Base, Errno> {
+        if self.is_absolute() {
+            return Ok(Base::Path(PathBytes::new()));
+        }
+        if self.dirfd == sys::AT_FDCWD {
+            return Ok(Base::Path(working_directory(process)?));
+        }
+        match file::owner(process, self.dirfd) {
+            Owner::Served(file) if !file.is_directory()? => Err(Errno::NOTDIR),
+            Owner::Served(file) => Ok(Base::Path(file.absolute_path()?)),
+            Owner::Ancestor => Ok(Base::Path(fd_path(self.dirfd)?)),
+            Owner::Foreign => Ok(Base::Elsewhere),
+        }
+    }
+}
+
+/// What became of an operation on a path.
+pub enum Performed<R> {
+    /// Done by a plugin.
+    Served(R),
+    /// The kernel's, with the path to use if not the program's own.
+    Native(Option<PathBytes>),
+}
+
+enum Base {
+    Path(PathBytes),
+    /// A directory of the kernel's that is not above any mount point.
+    Elsewhere,
+}
+
+/// The canonical absolute path of the working directory.
+pub fn working_directory(process: &'static Process) -> Result<PathBytes, Errno> {
+    let known = process.with_cwd(|cwd| match cwd {
+        Cwd::Native(path) => Some(Ok(path.clone())),
+        Cwd::Served { mount, path } => Some(absolute(process, *mount, path)),
+        Cwd::Unknown => None,
+    });
+    if let Some(path) = known {
+        return path;
+    }
+    let path = kernel_cwd()?;
+    process.set_cwd(Cwd::Native(path.clone()));
+    Ok(path)
+}
+
+/// The absolute path of `below` on mount number `mount`.
+pub fn absolute(process: &Process, mount: usize, below: &[u8]) -> Result<PathBytes, Errno> {
+    let mut path = PathBytes::try_from(process.table.point(mount)).map_err(|_| Errno::NAMETOOLONG)?;
+    if below != b"/" {
+        path.try_extend_from_slice(below).map_err(|_| Errno::NAMETOOLONG)?;
+    }
+    Ok(path)
+}
+
+fn kernel_cwd() -> Result<PathBytes, Errno> {
+    let mut buffer = [0u8; PATH_MAX];
+    let length =
+        native::checked(sys::__NR_getcwd, [buffer.as_mut_ptr() as u64, PATH_MAX as u64, 0, 0, 0, 0])?;
+    // Unreachable directories read as "(unreachable)/...", unlinked ones fail: neither leads to a mount.
+    PathBytes::try_from(&buffer[..(length as usize).saturating_sub(1)]).map_err(|_| Errno::NAMETOOLONG)
+}
+
+/// The path of the directory behind a kernel FD.
+fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
+    if fd == sys::AT_FDCWD {
+        return kernel_cwd();
+    }
+    let mut link = ArrayVec::<u8, 32>::new();
+    write!(link, "/proc/self/fd/{fd}\0").map_err(|_| Errno::BADF)?;
+    let mut path = PathBytes::new();
+    read_kernel_link(link.as_ptr(), &mut path).map_err(|_| Errno::BADF)?;
+    Ok(path)
+}
+
+fn has_dot_dot(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').any(|name| name == b"..")
+}
+
+/// Reads the link at the NUL-terminated `path`.
+fn read_kernel_link(path: *const u8, target: &mut PathBytes) -> Result<(), Errno> {
+    let mut buffer = [0u8; PATH_MAX];
+    let length = native::checked(
+        sys::__NR_readlink,
+        [path as u64, buffer.as_mut_ptr() as u64, PATH_MAX as u64 - 1, 0, 0, 0],
+    )?;
+    target.clear();
+    target.try_extend_from_slice(&buffer[..length as usize]).map_err(|_| Errno::NAMETOOLONG)
+}
+
+/// Links as this process sees them: those on mounts from the plugins, the others from the kernel.
+struct NamespaceLinks {
+    process: &'static Process,
+}
+
+impl Links for NamespaceLinks {
+    fn read(&self, path: &[u8], inside: Option<(usize, &[u8])>, target: &mut PathBytes) -> Result<(), Errno> {
+        if let Some((mount, below)) = inside {
+            let spot = Spot::new(
+                &self.process.mounts[mount],
+                PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?,
+                false,
+            )?;
+            let mut buffer = [0u8; PATH_MAX];
+            let length = spot.call(|instance, path| instance.readlink(path, &mut buffer[..PATH_MAX - 1]))?;
+            return target.try_extend_from_slice(&buffer[..length]).map_err(|_| Errno::NAMETOOLONG);
+        }
+        if let Some(file) = proc_fd(self.process, path) {
+            return target.try_extend_from_slice(&file.absolute_path()?).map_err(|_| Errno::NAMETOOLONG);
+        }
+        let mut name = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
+        name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+        read_kernel_link(name.as_ptr(), target)?;
+        if path.starts_with(b"/proc/") && target.first() != Some(&b'/') && !path.ends_with(b"self") {
+            return Err(Errno::INVAL); // A magic link: its text is no path, only the kernel can follow it.
+        }
+        Ok(())
+    }
+
+    fn expect_directory(&self, path: &[u8], inside: Option<(usize, &[u8])>) -> Result<(), Errno> {
+        if let Some((mount, below)) = inside {
+            let below = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;
+            return Spot::new(&self.process.mounts[mount], below, true)?.check_directory();
+        }
+        let how = OpenHow {
+            flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY),
+            mode: 0,
+            resolve: 0,
+        };
+        let fd = open_how(sys::AT_FDCWD, path, &how)?;
+        native::close(fd);
+        Ok(())
+    }
+}
+
+/// What a link of /proc reads as, if it is about something served: an open file, the working directory, the program.
+pub fn magic_link(process: &'static Process, path: &[u8]) -> Result<Option<PathBytes>, Errno> {
+    let Some(name) = path.strip_prefix(b"/proc/self/").or_else(|| path.strip_prefix(b"/proc/thread-self/"))
+    else {
+        return Ok(None);
+    };
+    match name {
+        b"cwd" => {
+            let served = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
+            if served { working_directory(process).map(Some) } else { Ok(None) }
+        }
+        b"exe" => Ok(process.executable.clone()),
+        _ => proc_fd(process, path).map(|file| file.absolute_path()).transpose(),
+    }
+}
+
+/// The served file that a path of the form `/proc/self/fd/N`, `/proc/PID/fd/N` (of this process), `/dev/fd/N` or `/dev/stdin`
+/// names.
+pub fn proc_fd(process: &'static Process, path: &[u8]) -> Option<FileRef> {
+    let number = match path {
+        b"/dev/stdin" => 0,
+        b"/dev/stdout" => 1,
+        b"/dev/stderr" => 2,
+        _ => {
+            let digits = if let Some(digits) = path.strip_prefix(b"/dev/fd/") {
+                digits
+            } else {
+                let rest = path.strip_prefix(b"/proc/")?;
+                let slash = rest.iter().position(|&byte| byte == b'/')?;
+                let (owner, rest) = rest.split_at(slash);
+                let own = match owner {
+                    b"self" | b"thread-self" => true,
+                    pid => parse(pid)? == u32::try_from(native::raw_call(sys::__NR_getpid, [0; 6])).ok()?,
+                };
+                let rest = if owner == b"thread-self" { rest } else { skip_task(rest) };
+                if !own {
+                    return None;
+                }
+                rest.strip_prefix(b"/fd/")?
+            };
+            parse(digits)? as RawFd
+        }
+    };
+    file::served(process, number)
+}
+
+/// Takes a `/task/TID` away.
+fn skip_task(rest: &[u8]) -> &[u8] {
+    let Some(tail) = rest.strip_prefix(b"/task/") else { return rest };
+    tail.iter().position(|&byte| byte == b'/').map_or(rest, |slash| &tail[slash..])
+}
+
+fn parse(digits: &[u8]) -> Option<u32> {
+    if digits.is_empty() || digits.len() > 10 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// openat2(2)'s argument.
+#[repr(C)]
+pub struct OpenHow {
+    /// `O_*`.
+    pub flags: u64,
+    /// Permission bits for what is created.
+    pub mode: u64,
+    /// `RESOLVE_*`.
+    pub resolve: u64,
+}
+
+/// `RESOLVE_NO_SYMLINKS`.
+pub const NO_SYMLINKS: u64 = sys::RESOLVE_NO_SYMLINKS as u64;
+
+/// openat2(2) on the kernel's name space.
+pub fn open_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    let mut name = ArrayVec::<u8, { PATH_MAX + 1 }>::new();
+    name.try_extend_from_slice(path).map_err(|_| Errno::NAMETOOLONG)?;
+    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    let how_pointer = std::ptr::from_ref(how) as u64;
+    let size = size_of::<OpenHow>() as u64;
+    native::checked(sys::__NR_openat2, [dirfd as u64, name.as_ptr() as u64, how_pointer, size, 0, 0])
+        .map(|fd| fd as RawFd)
+}

@@ -1,0 +1,134 @@
+//! Descriptors that are not the program's: those that plugins hold open, and our placeholder.
+//!
+//! They live at and above a base number that the program cannot reach by its own RLIMIT_NOFILE (the limit is
+//! virtual: the program sees the one it was started with), so that the lowest free number is the same as without us.
+//! A close, dup2 or close_range of the program never touches them.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use crate::native;
+
+const TRACKED: usize = 1 << 20;
+
+/// The first private number.
+static BASE: AtomicU32 = AtomicU32::new(u32::MAX);
+/// A bit for each number from [`BASE`] on: it is ours.
+static OURS: [AtomicU64; TRACKED / 64] = [const { AtomicU64::new(0) }; TRACKED / 64];
+
+/// Sets the first private number. Called once, before any other function here.
+pub fn set_base(base: u32) {
+    BASE.store(base, Ordering::Relaxed);
+}
+
+/// The first private number.
+pub fn base() -> u32 {
+    BASE.load(Ordering::Relaxed)
+}
+
+/// Whether the program must not see or touch `fd`.
+pub fn is_private(fd: RawFd) -> bool {
+    bit(fd).is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
+}
+
+/// Moves `fd` to a private number and closes the one it had. On failure it stays where it is, open.
+pub fn take(fd: RawFd) -> Result<RawFd, Errno> {
+    let private = duplicate(fd)?;
+    native::close(fd);
+    Ok(private)
+}
+
+/// A private duplicate of `fd`, closed by exec.
+pub fn duplicate(fd: RawFd) -> Result<RawFd, Errno> {
+    let command = u64::from(sys::F_DUPFD_CLOEXEC);
+    let private =
+        native::checked(sys::__NR_fcntl, [fd as u64, command, u64::from(base()), 0, 0, 0])? as RawFd;
+    adopt(private);
+    Ok(private)
+}
+
+/// Marks a number that is open already (kept through exec) as private.
+pub fn adopt(fd: RawFd) {
+    if let Some((word, mask)) = bit(fd) {
+        word.fetch_or(mask, Ordering::Relaxed);
+    }
+}
+
+/// The number is not private any more; whoever calls this closes it.
+pub fn forget(fd: RawFd) {
+    if let Some((word, mask)) = bit(fd) {
+        word.fetch_and(!mask, Ordering::Relaxed);
+    }
+}
+
+/// Closes a private descriptor.
+pub fn close(fd: RawFd) {
+    forget(fd);
+    native::close(fd);
+}
+
+/// Calls `run` for each maximal run of numbers in `first..=last` that holds no private one.
+pub fn ranges_without(first: u32, last: u32, mut run: impl FnMut(u32, u32)) {
+    let base = base();
+    let mut begin = first;
+    if last >= base {
+        let top = (base.saturating_add(TRACKED as u32 - 1)).min(last);
+        let from = first.max(base);
+        let mut at = from;
+        while at <= top {
+            let index = (at - base) as usize;
+            let word = OURS[index / 64].load(Ordering::Relaxed) >> (index % 64);
+            if word == 0 {
+                at = at.saturating_add(64 - (index % 64) as u32);
+                continue;
+            }
+            at += word.trailing_zeros();
+            if at > top {
+                break;
+            }
+            if at > begin {
+                run(begin, at - 1);
+            }
+            at += 1;
+            begin = at;
+        }
+    }
+    if begin <= last {
+        run(begin, last);
+    }
+}
+
+fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
+    let index = (u32::try_from(fd).ok()?).checked_sub(base())? as usize;
+    Some((OURS.get(index / 64)?, 1 << (index % 64)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test, since the base is the process's.
+    #[test]
+    fn ranges_skip_exactly_the_private_numbers() {
+        set_base(700);
+        for fd in [700, 701, 763, 764, 900] {
+            adopt(fd);
+        }
+        let runs = |first, last| {
+            let mut found = Vec::new();
+            ranges_without(first, last, |from, to| found.push((from, to)));
+            found
+        };
+        assert_eq!(runs(3, 699), [(3, 699)]);
+        assert_eq!(runs(3, u32::MAX), [(3, 699), (702, 762), (765, 899), (901, u32::MAX)]);
+        assert_eq!(runs(701, 763), [(702, 762)]);
+        assert_eq!(runs(700, 701), []);
+        assert!(is_private(763) && !is_private(762) && !is_private(3) && !is_private(-1));
+        forget(763);
+        assert!(!is_private(763));
+        assert_eq!(runs(760, 764), [(760, 763)]);
+    }
+}

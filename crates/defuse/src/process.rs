@@ -1,0 +1,258 @@
+//! What this process knows: the session it belongs to, its mounts, its served files, its working directory.
+
+use std::any::Any;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use fdtable::{FdStates, FdTable};
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+use stash::{Arena, Description, Holder, ProcessId, Slot, StashError};
+
+use crate::file::{OpenFile, stash_errno};
+use crate::mount::Mount;
+use crate::mounts::MountTable;
+use crate::resolve::PathBytes;
+use crate::sync::Lock;
+use crate::{native, shadow, thread, trace};
+
+/// One byte per FD for the entry's fast path.
+pub static STATES: FdStates = FdStates::new();
+
+/// The state of this process; one, made by the constructor and never dropped.
+pub struct Process {
+    /// Where the served parts of the name space are.
+    pub table: MountTable,
+    /// What serves them, by the table's numbers.
+    pub mounts: Vec<Mount>,
+    /// Device and inode of every directory above a mount point: from there a relative path may lead in.
+    pub ancestors: Vec<(u64, u64)>,
+    /// The session's shared memory.
+    pub arena: Arena,
+    /// This process in the arena; another one in a forked child.
+    pub me: AtomicU32,
+    /// The session's folder.
+    pub folder: Vec<u8>,
+    /// Device of the session's folder.
+    pub folder_device: u64,
+    /// The served FDs.
+    pub files: FdTable<OpenFile>,
+    /// The working directory.
+    pub cwd: Lock<Cwd>,
+    /// umask(2), tracked.
+    pub umask: AtomicU32,
+    /// RLIMIT_NOFILE as the program sees it: soft and hard.
+    pub nofile: (AtomicU64, AtomicU64),
+    /// Not 0 once a file has been served: the entry's fast path asks.
+    pub serving: &'static AtomicU8,
+    /// Makes one thread at a time rebuild what the kernel knows about an FD and we do not.
+    pub rebuilding: Lock<()>,
+    /// Held while a program's copy is open for writing.
+    pub staging: Lock<()>,
+    /// This library as LD_PRELOAD names it.
+    pub library: Vec<u8>,
+    /// Where the program lies, if that is on a mount.
+    pub executable: Option<PathBytes>,
+    /// What vfork children have left in the memory they share with us.
+    pub vfork: Lock<Vec<VforkChild>>,
+    /// The kernel's working directory is the unlinked one.
+    pub nowhere: AtomicBool,
+    /// Slot numbers at and above this make the next open look for slots of ended processes.
+    pub sweep_at: AtomicU32,
+}
+
+/// What a vfork child keeps in its parent's memory, by the parent's thread that waits for it.
+pub struct VforkChild {
+    thread: u32,
+    cwd: Option<Cwd>,
+    /// Kept until the child has its own memory.
+    exec: Option<Box<dyn Any + Send>>,
+}
+
+/// The working directory as the program knows it.
+pub enum Cwd {
+    /// The kernel's, by this canonical path.
+    Native(PathBytes),
+    /// The kernel's; somebody changed it since we looked.
+    Unknown,
+    /// On a mount, at this path below its point; the kernel's own is an unlinked directory.
+    Served {
+        /// Number of the mount.
+        mount: usize,
+        /// Path below its point.
+        path: PathBytes,
+    },
+}
+
+/// Slots in use before the first look for those of ended processes.
+const SWEEP_AT: u32 = 4096;
+
+/// `path` after `old` was renamed to `new`, if it lies there.
+fn moved(path: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
+    let rest = path.strip_prefix(old)?;
+    (rest.is_empty() || rest[0] == b'/').then(|| [new, rest].concat())
+}
+
+impl Process {
+    /// This process in the arena.
+    pub fn me(&self) -> ProcessId {
+        ProcessId::from_bits(self.me.load(Ordering::Relaxed))
+    }
+
+    /// Sets who this process is in the arena.
+    pub fn set_me(&self, me: ProcessId) {
+        self.me.store(me.to_bits(), Ordering::Relaxed);
+    }
+
+    /// This thread, as the holder of locks in the arena.
+    pub fn holder(&self) -> Holder {
+        Holder::new(self.me(), thread::id())
+    }
+
+    /// A slot for a new description. Now and then those of ended processes are freed first.
+    pub fn allocate_slot(&'static self, description: &Description<'_>) -> Result<Slot<'static>, Errno> {
+        let slot = match self.arena.alloc_slot(self.me(), description) {
+            Err(StashError::Full(_)) => {
+                shadow::sweep(self);
+                self.arena.alloc_slot(self.me(), description)
+            }
+            other => other,
+        };
+        let slot = slot.map_err(stash_errno)?;
+        if slot.id().index >= self.sweep_at.load(Ordering::Relaxed) {
+            shadow::sweep(self);
+            let live = self.arena.stats().slots;
+            self.sweep_at.store((2 * live).max(SWEEP_AT), Ordering::Relaxed);
+        }
+        Ok(slot)
+    }
+
+    /// Registers this process in the arena: at the start, and in a forked child.
+    pub fn register(&'static self) {
+        let me = self.arena.register_process().or_else(|_| {
+            shadow::sweep(self);
+            self.arena.register_process()
+        });
+        match me {
+            Ok(me) => self.set_me(me),
+            Err(error) => trace::error(format_args!("{error}")),
+        }
+    }
+
+    /// RLIMIT_NOFILE as the program sees it.
+    pub fn nofile(&self) -> (u64, u64) {
+        (self.nofile.0.load(Ordering::Relaxed), self.nofile.1.load(Ordering::Relaxed))
+    }
+
+    /// Looks at the working directory.
+    pub fn with_cwd<R>(&self, look: impl FnOnce(&Cwd) -> R) -> R {
+        if interpose::in_vfork_child() {
+            let children = self.vfork.lock();
+            let mine = children.iter().find(|child| child.thread == thread::id());
+            if let Some(VforkChild { cwd: Some(cwd), .. }) = mine {
+                return look(cwd);
+            }
+        }
+        look(&self.cwd.lock())
+    }
+
+    /// Replaces the working directory; a vfork child's is its own.
+    pub fn set_cwd(&self, cwd: Cwd) {
+        if interpose::in_vfork_child() {
+            self.with_vfork_child(|child| child.cwd = Some(cwd));
+        } else {
+            *self.cwd.lock() = cwd;
+        }
+    }
+
+    /// Keeps `garbage` until the vfork child that this is has ended or has its own memory.
+    pub fn leave_to_parent(&self, garbage: Box<dyn Any + Send>) {
+        self.with_vfork_child(|child| child.exec = Some(garbage));
+    }
+
+    fn with_vfork_child(&self, change: impl FnOnce(&mut VforkChild)) {
+        let mut children = self.vfork.lock();
+        let thread = thread::id();
+        let position = children.iter().position(|child| child.thread == thread).unwrap_or_else(|| {
+            children.push(VforkChild { thread, cwd: None, exec: None });
+            children.len() - 1
+        });
+        change(&mut children[position]);
+    }
+
+    /// The vfork child of this thread is gone: so is what it left.
+    pub fn after_vfork(&self) {
+        let thread = thread::id();
+        self.vfork.lock().retain(|child| child.thread != thread);
+    }
+
+    /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.
+    pub fn enter_nowhere(&self) -> Result<(), Errno> {
+        let shared_memory = interpose::in_vfork_child();
+        if !shared_memory && self.nowhere.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut path = self.folder.clone();
+        path.extend_from_slice(format!("/nowhere-{}\0", thread::id()).as_bytes());
+        let name = path.as_ptr() as u64;
+        let made = native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]);
+        let entered = match made {
+            Ok(_) => native::checked(sys::__NR_chdir, [name, 0, 0, 0, 0, 0]),
+            Err(_) => {
+                // A process without the privileges of who made the session: an empty directory it cannot write.
+                let null = [self.folder.as_slice(), b"/null\0"].concat();
+                native::checked(sys::__NR_chdir, [null.as_ptr() as u64, 0, 0, 0, 0, 0])
+            }
+        };
+        if made.is_ok() {
+            native::raw_call(sys::__NR_rmdir, [name, 0, 0, 0, 0, 0]);
+        }
+        entered?;
+        if !shared_memory {
+            self.nowhere.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A name on mount number `mount` has changed from `old` to `new`: open files and the working directory follow.
+    pub fn renamed(&self, mount: usize, old: &[u8], new: &[u8], flags: u32) {
+        let exchange = flags & sys::RENAME_EXCHANGE != 0;
+        let follow = |path: &[u8]| {
+            moved(path, old, new).or_else(|| if exchange { moved(path, new, old) } else { None })
+        };
+        if let Cwd::Served { mount: number, path } = &mut *self.cwd.lock()
+            && *number == mount
+            && let Some(now) = follow(path)
+            && let Ok(now) = PathBytes::try_from(now.as_slice())
+        {
+            *path = now;
+        }
+        let holder = self.holder();
+        let mut buffer = vec![0; stash::PATH_MAX_LEN];
+        self.arena.for_each_live(|slot| {
+            if slot.mount() as usize != mount {
+                return;
+            }
+            let Ok(path) = slot.path(&mut buffer) else { return };
+            let Some(now) = follow(path) else { return };
+            let changed = slot.lock(holder).and_then(|guard| guard.set_path(&now));
+            if let Err(error) = changed {
+                trace::debug(format_args!("a renamed file keeps its old path: {error}"));
+            }
+        });
+    }
+
+    /// `mode` with the bits of the umask cleared.
+    pub fn masked(&self, mode: u32) -> u32 {
+        mode & !self.umask.load(Ordering::Relaxed)
+    }
+
+    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed.
+    pub fn check_limit(&self, fd: RawFd) -> Result<RawFd, Errno> {
+        if (fd as u64) < self.nofile.0.load(Ordering::Relaxed) {
+            return Ok(fd);
+        }
+        native::close(fd);
+        Err(Errno::MFILE)
+    }
+}

@@ -1,0 +1,263 @@
+//! Programs that lie on a mount: the kernel can only run files of its own, so it gets a copy in the session's folder, under
+//! the same base name (which is what `comm` and error messages show).
+
+use std::ffi::CStr;
+use std::io::Write;
+use std::os::fd::RawFd;
+
+use arrayvec::ArrayVec;
+use linux_raw_sys::general as sys;
+use plugin_abi::{Handle, Instance, Open};
+use rustix::io::Errno;
+
+use crate::file::plugin_errno;
+use crate::namei::{self, OpenHow, Spot};
+use crate::process::Process;
+use crate::resolve::PathBytes;
+use crate::{native, trace};
+
+/// The kernel looks at this much of a file (`BINPRM_BUF_SIZE`).
+const HEADER: usize = 256;
+const CHUNK: usize = 256 * 1024;
+
+/// What a file begins with, as far as exec cares.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Header {
+    /// `#!`: run this instead, with the script as an argument.
+    Script {
+        /// The interpreter's path.
+        interpreter: Vec<u8>,
+        /// The one optional argument, spaces and all.
+        option: Option<Vec<u8>>,
+    },
+    /// Anything else.
+    Other,
+}
+
+impl Header {
+    /// Reads the first bytes of a file as the kernel's binfmt_script does.
+    pub fn parse(start: &[u8]) -> Result<Self, Errno> {
+        let start = &start[..start.len().min(HEADER)];
+        let Some(line) = start.strip_prefix(b"#!") else { return Ok(Self::Other) };
+        let blank = |byte: u8| matches!(byte, b' ' | b'\t');
+        let line = match line.iter().position(|&byte| byte == b'\n') {
+            Some(end) => &line[..end],
+            // Cut off: the interpreter's name at least must be whole.
+            None => {
+                let name = line.iter().position(|&byte| !blank(byte)).unwrap_or(line.len());
+                let whole = line[name..].iter().any(|&byte| blank(byte) || byte == 0);
+                if start.len() == HEADER && !whole {
+                    return Err(Errno::NOEXEC);
+                }
+                line
+            }
+        };
+        let line = &line[..line.iter().position(|&byte| byte == 0).unwrap_or(line.len())];
+        let line = trim(line);
+        let end = line.iter().position(|&byte| blank(byte)).unwrap_or(line.len());
+        if end == 0 {
+            return Err(Errno::NOEXEC);
+        }
+        let option = trim(&line[end..]);
+        Ok(Self::Script {
+            interpreter: line[..end].to_vec(),
+            option: (!option.is_empty()).then(|| option.to_vec()),
+        })
+    }
+}
+
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+/// What the kernel's file at `path` begins with; `Other` when it cannot be read, since then exec fails by itself or it is no
+/// script.
+pub fn header_of(dirfd: RawFd, path: &[u8]) -> Header {
+    let flags = u64::from(sys::O_RDONLY | sys::O_CLOEXEC | sys::O_NONBLOCK | sys::O_NOCTTY);
+    let Ok(fd) = namei::open_how(dirfd, path, &OpenHow { flags, mode: 0, resolve: 0 }) else {
+        return Header::Other;
+    };
+    let mut start = [0; HEADER];
+    let count =
+        native::raw_call(sys::__NR_pread64, [fd as u64, start.as_mut_ptr() as u64, HEADER as u64, 0, 0, 0]);
+    native::close(fd);
+    Header::parse(&start[..count.max(0) as usize]).unwrap_or(Header::Other)
+}
+
+/// The path of a copy of the program at `spot` that the kernel can run; for a script only what it begins with.
+pub fn stage(
+    process: &'static Process,
+    spot: &Spot,
+    attributes: &plugin_abi::stat,
+) -> Result<(PathBytes, Header), Errno> {
+    let instance = spot.mount.instance()?;
+    let opened = instance.open(spot.path(), sys::O_RDONLY as i32, 0).map_err(plugin_errno)?;
+    let handle = match opened {
+        Open::Served { handle, .. } => handle,
+        Open::Native { fd, .. } => return stage_native(process, spot, attributes, &fd),
+    };
+    let result = stage_from(process, spot, attributes, &mut |buffer, offset| {
+        instance.read(&handle, buffer, offset).map_err(plugin_errno)
+    });
+    close(instance, handle);
+    result
+}
+
+fn close(instance: &Instance, handle: Handle) {
+    if let Err(error) = instance.close(handle) {
+        trace::debug(format_args!("close after reading a program: {error}"));
+    }
+}
+
+fn stage_native(
+    process: &'static Process,
+    spot: &Spot,
+    attributes: &plugin_abi::stat,
+    fd: &std::os::fd::OwnedFd,
+) -> Result<(PathBytes, Header), Errno> {
+    stage_from(process, spot, attributes, &mut |buffer, offset| rustix::io::pread(fd, buffer, offset))
+}
+
+type Read<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> Result<usize, Errno>;
+
+fn stage_from(
+    process: &'static Process,
+    spot: &Spot,
+    attributes: &plugin_abi::stat,
+    read: Read<'_>,
+) -> Result<(PathBytes, Header), Errno> {
+    let mut start = [0; HEADER];
+    let count = read(&mut start, 0)?;
+    let header = Header::parse(&start[..count])?;
+    if header != Header::Other {
+        return Ok((PathBytes::new(), header));
+    }
+    let name = spot.path().as_bytes();
+    let name = &name[name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)..];
+    let mut path = ArrayVec::<u8, 4096>::new();
+    let cut = |_| Errno::NAMETOOLONG;
+    path.write_all(&process.folder).map_err(cut)?;
+    // One folder for each version of a file: another one gets another name.
+    write!(
+        path,
+        "/exec/{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}-{:o}",
+        attributes.st_dev,
+        attributes.st_ino,
+        attributes.st_size,
+        attributes.st_mtime,
+        attributes.st_mtime_nsec,
+        attributes.st_ctime,
+        attributes.st_ctime_nsec,
+        attributes.st_mode & 0o777,
+    )
+    .map_err(cut)?;
+    let folder_end = path.len();
+    write!(path, "/").and_then(|()| path.write_all(name)).map_err(cut)?;
+    let copy = path.clone();
+    // Nobody forks while the copy is open for writing: a child would keep it so, and exec would say ETXTBSY.
+    let _alone = process.staging.lock();
+    if native::checked(sys::__NR_access, [c_string(&mut path)?, 1, 0, 0, 0, 0]).is_ok() {
+        return Ok((copy, Header::Other));
+    }
+    let mut folder = ArrayVec::<u8, 4096>::new();
+    folder.try_extend_from_slice(&path[..folder_end]).map_err(|_| Errno::NAMETOOLONG)?;
+    match native::checked(sys::__NR_mkdir, [c_string(&mut folder)?, 0o711, 0, 0, 0, 0]) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let mut temporary = copy.clone();
+    write!(temporary, "~{}", crate::thread::id()).map_err(cut)?;
+    write_copy(&mut temporary, attributes.st_mode & 0o777, read)?;
+    let renamed = [c_string(&mut temporary)?, c_string(&mut copy.clone())?, 0, 0, 0, 0];
+    native::checked(sys::__NR_rename, renamed)?;
+    Ok((copy, Header::Other))
+}
+
+fn write_copy(path: &mut ArrayVec<u8, 4096>, mode: u32, read: Read<'_>) -> Result<(), Errno> {
+    let flags = u64::from(sys::O_WRONLY | sys::O_CREAT | sys::O_TRUNC | sys::O_CLOEXEC);
+    let name = c_string(path)?;
+    let fd = native::checked(sys::__NR_open, [name, flags, 0o700, 0, 0, 0])? as RawFd;
+    let result = copy_all(fd, read).and_then(|()| {
+        // Whoever may run the original may run the copy, and nobody may more.
+        native::checked(sys::__NR_fchmod, [fd as u64, u64::from(mode), 0, 0, 0, 0]).map(drop)
+    });
+    native::close(fd);
+    if result.is_err() {
+        native::raw_call(sys::__NR_unlink, [name, 0, 0, 0, 0, 0]);
+    }
+    path.pop();
+    result
+}
+
+fn copy_all(fd: RawFd, read: Read<'_>) -> Result<(), Errno> {
+    let mut buffer = vec![0; CHUNK];
+    let mut offset = 0;
+    loop {
+        let count = read(&mut buffer, offset)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut rest = &buffer[..count];
+        while !rest.is_empty() {
+            let args = [fd as u64, rest.as_ptr() as u64, rest.len() as u64, 0, 0, 0];
+            let written = native::checked(sys::__NR_write, args)? as usize;
+            rest = &rest[written..];
+        }
+        offset += count as u64;
+    }
+}
+
+/// The address of `path` with a NUL after it.
+fn c_string(path: &mut ArrayVec<u8, 4096>) -> Result<u64, Errno> {
+    if CStr::from_bytes_until_nul(path).is_err() {
+        path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    }
+    Ok(path.as_ptr() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("#!/bin/sh\necho", "/bin/sh", None)]
+    #[case("#! /bin/sh -e -x \n", "/bin/sh", Some("-e -x"))]
+    #[case("#!\t/usr/bin/env\tpython3 -u\n", "/usr/bin/env", Some("python3 -u"))]
+    #[case("#!/bin/cat", "/bin/cat", None)]
+    fn scripts_are_read_as_the_kernel_does(
+        #[case] text: &str,
+        #[case] interpreter: &str,
+        #[case] option: Option<&str>,
+    ) {
+        let expected = Header::Script {
+            interpreter: interpreter.into(),
+            option: option.map(|option| option.as_bytes().to_vec()),
+        };
+        assert_eq!(Header::parse(text.as_bytes()), Ok(expected));
+    }
+
+    #[rstest]
+    #[case("#!\n")]
+    #[case("#!   \n")]
+    fn a_script_without_interpreter_cannot_run(#[case] text: &str) {
+        assert_eq!(Header::parse(text.as_bytes()), Err(Errno::NOEXEC));
+    }
+
+    #[test]
+    fn an_interpreter_cut_off_is_refused_but_an_argument_may_be() {
+        let long = format!("#!/{}", "x".repeat(300));
+        assert_eq!(Header::parse(long.as_bytes()), Err(Errno::NOEXEC));
+        let argument = format!("#!/bin/sh {}", "x".repeat(300));
+        assert!(matches!(Header::parse(argument.as_bytes()), Ok(Header::Script { .. })));
+    }
+
+    #[test]
+    fn other_files_are_left_to_the_kernel() {
+        assert_eq!(Header::parse(b"\x7fELF"), Ok(Header::Other));
+        assert_eq!(Header::parse(b""), Ok(Header::Other));
+    }
+}

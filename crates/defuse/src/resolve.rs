@@ -1,0 +1,217 @@
+//! From a path as the program wrote it to the place it means, as the kernel would find it.
+//!
+//! Two steps. [`lexical`] looks at the text alone and costs no system call: it is exact as long as no component
+//! is a symbolic link and no `..` follows a component that might be one. Whoever acts on its answer learns of
+//! links by `ELOOP` (the plugin's contract, and `RESOLVE_NO_SYMLINKS` outside) and then calls [`walk`], which reads
+//! every link on the way (path_resolution(7)), in the mounts and outside.
+
+use arrayvec::ArrayVec;
+use rustix::io::Errno;
+
+use crate::mounts::MountTable;
+
+/// `PATH_MAX`, with the terminating NUL.
+pub const PATH_MAX: usize = 4096;
+const NAME_MAX: usize = 255;
+/// The kernel's `MAXSYMLINKS`.
+const MAX_LINKS: u32 = 40;
+
+/// A path in a buffer of its own. Holds no NUL and fits `PATH_MAX` with one added.
+pub type PathBytes = ArrayVec<u8, PATH_MAX>;
+
+/// Where a path leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// On mount number `mount`, at `path` below its point (begins with `/`; the point itself is `/`).
+    Inside {
+        /// Number in the [`MountTable`].
+        mount: usize,
+        /// Normalised: no `.`, `..` or empty component, no trailing slash.
+        path: PathBytes,
+        /// The path ended in a slash (or `/.`), so only a directory will do.
+        directory: bool,
+    },
+    /// Elsewhere: the kernel's.
+    Outside {
+        /// Absolute, where the text leads.
+        path: PathBytes,
+        /// The kernel would not get there by the program's own text: it led through a mount.
+        rewritten: bool,
+    },
+    /// The text alone cannot tell: ask [`walk`].
+    Unclear,
+}
+
+/// Reads symbolic links, wherever they lie.
+pub trait Links {
+    /// The target of the link at the canonical absolute `path`, which lies on mount `inside` at the given path
+    /// below its point, or outside. `EINVAL` where there is something that is no link.
+    fn read(&self, path: &[u8], inside: Option<(usize, &[u8])>, target: &mut PathBytes) -> Result<(), Errno>;
+
+    /// `ENOTDIR` (or why it cannot be known) unless the canonical absolute `path` is a directory.
+    fn expect_directory(&self, path: &[u8], inside: Option<(usize, &[u8])>) -> Result<(), Errno>;
+}
+
+/// What `path` means relative to the canonical absolute directory `base`, going by the text alone.
+pub fn lexical(mounts: &MountTable, base: &[u8], path: &[u8]) -> Result<Place, Errno> {
+    let mut current = start(base, path)?;
+    // How much of `current` is known to be free of links: `..` may only take away that.
+    let mut canonical = current.len();
+    for name in components(path) {
+        if name == b".." {
+            if current.len() > canonical {
+                return Ok(Place::Unclear);
+            }
+            pop(&mut current);
+            canonical = current.len();
+        } else {
+            push(&mut current, name)?;
+        }
+    }
+    let rewritten = path[0] != b'/' && mounts.find(base).is_some();
+    place(mounts, current, ends_in_directory(path), rewritten)
+}
+
+/// What `path` means relative to the canonical absolute directory `base`, with every link on the way read. The
+/// last component is followed only when `follow` is set or a slash comes after it.
+pub fn walk(
+    mounts: &MountTable,
+    links: &impl Links,
+    base: &[u8],
+    path: &[u8],
+    follow: bool,
+) -> Result<Place, Errno> {
+    let mut current = start(base, path)?;
+    let mut rest = PathBytes::new();
+    append(&mut rest, path)?;
+    let mut through_mount = path[0] != b'/' && mounts.find(base).is_some();
+    let mut target = PathBytes::new();
+    let mut links_left = MAX_LINKS;
+    let mut directory = ends_in_directory(path);
+    // The last component of `current` is there and is no link, but may be no directory either.
+    let mut unverified = false;
+    while let Some((begin, end)) = next_component(&rest) {
+        let last = rest[end..].iter().all(|&byte| byte == b'/');
+        let slash_after = end < rest.len();
+        let name = PathBytes::try_from(&rest[begin..end]).map_err(|_| Errno::NAMETOOLONG)?;
+        rest.drain(..end);
+        match name.as_slice() {
+            b"." | b".." => {
+                if unverified {
+                    links.expect_directory(&current, located(mounts, &current))?;
+                    unverified = false;
+                }
+                if name.as_slice() == b".." {
+                    pop(&mut current);
+                }
+                continue;
+            }
+            _ => push(&mut current, &name)?,
+        }
+        unverified = false;
+        let inside = located(mounts, &current);
+        through_mount |= inside.is_some();
+        if last && !follow && !slash_after {
+            break;
+        }
+        target.clear();
+        if matches!(inside, Some((_, b"/"))) {
+            continue; // A mount point is a directory, whatever lies under it.
+        }
+        match links.read(&current, inside, &mut target) {
+            Ok(()) => {
+                links_left = links_left.checked_sub(1).ok_or(Errno::LOOP)?;
+                if target.is_empty() {
+                    return Err(Errno::NOENT);
+                }
+                if target[0] == b'/' {
+                    current.clear();
+                } else {
+                    pop(&mut current);
+                }
+                if last {
+                    directory |= ends_in_directory(&target);
+                }
+                append(&mut target, &rest)?;
+                std::mem::swap(&mut rest, &mut target);
+            }
+            Err(Errno::INVAL) => unverified = true,
+            Err(Errno::NOENT) if last => {}
+            // Outside, the kernel finds the same error by itself on the way.
+            Err(_) if inside.is_none() && !through_mount => {
+                append(&mut current, &rest)?;
+                return Ok(Place::Outside { path: current, rewritten: false });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    place(mounts, current, directory, through_mount)
+}
+
+fn start(base: &[u8], path: &[u8]) -> Result<PathBytes, Errno> {
+    let mut current = PathBytes::new();
+    match path {
+        [] => return Err(Errno::NOENT),
+        [b'/', ..] => {}
+        _ if base == b"/" => {}
+        _ => append(&mut current, base)?,
+    }
+    if path.len() >= PATH_MAX { Err(Errno::NAMETOOLONG) } else { Ok(current) }
+}
+
+fn place(mounts: &MountTable, path: PathBytes, directory: bool, rewritten: bool) -> Result<Place, Errno> {
+    if let Some((mount, below)) = located(mounts, &path) {
+        let path = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;
+        return Ok(Place::Inside { mount, path, directory });
+    }
+    let mut path = path;
+    if path.is_empty() || directory {
+        append(&mut path, b"/")?;
+    }
+    Ok(Place::Outside { path, rewritten })
+}
+
+/// The mount under `path` and the path below its point, `/` for the point itself.
+fn located<'p>(mounts: &MountTable, path: &'p [u8]) -> Option<(usize, &'p [u8])> {
+    let (mount, below) = mounts.find(path)?;
+    Some((mount, if below.is_empty() { b"/" } else { below }))
+}
+
+fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/').filter(|name| !name.is_empty() && *name != b".")
+}
+
+fn next_component(rest: &[u8]) -> Option<(usize, usize)> {
+    let begin = rest.iter().position(|&byte| byte != b'/')?;
+    let end = rest[begin..].iter().position(|&byte| byte == b'/').map_or(rest.len(), |at| begin + at);
+    Some((begin, end))
+}
+
+fn ends_in_directory(path: &[u8]) -> bool {
+    path.ends_with(b"/") || path.ends_with(b"/.") || path == b"." || path.ends_with(b"/..") || path == b".."
+}
+
+/// Adds `/name`.
+fn push(current: &mut PathBytes, name: &[u8]) -> Result<(), Errno> {
+    if name.len() > NAME_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    append(current, b"/")?;
+    append(current, name)
+}
+
+/// Takes the last component away; the root's parent is the root.
+fn pop(current: &mut PathBytes) {
+    let end = current.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    current.truncate(end);
+}
+
+fn append(path: &mut PathBytes, more: &[u8]) -> Result<(), Errno> {
+    if path.len() + more.len() >= PATH_MAX {
+        return Err(Errno::NAMETOOLONG);
+    }
+    path.try_extend_from_slice(more).map_err(|_| Errno::NAMETOOLONG)
+}
+
+#[cfg(test)]
+mod tests;

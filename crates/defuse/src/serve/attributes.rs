@@ -1,0 +1,272 @@
+//! stat and its relatives, access, statfs.
+
+use std::os::fd::RawFd;
+
+use interpose::Call;
+use linux_raw_sys::general as sys;
+use plugin_abi::Instance;
+use rustix::io::Errno;
+
+use super::paths::{self, At};
+use super::{DONE, Reply, Served};
+use crate::file;
+use crate::namei::{self, PathArgument, Spot};
+use crate::process::{Cwd, Process};
+use crate::user;
+
+type Stat = plugin_abi::stat;
+
+pub fn stat(process: &'static Process, call: &Call) -> Served {
+    stat_path(process, call, At::cwd(0, true), 1)
+}
+
+pub fn lstat(process: &'static Process, call: &Call) -> Served {
+    stat_path(process, call, At::cwd(0, false), 1)
+}
+
+pub fn fstat(process: &'static Process, call: &Call) -> Served {
+    let [fd, buffer, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    user::write(buffer, &file.with_handle(Instance::fgetattr)?)?;
+    DONE
+}
+
+pub fn newfstatat(process: &'static Process, call: &Call) -> Served {
+    let [dirfd, path, buffer, flags, ..] = call.args;
+    let flags = flags as u32;
+    if flags & !(sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH) != 0 {
+        return Ok(Reply::Pass);
+    }
+    if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
+        return on_fd(process, dirfd as RawFd, |attributes| user::write(buffer, attributes));
+    }
+    stat_path(process, call, At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0), 2)
+}
+
+pub fn statx(process: &'static Process, call: &Call) -> Served {
+    let [dirfd, path, flags, mask, buffer, _] = call.args;
+    let flags = flags as u32;
+    let known =
+        sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH | sys::AT_STATX_SYNC_TYPE;
+    if flags & !known != 0 || mask as u32 & sys::STATX__RESERVED != 0 {
+        return Ok(Reply::Pass);
+    }
+    if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
+        return on_fd(process, dirfd as RawFd, |attributes| user::write(buffer, &extended(attributes)));
+    }
+    let at = At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0);
+    let argument = at.argument(call)?;
+    if let Some(file) = at.follow.then(|| namei::proc_fd(process, &argument.text)).flatten() {
+        user::write(buffer, &extended(&file.with_handle(Instance::fgetattr)?))?;
+        return DONE;
+    }
+    let served = paths::lookup_argument(process, call, at, &argument, |spot| {
+        user::write(buffer, &extended(&attributes_at(spot, at.follow)?))?;
+        Ok(0)
+    })?;
+    unhide(
+        process,
+        &argument,
+        at.follow,
+        served,
+        |attributes| user::write(buffer, &extended(attributes)),
+        || {
+            let found = user::read::<sys::statx>(buffer).ok()?;
+            Some((makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
+        },
+    )
+}
+
+fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> Served {
+    let buffer = call.args[buffer];
+    let argument = at.argument(call)?;
+    if let Some(file) = at.follow.then(|| namei::proc_fd(process, &argument.text)).flatten() {
+        user::write(buffer, &file.with_handle(Instance::fgetattr)?)?;
+        return DONE;
+    }
+    let served = paths::lookup_argument(process, call, at, &argument, |spot| {
+        user::write(buffer, &attributes_at(spot, at.follow)?)?;
+        Ok(0)
+    })?;
+    unhide(
+        process,
+        &argument,
+        at.follow,
+        served,
+        |attributes| user::write(buffer, attributes),
+        || {
+            let found = user::read::<Stat>(buffer).ok()?;
+            Some((found.st_dev, found.st_ino))
+        },
+    )
+}
+
+/// If the kernel has answered with the directory that a mount hides (the path led there through a link), answers with
+/// the mount's root.
+fn unhide(
+    process: &'static Process,
+    argument: &PathArgument,
+    follow: bool,
+    served: Reply,
+    write: impl FnOnce(&Stat) -> Result<(), Errno>,
+    found: impl FnOnce() -> Option<(u64, u64)>,
+) -> Served {
+    let Reply::Value(0) = served else { return Ok(served) };
+    if !follow {
+        return Ok(served);
+    }
+    let hidden = found().and_then(|(device, inode)| process.table.hidden_by(device, inode));
+    if let (Some(mount), true) = (hidden, argument.meets_link()) {
+        let root = process.mounts[mount].instance()?.getattr(plugin_abi::MountPath::ROOT);
+        write(&root.map_err(file::plugin_errno)?)?;
+    }
+    DONE
+}
+
+/// The attributes of what is at `spot`; `ELOOP` for a symbolic link that is to be followed.
+pub fn attributes_at(spot: &Spot, follow: bool) -> Result<Stat, Errno> {
+    let attributes = spot.call(Instance::getattr)?;
+    match attributes.st_mode & sys::S_IFMT {
+        sys::S_IFLNK if follow || spot.directory => Err(Errno::LOOP),
+        sys::S_IFDIR => Ok(attributes),
+        _ if spot.directory => Err(Errno::NOTDIR),
+        _ => Ok(attributes),
+    }
+}
+
+/// `ELOOP` if there is a symbolic link at `spot`, which the caller must follow.
+pub fn expect_no_link(spot: &Spot) -> Result<(), Errno> {
+    attributes_at(spot, true).map(drop)
+}
+
+/// The attributes of what an FD (or the working directory) stands for, given to `write`.
+fn on_fd(process: &'static Process, fd: RawFd, write: impl FnOnce(&Stat) -> Result<(), Errno>) -> Served {
+    if fd == sys::AT_FDCWD {
+        let served = match &*process.cwd.lock() {
+            Cwd::Served { mount, path } => Some((*mount, path.clone())),
+            _ => None,
+        };
+        let Some((mount, path)) = served else { return Ok(Reply::Pass) };
+        let spot = Spot::new(&process.mounts[mount], path, false)?;
+        write(&spot.call(Instance::getattr)?)?;
+        return DONE;
+    }
+    let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
+    write(&file.with_handle(Instance::fgetattr)?)?;
+    DONE
+}
+
+/// Whether the path at `address` is "" (or, as newer kernels allow, no path at all).
+pub fn is_empty(address: u64) -> Result<bool, Errno> {
+    Ok(address == 0 || user::read::<u8>(address)? == 0)
+}
+
+fn extended(from: &Stat) -> sys::statx {
+    let time = |seconds: i64, nanoseconds: i64| sys::statx_timestamp {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds as u32,
+        __reserved: 0,
+    };
+    // SAFETY is not involved: every field that is not named is zero by construction.
+    let mut statx = user::zeroed::<sys::statx>();
+    statx.stx_mask = sys::STATX_BASIC_STATS;
+    statx.stx_blksize = from.st_blksize as u32;
+    statx.stx_nlink = from.st_nlink as u32;
+    statx.stx_uid = from.st_uid;
+    statx.stx_gid = from.st_gid;
+    statx.stx_mode = from.st_mode as u16;
+    statx.stx_ino = from.st_ino;
+    statx.stx_size = from.st_size as u64;
+    statx.stx_blocks = from.st_blocks as u64;
+    statx.stx_atime = time(from.st_atime, from.st_atime_nsec);
+    statx.stx_mtime = time(from.st_mtime, from.st_mtime_nsec);
+    statx.stx_ctime = time(from.st_ctime, from.st_ctime_nsec);
+    (statx.stx_rdev_major, statx.stx_rdev_minor) = (major(from.st_rdev), minor(from.st_rdev));
+    (statx.stx_dev_major, statx.stx_dev_minor) = (major(from.st_dev), minor(from.st_dev));
+    statx
+}
+
+/// makedev(3) and its parts, as glibc encodes a `dev_t`.
+fn makedev(major: u32, minor: u32) -> u64 {
+    let (major, minor) = (u64::from(major), u64::from(minor));
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12 | (major & !0xfff) << 32
+}
+
+fn major(device: u64) -> u32 {
+    ((device >> 8 & 0xfff) | (device >> 32 & !0xfff)) as u32
+}
+
+fn minor(device: u64) -> u32 {
+    ((device & 0xff) | (device >> 12 & !0xff)) as u32
+}
+
+pub fn access(process: &'static Process, call: &Call) -> Served {
+    check_access(process, call, At::cwd(0, true), call.args[1] as u32, 0)
+}
+
+pub fn faccessat(process: &'static Process, call: &Call) -> Served {
+    check_access(process, call, At::dir(true), call.args[2] as u32, 0)
+}
+
+pub fn faccessat2(process: &'static Process, call: &Call) -> Served {
+    let [dirfd, path, mode, flags, ..] = call.args;
+    let (mode, flags) = (mode as u32, flags as u32);
+    if flags & !(sys::AT_EACCESS | sys::AT_SYMLINK_NOFOLLOW | sys::AT_EMPTY_PATH) != 0 {
+        return Ok(Reply::Pass);
+    }
+    if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
+        let Some(file) = file::served(process, dirfd as RawFd) else { return Ok(Reply::Pass) };
+        let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
+        spot.call(|instance, path| instance.access(path, mode as i32, (flags & sys::AT_EACCESS) as i32))?;
+        return DONE;
+    }
+    check_access(process, call, At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0), mode, flags & sys::AT_EACCESS)
+}
+
+fn check_access(process: &'static Process, call: &Call, at: At, mode: u32, flags: u32) -> Served {
+    if mode & !7 != 0 {
+        return Err(Errno::INVAL);
+    }
+    paths::lookup(process, call, at, |spot| {
+        attributes_at(spot, at.follow)?;
+        if mode != 0 {
+            spot.call(|instance, path| instance.access(path, mode as i32, flags as i32))?;
+        }
+        Ok(0)
+    })
+}
+
+pub fn statfs(process: &'static Process, call: &Call) -> Served {
+    let buffer = call.args[1];
+    paths::lookup(process, call, At::cwd(0, true), |spot| {
+        expect_no_link(spot)?;
+        user::write(buffer, &spot.call(Instance::statfs)?)?;
+        Ok(0)
+    })
+}
+
+pub fn fstatfs(process: &'static Process, call: &Call) -> Served {
+    let [fd, buffer, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    user::write(buffer, &file.with_handle(Instance::fstatfs)?)?;
+    DONE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{major, makedev, minor};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn device_numbers_survive_the_round_trip(high: u32, low: u32) {
+            let device = makedev(high, low);
+            prop_assert_eq!((major(device), minor(device)), (high, low));
+            prop_assert_eq!(device, libc_makedev(high, low));
+        }
+    }
+
+    fn libc_makedev(high: u32, low: u32) -> u64 {
+        rustix::fs::makedev(high, low)
+    }
+}

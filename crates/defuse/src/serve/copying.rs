@@ -1,0 +1,284 @@
+//! sendfile, splice, copy_file_range: data from one FD to another, one of them served.
+
+use std::os::fd::RawFd;
+
+use interpose::Call;
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use super::transfer::MOST;
+use super::{Reply, Served};
+use crate::file::{self, FileRef, stash_errno};
+use crate::process::Process;
+use crate::{native, user};
+
+/// Bytes moved at a time.
+const CHUNK: usize = 128 * 1024;
+
+/// One side of a copy: what it is, and where the call reads and writes.
+struct End {
+    fd: RawFd,
+    file: Option<FileRef>,
+    /// `None`: at the FD's own offset, which moves along.
+    offset: Option<i64>,
+}
+
+impl End {
+    fn new(process: &'static Process, fd: u64, offset: Option<i64>) -> Self {
+        Self { fd: fd as RawFd, file: file::served(process, fd as RawFd), offset }
+    }
+
+    /// Reads into `buffer` without moving any offset, if it can be helped (a pipe's data is gone when read).
+    fn fetch(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        match (&self.file, self.offset) {
+            (Some(file), offset) => {
+                let at = match offset {
+                    Some(offset) => offset,
+                    None => file.shared()?.offset(),
+                };
+                file.with_handle(|instance, handle| instance.read(handle, buffer, at as u64))
+            }
+            (None, Some(offset)) => {
+                let (address, length) = (buffer.as_mut_ptr() as u64, buffer.len() as u64);
+                native::checked(sys::__NR_pread64, [self.fd as u64, address, length, offset as u64, 0, 0])
+                    .map(|count| count as usize)
+            }
+            (None, None) => {
+                let (address, length) = (buffer.as_mut_ptr() as u64, buffer.len() as u64);
+                native::checked(sys::__NR_read, [self.fd as u64, address, length, 0, 0, 0])
+                    .map(|count| count as usize)
+            }
+        }
+    }
+
+    /// Records that `count` bytes were taken from (or put to) this end.
+    fn advance(&mut self, count: usize) -> Result<(), Errno> {
+        match (&self.file, &mut self.offset) {
+            (_, Some(offset)) => *offset += count as i64,
+            (Some(file), None) => {
+                let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+                let offset = guard.pin_offset();
+                guard.set_offset(offset + count as i64).map_err(stash_errno)?;
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Writes what it can of `bytes`, moving the FD's own offset.
+    fn store(&self, process: &Process, bytes: &[u8]) -> Result<usize, Errno> {
+        let (address, length) = (bytes.as_ptr() as u64, bytes.len() as u64);
+        match (&self.file, self.offset) {
+            (Some(file), Some(offset)) => file
+                .with_handle(|instance, handle| instance.write(handle, bytes, offset as u64, false))
+                .map(|written| written.count),
+            (Some(file), None) => super::transfer::write_bytes(process, file, address, bytes.len()),
+            (None, Some(offset)) => {
+                native::checked(sys::__NR_pwrite64, [self.fd as u64, address, length, offset as u64, 0, 0])
+                    .map(|count| count as usize)
+            }
+            (None, None) => native::checked(sys::__NR_write, [self.fd as u64, address, length, 0, 0, 0])
+                .map(|count| count as usize),
+        }
+    }
+}
+
+/// Copies up to `count` bytes; stops at the source's end or when the target takes less. An error after some bytes
+/// were copied is not lost: the next call meets it.
+fn copy(process: &Process, from: &mut End, to: &mut End, count: usize) -> Result<usize, Errno> {
+    let mut buffer = vec![0; CHUNK.min(count)];
+    let mut copied = 0;
+    while copied < count {
+        let want = buffer.len().min(count - copied);
+        let got = match from.fetch(&mut buffer[..want]) {
+            Ok(0) => break,
+            Ok(got) => got,
+            Err(error) if copied == 0 => return Err(error),
+            Err(_) => break,
+        };
+        let stored = match to.store(process, &buffer[..got]) {
+            Ok(stored) => stored,
+            Err(error) if copied == 0 => return Err(error),
+            Err(_) => break,
+        };
+        from.advance(stored)?;
+        if to.offset.is_some() {
+            to.advance(stored)?;
+        }
+        copied += stored;
+        if stored < got || (got < want && from.file.is_none()) {
+            break;
+        }
+    }
+    Ok(copied)
+}
+
+pub fn sendfile(process: &'static Process, call: &Call) -> Served {
+    let [output, input, offset_address, count, ..] = call.args;
+    let offset = offset_at(offset_address)?;
+    let mut from = End::new(process, input, offset);
+    let mut to = End::new(process, output, None);
+    if from.file.is_none() && to.file.is_none() {
+        return Ok(Reply::Pass);
+    }
+    check_input(&from)?;
+    check_output(&to, true)?;
+    if offset.is_some_and(|offset| offset < 0) {
+        return Err(Errno::INVAL);
+    }
+    if from.file.is_none() && offset.is_none() {
+        return copy_from_seekable(process, &mut from, &mut to, count);
+    }
+    let copied = copy(process, &mut from, &mut to, (count as usize).min(MOST))?;
+    store_offset(offset_address, from.offset)?;
+    Ok(Reply::Value(copied as i64))
+}
+
+/// The source is a kernel file at its own offset: what the target did not take must not be skipped.
+fn copy_from_seekable(process: &Process, from: &mut End, to: &mut End, count: u64) -> Served {
+    let seek = |offset: i64, whence: u32| {
+        native::checked(sys::__NR_lseek, [from.fd as u64, offset as u64, u64::from(whence), 0, 0, 0])
+    };
+    let start = seek(0, sys::SEEK_CUR).map_err(|_| Errno::INVAL)? as i64;
+    let mut source = End { fd: from.fd, file: None, offset: Some(start) };
+    let copied = copy(process, &mut source, to, (count as usize).min(MOST))?;
+    seek(start + copied as i64, sys::SEEK_SET)?;
+    Ok(Reply::Value(copied as i64))
+}
+
+pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
+    let [input, input_offset, output, output_offset, count, flags] = call.args;
+    let mut from = End::new(process, input, offset_at(input_offset)?);
+    let mut to = End::new(process, output, offset_at(output_offset)?);
+    if from.file.is_none() && to.file.is_none() {
+        return Ok(Reply::Pass);
+    }
+    if flags != 0 || from.offset.is_some_and(|at| at < 0) || to.offset.is_some_and(|at| at < 0) {
+        return Err(Errno::INVAL);
+    }
+    for end in [&from, &to] {
+        match kind_of(end)? {
+            sys::S_IFREG => {}
+            sys::S_IFDIR => return Err(Errno::ISDIR),
+            _ => return Err(Errno::INVAL),
+        }
+    }
+    check_input(&from)?;
+    check_output(&to, false)?;
+    let count = (count as usize).min(MOST);
+    let copied = match copy_inside(&mut from, &mut to, count) {
+        Some(done) => done?,
+        None if from.file.is_none() && from.offset.is_none() => {
+            return copy_from_seekable(process, &mut from, &mut to, count as u64)
+                .and_then(|reply| store_offset(output_offset, to.offset).map(|()| reply));
+        }
+        None => copy(process, &mut from, &mut to, count)?,
+    };
+    store_offset(input_offset, from.offset)?;
+    store_offset(output_offset, to.offset)?;
+    Ok(Reply::Value(copied as i64))
+}
+
+/// A copy from file to file of one mount, by the plugin; `None` if it has no way of its own.
+fn copy_inside(from: &mut End, to: &mut End, count: usize) -> Option<Result<usize, Errno>> {
+    let (source, target) = (from.file.as_ref()?, to.file.as_ref()?);
+    if source.mount != target.mount {
+        return None;
+    }
+    let at = |end: &End, file: &FileRef| match end.offset {
+        Some(offset) => Ok(offset as u64),
+        None => file.shared().map(|shared| shared.offset() as u64),
+    };
+    let places = at(from, source).and_then(|first| Ok((first, at(to, target)?)));
+    let (first, second) = match places {
+        Ok(places) => places,
+        Err(error) => return Some(Err(error)),
+    };
+    let done = source.with_handle(|instance, handle| {
+        target
+            .with_handle(|_, other| instance.copy_range(handle, first, other, second, count))
+            .map_err(|error| plugin_abi::Errno::from_raw(error.raw_os_error()))
+    });
+    match done {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::XDEV) => None,
+        Err(error) => Some(Err(error)),
+        Ok(copied) => Some(from.advance(copied).and_then(|()| to.advance(copied)).map(|()| copied)),
+    }
+}
+
+pub fn splice(process: &'static Process, call: &Call) -> Served {
+    let [input, input_offset, output, output_offset, count, _] = call.args;
+    let mut from = End::new(process, input, offset_at(input_offset)?);
+    let mut to = End::new(process, output, offset_at(output_offset)?);
+    if from.file.is_none() && to.file.is_none() {
+        return Ok(Reply::Pass);
+    }
+    // One side must be a pipe, and a pipe has no offset.
+    let pipe = if from.file.is_some() { &to } else { &from };
+    if pipe.file.is_some() || kind_of(pipe)? != sys::S_IFIFO {
+        return Err(Errno::INVAL);
+    }
+    if pipe.offset.is_some() {
+        return Err(Errno::SPIPE);
+    }
+    check_input(&from)?;
+    check_output(&to, true)?;
+    // No more than a pipe holds by default, so that what was read is sure to be passed on.
+    let copied = copy(process, &mut from, &mut to, (count as usize).min(64 * 1024))?;
+    store_offset(input_offset, from.offset)?;
+    store_offset(output_offset, to.offset)?;
+    Ok(Reply::Value(copied as i64))
+}
+
+pub fn tee(process: &'static Process, call: &Call) -> Served {
+    let [input, output, ..] = call.args;
+    only_pipes(process, &[input, output])
+}
+
+pub fn vmsplice(process: &'static Process, call: &Call) -> Served {
+    only_pipes(process, &[call.args[0]])
+}
+
+fn only_pipes(process: &'static Process, fds: &[u64]) -> Served {
+    let any_served = fds.iter().any(|&fd| file::served(process, fd as RawFd).is_some());
+    if any_served { Err(Errno::INVAL) } else { Ok(Reply::Pass) }
+}
+
+fn check_input(end: &End) -> Result<(), Errno> {
+    let Some(file) = &end.file else { return Ok(()) };
+    if !file.readable() {
+        return Err(Errno::BADF);
+    }
+    if file.kind()? == sys::S_IFREG { Ok(()) } else { Err(Errno::INVAL) }
+}
+
+fn check_output(end: &End, append_is_invalid: bool) -> Result<(), Errno> {
+    let Some(file) = &end.file else { return Ok(()) };
+    if !file.writable() {
+        return Err(Errno::BADF);
+    }
+    let append = file.shared()?.status_flags() & sys::O_APPEND != 0;
+    match (append, append_is_invalid) {
+        (true, true) => Err(Errno::INVAL),
+        (true, false) => Err(Errno::BADF),
+        _ => Ok(()),
+    }
+}
+
+fn kind_of(end: &End) -> Result<u32, Errno> {
+    match &end.file {
+        Some(file) => file.kind(),
+        None => Ok(native::fstat(end.fd)?.st_mode & sys::S_IFMT),
+    }
+}
+
+fn offset_at(address: u64) -> Result<Option<i64>, Errno> {
+    if address == 0 { Ok(None) } else { user::read::<i64>(address).map(Some) }
+}
+
+fn store_offset(address: u64, offset: Option<i64>) -> Result<(), Errno> {
+    match offset {
+        Some(offset) if address != 0 => user::write(address, &offset),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,338 @@
+//! Calls on FDs themselves: close, dup, fcntl, passing. And the FDs that plugins open.
+
+use std::os::fd::RawFd;
+
+use fdtable::{FdState, Released};
+use interpose::{Call, Outcome};
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use super::open::STATUS;
+use super::{DONE, Reply, Served, locks};
+use crate::file::{self, FileRef, OpenFile, Owner};
+use crate::process::{Process, STATES};
+use crate::{native, private_fd, shadow, thread, user};
+
+/// linux/close_range.h
+const CLOSE_RANGE_UNSHARE: u32 = 2;
+const CLOSE_RANGE_CLOEXEC: u32 = 4;
+
+pub fn close(process: &'static Process, call: &Call) -> Served {
+    let fd = call.args[0] as RawFd;
+    if private_fd::is_private(fd) {
+        return Err(Errno::BADF);
+    }
+    if interpose::in_vfork_child() {
+        return Ok(Reply::Pass);
+    }
+    if process.files.get(fd).is_none() {
+        // A shadow that this image has never touched may have kept descriptors, which go with it.
+        if STATES.get(fd) != FdState::Unknown || file::served(process, fd).is_none() {
+            STATES.forget(fd);
+            return Ok(Reply::Pass);
+        }
+    }
+    let flushed = give_up(process, fd, true);
+    flushed.map(|()| Reply::Value(0))
+}
+
+/// Closes the served FD `fd`: takes it from the table and from the kernel.
+fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
+    if let Some(file) = process.files.get(fd) {
+        shadow::vacate(process, &file, fd, false)?;
+    }
+    STATES.forget(fd);
+    let Some(released) = process.files.remove(fd) else { return Ok(()) };
+    let flushed = if flush { finish(&released) } else { Ok(()) };
+    // The plugin's own descriptor is closed by the plugin, with the handle.
+    if released.form() != shadow::Form::Backing(fd) {
+        native::close(fd);
+    }
+    drop(released);
+    flushed
+}
+
+/// What closing an FD means for the file, whether or not it is the last one.
+fn finish(file: &Released<OpenFile>) -> Result<(), Errno> {
+    locks::drop_record_locks(file);
+    match file.with_handle(|instance, handle| instance.flush(handle)) {
+        Err(Errno::INTR) => Ok(()),
+        other => other,
+    }
+}
+
+pub fn close_range(process: &'static Process, call: &Call) -> Served {
+    let [first, last, flags, ..] = call.args;
+    let (first, last, flags) = (first as u32, last as u32, flags as u32);
+    if first > last || flags & !(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE) != 0 {
+        return Ok(Reply::Pass);
+    }
+    let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
+    if !interpose::in_vfork_child() {
+        if cloexec_only {
+            process.files.cloexec_range(first, last);
+        } else {
+            let mut served = Vec::new();
+            process.files.for_each(|fd, _, _| {
+                if (first..=last).contains(&(fd as u32)) {
+                    served.push(fd);
+                }
+            });
+            for fd in served {
+                // close_range(2) ignores the errors of single FDs.
+                let _ = give_up(process, fd, true);
+            }
+            STATES.forget_range(first, last);
+        }
+    }
+    let mut result = 0;
+    private_fd::ranges_without(first, last, |from, to| {
+        let args = [u64::from(from), u64::from(to), u64::from(flags), 0, 0, 0];
+        let closed = native::raw_call(sys::__NR_close_range, args);
+        if closed < 0 {
+            result = closed;
+        }
+    });
+    Ok(Reply::Value(result))
+}
+
+pub fn dup(process: &'static Process, call: &Call) -> Served {
+    duplicate(process, call, call.args[0] as RawFd, false)
+}
+
+/// dup(2) and `F_DUPFD`: the kernel chooses the number.
+fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool) -> Served {
+    if private_fd::is_private(from) {
+        return Err(Errno::BADF);
+    }
+    let owner = owner_for_dup(process, from);
+    let to = native::call(call);
+    if to < 0 {
+        return Ok(Reply::Value(to));
+    }
+    let to = process.check_limit(to as RawFd)?;
+    match owner {
+        Some(_) => enter_duplicate(process, from, to, cloexec)?,
+        None if interpose::in_vfork_child() => {}
+        // What was known of the former holder of the number was forgotten when that was closed.
+        None => STATES.set(to, STATES.get(from)),
+    }
+    Ok(Reply::Value(to.into()))
+}
+
+/// The served file that is about to be duplicated; none in a vfork child, which has no table to enter it in.
+fn owner_for_dup(process: &'static Process, from: RawFd) -> Option<FileRef> {
+    if interpose::in_vfork_child() {
+        return None;
+    }
+    match file::owner(process, from) {
+        Owner::Served(file) => Some(file),
+        _ => None,
+    }
+}
+
+fn enter_duplicate(process: &'static Process, from: RawFd, to: RawFd, cloexec: bool) -> Result<(), Errno> {
+    let replaced = process.files.dup(from, to, cloexec).map_err(|_| Errno::BADF)?;
+    STATES.set(to, FdState::Served);
+    drop(replaced);
+    Ok(())
+}
+
+pub fn dup2(process: &'static Process, call: &Call) -> Served {
+    duplicate_onto(process, call, false)
+}
+
+pub fn dup3(process: &'static Process, call: &Call) -> Served {
+    duplicate_onto(process, call, call.args[2] as u32 & sys::O_CLOEXEC != 0)
+}
+
+fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Served {
+    let (from, to) = (call.args[0] as RawFd, call.args[1] as RawFd);
+    if private_fd::is_private(from) || private_fd::is_private(to) {
+        return Err(Errno::BADF);
+    }
+    if to as u64 >= process.nofile.0.load(std::sync::atomic::Ordering::Relaxed) && to >= 0 {
+        return Err(Errno::BADF);
+    }
+    if interpose::in_vfork_child() || from == to {
+        return Ok(Reply::Pass);
+    }
+    let source = owner_for_dup(process, from);
+    let target = file::served(process, to);
+    if source.is_none() && target.is_none() {
+        STATES.forget(to);
+        let result = native::call(call);
+        if result >= 0 {
+            STATES.learn(to, STATES.get(from));
+        }
+        return Ok(Reply::Value(result));
+    }
+    if let Some(target) = &target {
+        if native::raw_call(sys::__NR_fcntl, [from as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]) < 0 {
+            return Err(Errno::BADF); // dup2 closes nothing if there is nothing to duplicate.
+        }
+        shadow::vacate(process, target, to, true)?;
+    }
+    drop(target);
+    STATES.forget(to);
+    let result = native::call(call);
+    if result < 0 {
+        return Ok(Reply::Value(result));
+    }
+    let replaced = if source.is_some() {
+        let replaced = process.files.dup(from, to, cloexec).map_err(|_| Errno::BADF)?;
+        STATES.set(to, FdState::Served);
+        replaced
+    } else {
+        let replaced = process.files.remove(to);
+        STATES.learn(to, STATES.get(from));
+        replaced
+    };
+    if let Some(released) = replaced {
+        let _ = finish(&released);
+    }
+    Ok(Reply::Value(result))
+}
+
+pub fn fcntl(process: &'static Process, call: &Call) -> Served {
+    let [fd, command, argument, ..] = call.args;
+    let (fd, command) = (fd as RawFd, command as u32);
+    if private_fd::is_private(fd) {
+        return Err(Errno::BADF);
+    }
+    if matches!(command, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
+        return duplicate(process, call, fd, command == sys::F_DUPFD_CLOEXEC);
+    }
+    let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
+    match command {
+        sys::F_GETFD => match process.files.cloexec(fd) {
+            Some(cloexec) if !interpose::in_vfork_child() => Ok(Reply::Value(cloexec.into())),
+            _ => Ok(Reply::Pass),
+        },
+        sys::F_SETFD => {
+            set_cloexec(process, fd, argument as u32 & sys::FD_CLOEXEC != 0);
+            DONE
+        }
+        sys::F_GETFL => {
+            let shown = file.open_flags
+                & !(sys::O_CLOEXEC | sys::O_CREAT | sys::O_EXCL | sys::O_NOCTTY | sys::O_TRUNC);
+            let status = file.shared()?.status_flags() & STATUS;
+            let large = if file.open_flags & sys::O_PATH == 0 { sys::O_LARGEFILE } else { 0 };
+            Ok(Reply::Value((shown & !STATUS | status | large).into()))
+        }
+        sys::F_SETFL => {
+            if file.open_flags & sys::O_PATH != 0 {
+                return Err(Errno::BADF);
+            }
+            file.shared()?.set_status_flags(argument as u32 & STATUS);
+            DONE
+        }
+        sys::F_GETLK
+        | sys::F_SETLK
+        | sys::F_SETLKW
+        | sys::F_OFD_GETLK
+        | sys::F_OFD_SETLK
+        | sys::F_OFD_SETLKW => locks::record_lock(process, &file, command, argument),
+        sys::F_GETOWN | sys::F_SETOWN | sys::F_GETSIG | sys::F_SETSIG => Ok(Reply::Pass),
+        // A pipe's size, seals, leases and notifications: not to be had here.
+        sys::F_GETPIPE_SZ | sys::F_SETPIPE_SZ => Err(Errno::BADF),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Sets the close-on-exec flag of a served FD, in the table and in the kernel.
+pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
+    if !interpose::in_vfork_child() {
+        process.files.set_cloexec(fd, cloexec);
+    }
+    let backing = process.files.get(fd).is_some_and(|file| matches!(file.form(), shadow::Form::Backing(_)));
+    if !backing {
+        let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
+        native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
+    }
+}
+
+/// sendmsg and sendmmsg: a file whose FD is passed on must be known to others from now on.
+pub fn send_message(process: &'static Process, call: &Call) -> Served {
+    let [_, messages, count, ..] = call.args;
+    let (count, stride) = if call.nr == sys::__NR_sendmsg { (1, 0) } else { ((count as u32).min(1024), 64) };
+    for index in 0..u64::from(count) {
+        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(messages + index * stride)?;
+        for_each_passed(control, length, |fd| {
+            if let Some(file) = file::served(process, fd) {
+                shadow::separate(process, &file)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(Reply::Pass)
+}
+
+/// Calls `each` with every FD of the `SCM_RIGHTS` messages in the control buffer. What is malformed is the kernel's to refuse.
+fn for_each_passed(
+    control: u64,
+    length: u64,
+    mut each: impl FnMut(RawFd) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    const HEADER: u64 = 16;
+    let mut at = 0;
+    while control != 0 && at + HEADER <= length {
+        let size = user::read::<u64>(control + at)?;
+        let [level, kind] = user::read::<[i32; 2]>(control + at + 8)?;
+        if size < HEADER || size > length - at {
+            break;
+        }
+        if level == SOL_SOCKET && kind == SCM_RIGHTS {
+            for index in 0..(size - HEADER) / 4 {
+                each(user::read::<i32>(control + at + HEADER + index * 4)?)?;
+            }
+        }
+        at += size.next_multiple_of(8);
+    }
+    Ok(())
+}
+
+const SOL_SOCKET: i32 = 1;
+const SCM_RIGHTS: i32 = 1;
+
+/// A call of a plugin (or of libc on its behalf) that opens or closes a descriptor: those are kept out of the program's sight.
+pub fn inner(call: &Call) -> Outcome {
+    if call.nr == sys::__NR_close {
+        private_fd::forget(call.args[0] as RawFd);
+        return Outcome::PassThrough;
+    }
+    if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
+        return Outcome::PassThrough;
+    }
+    let result = native::call(call);
+    if result < 0 || thread::is_adopting() {
+        return Outcome::Return(result);
+    }
+    Outcome::Return(private_fd::take(result as RawFd).map_or(result, i64::from))
+}
+
+/// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.
+pub const INNER: &[u32] = &[
+    sys::__NR_open,
+    sys::__NR_openat,
+    sys::__NR_openat2,
+    sys::__NR_creat,
+    sys::__NR_dup,
+    sys::__NR_fcntl,
+    sys::__NR_socket,
+    sys::__NR_accept,
+    sys::__NR_accept4,
+    sys::__NR_memfd_create,
+    sys::__NR_eventfd,
+    sys::__NR_eventfd2,
+    sys::__NR_epoll_create,
+    sys::__NR_epoll_create1,
+    sys::__NR_timerfd_create,
+    sys::__NR_signalfd,
+    sys::__NR_signalfd4,
+    sys::__NR_inotify_init,
+    sys::__NR_inotify_init1,
+    sys::__NR_pidfd_open,
+    sys::__NR_userfaultfd,
+    sys::__NR_close,
+];

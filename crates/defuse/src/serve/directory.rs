@@ -1,0 +1,192 @@
+//! Reading directories, and the working directory.
+
+use std::os::fd::RawFd;
+
+use interpose::Call;
+use linux_raw_sys::general as sys;
+use plugin_abi::DirEntry;
+use rustix::io::Errno;
+
+use super::attributes::attributes_at;
+use super::paths::{self, At};
+use super::{DONE, Reply, Served};
+use crate::file::{self, stash_errno};
+use crate::namei::{self, Performed, Spot};
+use crate::process::{Cwd, Process};
+use crate::resolve::PathBytes;
+use crate::{native, user};
+
+/// The longest entry: header, name of 255 bytes, NUL, rounded up.
+const ENTRY_MAX: usize = 280;
+
+pub fn getdents64(process: &'static Process, call: &Call) -> Served {
+    read_entries(process, call, |entry, record| {
+        let length = (19 + entry.name.len() + 1).next_multiple_of(8);
+        record[..8].copy_from_slice(&entry.ino.to_ne_bytes());
+        record[8..16].copy_from_slice(&entry.next_cookie.to_ne_bytes());
+        record[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
+        record[18] = entry.d_type;
+        record[19..19 + entry.name.len()].copy_from_slice(entry.name);
+        record[19 + entry.name.len()..length].fill(0);
+        length
+    })
+}
+
+pub fn getdents(process: &'static Process, call: &Call) -> Served {
+    read_entries(process, call, |entry, record| {
+        let length = (18 + entry.name.len() + 2).next_multiple_of(8);
+        record[..8].copy_from_slice(&entry.ino.to_ne_bytes());
+        record[8..16].copy_from_slice(&entry.next_cookie.to_ne_bytes());
+        record[16..18].copy_from_slice(&(length as u16).to_ne_bytes());
+        record[18..18 + entry.name.len()].copy_from_slice(entry.name);
+        record[18 + entry.name.len()..length].fill(0);
+        record[length - 1] = entry.d_type;
+        length
+    })
+}
+
+/// Fills the program's buffer with entries from the description's offset on, laid out by `lay_out`.
+fn read_entries(
+    process: &'static Process,
+    call: &Call,
+    lay_out: impl Fn(&DirEntry<'_>, &mut [u8; ENTRY_MAX]) -> usize,
+) -> Served {
+    let [fd, buffer, size, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    if file.open_flags & sys::O_PATH != 0 {
+        return Err(Errno::BADF);
+    }
+    if !file.is_directory()? {
+        return Err(Errno::NOTDIR);
+    }
+    let size = size as u32 as usize;
+    let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+    let cookie = guard.pin_offset() as u64;
+    let (mut filled, mut next, mut failed) = (0, cookie, None);
+    let mut record = [0; ENTRY_MAX];
+    let listed = file.with_handle(|instance, handle| {
+        (filled, next, failed) = (0, cookie, None);
+        instance.readdir(handle, cookie, &mut |entry| {
+            if entry.name.len() > 255 {
+                failed = Some(Errno::IO);
+                return true;
+            }
+            let length = lay_out(&entry, &mut record);
+            if filled + length > size {
+                failed = (filled == 0).then_some(Errno::INVAL);
+                return true;
+            }
+            if let Err(error) = user::write_bytes(buffer + filled as u64, &record[..length]) {
+                failed = (filled == 0).then_some(error);
+                return true;
+            }
+            filled += length;
+            next = entry.next_cookie;
+            false
+        })
+    });
+    guard.set_offset(next as i64).map_err(stash_errno)?;
+    listed?;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(Reply::Value(filled as i64)),
+    }
+}
+
+pub fn chdir(process: &'static Process, call: &Call) -> Served {
+    let at = At::cwd(0, true);
+    let argument = at.argument(call)?;
+    if let Some(file) = namei::proc_fd(process, &argument.text) {
+        return enter_file(process, &file);
+    }
+    match argument.perform(process, true, |spot| enter(process, spot))? {
+        Performed::Served(()) => DONE,
+        Performed::Native(Some(path)) => {
+            let result = paths::with_path(call, at, &path)?;
+            if result == 0 {
+                leave(process);
+            }
+            Ok(Reply::Value(result))
+        }
+        // A link may lead to a mount, and the kernel would be content with the directory below it.
+        Performed::Native(None) => match paths_settle(process, &argument)? {
+            namei::Located::Served(spot) => enter(process, &spot).map(|()| Reply::Value(0)),
+            namei::Located::Native(path) => {
+                let result = match path {
+                    Some(path) => paths::with_path(call, at, &path)?,
+                    None => native::call(call),
+                };
+                if result == 0 {
+                    leave(process);
+                }
+                Ok(Reply::Value(result))
+            }
+        },
+    }
+}
+
+fn paths_settle(process: &'static Process, argument: &namei::PathArgument) -> Result<namei::Located, Errno> {
+    if argument.meets_link() { argument.walk(process, true) } else { Ok(namei::Located::Native(None)) }
+}
+
+pub fn fchdir(process: &'static Process, call: &Call) -> Served {
+    let Some(file) = file::served(process, call.args[0] as RawFd) else {
+        let result = native::call(call);
+        if result == 0 {
+            leave(process);
+        }
+        return Ok(Reply::Value(result));
+    };
+    enter_file(process, &file)
+}
+
+fn enter_file(process: &'static Process, file: &file::OpenFile) -> Served {
+    if !file.is_directory()? {
+        return Err(Errno::NOTDIR);
+    }
+    enter(process, &Spot::new(&process.mounts[file.mount], file.path()?, true)?)?;
+    DONE
+}
+
+/// Makes a directory on a mount the working directory.
+fn enter(process: &'static Process, spot: &Spot) -> Result<(), Errno> {
+    if attributes_at(spot, true)?.st_mode & sys::S_IFMT != sys::S_IFDIR {
+        return Err(Errno::NOTDIR);
+    }
+    spot.call(|instance, path| instance.access(path, 1, sys::AT_EACCESS as i32))?;
+    process.enter_nowhere()?;
+    let path = PathBytes::try_from(spot.path().as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
+    process.set_cwd(Cwd::Served { mount: spot.mount.number, path });
+    Ok(())
+}
+
+/// The kernel has another working directory now.
+fn leave(process: &Process) {
+    process.set_cwd(Cwd::Unknown);
+}
+
+pub fn getcwd(process: &'static Process, call: &Call) -> Served {
+    let [buffer, size, ..] = call.args;
+    let served = process.with_cwd(|cwd| match cwd {
+        Cwd::Served { mount, path } => Some((*mount, path.clone())),
+        _ => None,
+    });
+    let Some((mount, below)) = served else { return Ok(Reply::Pass) };
+    // As the kernel does it: a working directory that was removed has no path.
+    Spot::new(&process.mounts[mount], below.clone(), false)?.call(plugin_abi::Instance::getattr)?;
+    let mut path = namei::absolute(process, mount, &below)?;
+    path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    if size < path.len() as u64 {
+        return Err(Errno::RANGE);
+    }
+    user::write_bytes(buffer, &path)?;
+    Ok(Reply::Value(path.len() as i64))
+}
+
+/// A new root on a mount would leave the program without its libraries, plugin and session.
+pub fn chroot(process: &'static Process, call: &Call) -> Served {
+    paths::lookup(process, call, At::cwd(0, true), |spot| {
+        attributes_at(spot, true)?;
+        Err(Errno::PERM)
+    })
+}

@@ -1,0 +1,89 @@
+//! Record locks and flock.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use interpose::Call;
+use linux_raw_sys::general as sys;
+use plugin_abi::flock as RecordLock;
+use rustix::io::Errno;
+
+use super::{DONE, Reply, Served};
+use crate::file::{self, OpenFile};
+use crate::process::Process;
+use crate::user;
+
+/// This process has set a record lock on some served file: only then closing has to drop any.
+static USED: AtomicBool = AtomicBool::new(false);
+
+/// fcntl(2)'s lock commands, POSIX and OFD.
+pub fn record_lock(process: &'static Process, file: &OpenFile, command: u32, address: u64) -> Served {
+    let _ = process;
+    if file.open_flags & sys::O_PATH != 0 {
+        return Err(Errno::BADF);
+    }
+    let asked = user::read::<RecordLock>(address)?;
+    let mut lock = asked;
+    let asks_only = matches!(command, sys::F_GETLK | sys::F_OFD_GETLK);
+    match lock.l_type as u32 {
+        sys::F_RDLCK if !asks_only && !file.readable() => return Err(Errno::BADF),
+        sys::F_WRLCK if !asks_only && !file.writable() => return Err(Errno::BADF),
+        sys::F_RDLCK | sys::F_WRLCK => {}
+        sys::F_UNLCK if !asks_only || command == sys::F_OFD_GETLK => {}
+        _ => return Err(Errno::INVAL),
+    }
+    // The offset is ours, so what is relative to it must be made absolute.
+    let base = match lock.l_whence as u32 {
+        sys::SEEK_SET => 0,
+        sys::SEEK_CUR => file.shared()?.offset(),
+        sys::SEEK_END => super::transfer::size_of_file(file)?,
+        _ => return Err(Errno::INVAL),
+    };
+    lock.l_start = lock.l_start.checked_add(base).ok_or(Errno::OVERFLOW)?;
+    lock.l_whence = sys::SEEK_SET as _;
+    if command == sys::F_SETLK || command == sys::F_SETLKW {
+        USED.store(true, Ordering::Relaxed);
+    }
+    file.with_handle(|instance, handle| instance.lock(handle, command as i32, &mut lock))
+        .map_err(|error| if error == Errno::NOSYS { Errno::NOLCK } else { error })?;
+    if asks_only {
+        if lock.l_type as u32 == sys::F_UNLCK {
+            lock = RecordLock { l_type: sys::F_UNLCK as _, ..asked };
+        }
+        user::write(address, &lock)?;
+    }
+    DONE
+}
+
+/// A process that closes any FD of a file loses its record locks on it (fcntl(2)).
+pub fn drop_record_locks(file: &OpenFile) {
+    if !USED.load(Ordering::Relaxed) || file.open_flags & sys::O_PATH != 0 {
+        return;
+    }
+    let everything = RecordLock {
+        l_type: sys::F_UNLCK as _,
+        l_whence: sys::SEEK_SET as _,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // No lock, or no such thing as locks: both are what was wanted.
+    let _ = file.with_handle(|instance, handle| {
+        let mut lock = everything;
+        instance.lock(handle, sys::F_SETLK as i32, &mut lock)
+    });
+}
+
+pub fn flock(process: &'static Process, call: &Call) -> Served {
+    let [fd, operation, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    if file.open_flags & sys::O_PATH != 0 {
+        return Err(Errno::BADF);
+    }
+    if !matches!(operation as u32 & !sys::LOCK_NB, sys::LOCK_SH | sys::LOCK_EX | sys::LOCK_UN) {
+        return Err(Errno::INVAL);
+    }
+    file.with_handle(|instance, handle| instance.flock(handle, operation as i32))
+        .map_err(|error| if error == Errno::NOSYS { Errno::NOLCK } else { error })?;
+    DONE
+}

@@ -1,0 +1,203 @@
+//! The system calls that are served, one module for each family.
+
+mod attributes;
+mod copying;
+mod descriptors;
+mod directory;
+mod exec;
+mod fork;
+mod limits;
+mod locks;
+mod mapping;
+mod metadata;
+mod names;
+mod open;
+mod paths;
+mod transfer;
+mod xattr;
+
+use interpose::{Call, ForkCall, Handler, Outcome};
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use crate::process::Process;
+use crate::trace;
+
+pub use descriptors::INNER;
+
+/// What a served call gives back.
+pub enum Reply {
+    /// The result of the call.
+    Value(i64),
+    /// The kernel is to do it as the program said.
+    Pass,
+    /// The kernel is to do it with these arguments.
+    PassWith([u64; 6]),
+}
+
+/// The result of a serving function.
+pub type Served = Result<Reply, Errno>;
+
+/// Serves one system call.
+pub type Server = fn(&'static Process, &Call) -> Served;
+
+/// Success without a value.
+pub const DONE: Served = Ok(Reply::Value(0));
+
+/// The function that serves system call `nr`, if it is served.
+pub fn server(nr: u32) -> Option<Server> {
+    let server: Server = match nr {
+        sys::__NR_open => open::open,
+        sys::__NR_openat => open::openat,
+        sys::__NR_openat2 => open::openat2,
+        sys::__NR_creat => open::creat,
+
+        sys::__NR_read => transfer::read,
+        sys::__NR_pread64 => transfer::pread,
+        sys::__NR_readv => transfer::readv,
+        sys::__NR_preadv => transfer::preadv,
+        sys::__NR_preadv2 => transfer::preadv2,
+        sys::__NR_write => transfer::write,
+        sys::__NR_pwrite64 => transfer::pwrite,
+        sys::__NR_writev => transfer::writev,
+        sys::__NR_pwritev => transfer::pwritev,
+        sys::__NR_pwritev2 => transfer::pwritev2,
+        sys::__NR_lseek => transfer::lseek,
+
+        sys::__NR_sendfile => copying::sendfile,
+        sys::__NR_splice => copying::splice,
+        sys::__NR_tee => copying::tee,
+        sys::__NR_vmsplice => copying::vmsplice,
+        sys::__NR_copy_file_range => copying::copy_file_range,
+
+        sys::__NR_stat => attributes::stat,
+        sys::__NR_lstat => attributes::lstat,
+        sys::__NR_fstat => attributes::fstat,
+        sys::__NR_newfstatat => attributes::newfstatat,
+        sys::__NR_statx => attributes::statx,
+        sys::__NR_access => attributes::access,
+        sys::__NR_faccessat => attributes::faccessat,
+        sys::__NR_faccessat2 => attributes::faccessat2,
+        sys::__NR_statfs => attributes::statfs,
+        sys::__NR_fstatfs => attributes::fstatfs,
+
+        sys::__NR_chmod => metadata::chmod,
+        sys::__NR_fchmod => metadata::fchmod,
+        sys::__NR_fchmodat => metadata::fchmodat,
+        sys::__NR_fchmodat2 => metadata::fchmodat2,
+        sys::__NR_chown => metadata::chown,
+        sys::__NR_lchown => metadata::lchown,
+        sys::__NR_fchown => metadata::fchown,
+        sys::__NR_fchownat => metadata::fchownat,
+        sys::__NR_utime => metadata::utime,
+        sys::__NR_utimes => metadata::utimes,
+        sys::__NR_futimesat => metadata::futimesat,
+        sys::__NR_utimensat => metadata::utimensat,
+        sys::__NR_truncate => metadata::truncate,
+        sys::__NR_ftruncate => metadata::ftruncate,
+        sys::__NR_fallocate => metadata::fallocate,
+        sys::__NR_fsync => metadata::fsync,
+        sys::__NR_fdatasync => metadata::fdatasync,
+        sys::__NR_sync_file_range => metadata::sync_file_range,
+        sys::__NR_syncfs => metadata::syncfs,
+        sys::__NR_fadvise64 => metadata::fadvise,
+        sys::__NR_readahead => metadata::readahead,
+        sys::__NR_ioctl => metadata::ioctl,
+
+        sys::__NR_mkdir => names::mkdir,
+        sys::__NR_mkdirat => names::mkdirat,
+        sys::__NR_mknod => names::mknod,
+        sys::__NR_mknodat => names::mknodat,
+        sys::__NR_rmdir => names::rmdir,
+        sys::__NR_unlink => names::unlink,
+        sys::__NR_unlinkat => names::unlinkat,
+        sys::__NR_symlink => names::symlink,
+        sys::__NR_symlinkat => names::symlinkat,
+        sys::__NR_readlink => names::readlink,
+        sys::__NR_readlinkat => names::readlinkat,
+        sys::__NR_link => names::link,
+        sys::__NR_linkat => names::linkat,
+        sys::__NR_rename => names::rename,
+        sys::__NR_renameat => names::renameat,
+        sys::__NR_renameat2 => names::renameat2,
+        sys::__NR_name_to_handle_at => names::name_to_handle_at,
+        sys::__NR_inotify_add_watch => names::inotify_add_watch,
+
+        sys::__NR_setxattr => xattr::setxattr,
+        sys::__NR_lsetxattr => xattr::lsetxattr,
+        sys::__NR_fsetxattr => xattr::fsetxattr,
+        sys::__NR_getxattr => xattr::getxattr,
+        sys::__NR_lgetxattr => xattr::lgetxattr,
+        sys::__NR_fgetxattr => xattr::fgetxattr,
+        sys::__NR_listxattr => xattr::listxattr,
+        sys::__NR_llistxattr => xattr::llistxattr,
+        sys::__NR_flistxattr => xattr::flistxattr,
+        sys::__NR_removexattr => xattr::removexattr,
+        sys::__NR_lremovexattr => xattr::lremovexattr,
+        sys::__NR_fremovexattr => xattr::fremovexattr,
+
+        sys::__NR_getdents => directory::getdents,
+        sys::__NR_getdents64 => directory::getdents64,
+        sys::__NR_chdir => directory::chdir,
+        sys::__NR_fchdir => directory::fchdir,
+        sys::__NR_getcwd => directory::getcwd,
+        sys::__NR_chroot => directory::chroot,
+
+        sys::__NR_close => descriptors::close,
+        sys::__NR_close_range => descriptors::close_range,
+        sys::__NR_dup => descriptors::dup,
+        sys::__NR_dup2 => descriptors::dup2,
+        sys::__NR_dup3 => descriptors::dup3,
+        sys::__NR_fcntl => descriptors::fcntl,
+        sys::__NR_sendmsg | sys::__NR_sendmmsg => descriptors::send_message,
+
+        sys::__NR_flock => locks::flock,
+
+        sys::__NR_mmap => mapping::mmap,
+
+        sys::__NR_execve => exec::execve,
+        sys::__NR_execveat => exec::execveat,
+
+        sys::__NR_umask => limits::umask,
+        sys::__NR_getrlimit => limits::getrlimit,
+        sys::__NR_setrlimit => limits::setrlimit,
+        sys::__NR_prlimit64 => limits::prlimit64,
+        sys::__NR_io_uring_setup => limits::refuse,
+        _ => return None,
+    };
+    Some(server)
+}
+
+impl Handler for &'static Process {
+    fn call(&self, call: &mut Call) -> Outcome {
+        let Some(server) = server(call.nr) else { return Outcome::PassThrough };
+        let span = trace::Span::begin();
+        let served = server(self, call);
+        span.end(call, &served);
+        match served {
+            Ok(Reply::Value(value)) => Outcome::Return(value),
+            Ok(Reply::Pass) => Outcome::PassThrough,
+            Ok(Reply::PassWith(args)) => {
+                call.args = args;
+                Outcome::PassThrough
+            }
+            Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
+        }
+    }
+
+    fn inner_call(&self, call: &mut Call) -> Outcome {
+        descriptors::inner(call)
+    }
+
+    fn before_fork(&self, fork: &ForkCall) -> Result<(), i32> {
+        fork::before(self, fork).map_err(Errno::raw_os_error)
+    }
+
+    fn after_fork_parent(&self, fork: &ForkCall, _result: i64) {
+        fork::after_in_parent(self, fork);
+    }
+
+    fn after_fork_child(&self, fork: &ForkCall) {
+        fork::after_in_child(self, fork);
+    }
+}

@@ -1,0 +1,285 @@
+//! open, openat, openat2, creat.
+
+use std::os::fd::{IntoRawFd, RawFd};
+use std::sync::atomic::Ordering;
+
+use fdtable::FdState;
+use interpose::Call;
+use linux_raw_sys::general as sys;
+use plugin_abi::{Capabilities, Handle, Instance, Open};
+use rustix::io::Errno;
+use stash::{Description, Kind};
+
+use super::{Reply, Served};
+use crate::file::{OpenFile, plugin_errno};
+use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
+use crate::process::{Process, STATES};
+use crate::shadow::{self, Form};
+use crate::{native, private_fd, thread, user};
+
+/// Flags that open(2) knows; it ignores others, openat2(2) does not.
+const KNOWN: u32 = sys::O_ACCMODE
+    | sys::O_CREAT
+    | sys::O_EXCL
+    | sys::O_NOCTTY
+    | sys::O_TRUNC
+    | sys::O_APPEND
+    | sys::O_NONBLOCK
+    | sys::O_SYNC
+    | sys::O_DIRECT
+    | sys::O_LARGEFILE
+    | sys::O_DIRECTORY
+    | sys::O_NOFOLLOW
+    | sys::O_NOATIME
+    | sys::O_CLOEXEC
+    | sys::O_PATH
+    | sys::O_TMPFILE
+    | sys::FASYNC;
+/// Those that mean something together with `O_PATH`.
+const WITH_PATH: u32 = sys::O_PATH | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_CLOEXEC;
+/// Flags of a description that `F_GETFL` shows and `F_SETFL` may change.
+pub const STATUS: u32 = sys::O_APPEND | sys::O_NONBLOCK | sys::O_DIRECT | sys::O_NOATIME | sys::FASYNC;
+
+pub fn open(process: &'static Process, call: &Call) -> Served {
+    let [path, flags, mode, ..] = call.args;
+    open_path(process, call, sys::AT_FDCWD, path, flags as u32, mode as u32)
+}
+
+pub fn creat(process: &'static Process, call: &Call) -> Served {
+    let [path, mode, ..] = call.args;
+    let flags = sys::O_CREAT | sys::O_WRONLY | sys::O_TRUNC;
+    open_path(process, call, sys::AT_FDCWD, path, flags, mode as u32)
+}
+
+pub fn openat(process: &'static Process, call: &Call) -> Served {
+    let [dirfd, path, flags, mode, ..] = call.args;
+    open_path(process, call, dirfd as RawFd, path, flags as u32, mode as u32)
+}
+
+pub fn openat2(process: &'static Process, call: &Call) -> Served {
+    let [dirfd, path, how, size, ..] = call.args;
+    if (size as usize) < size_of::<OpenHow>() {
+        return Ok(Reply::Pass); // The kernel says what is wrong with it.
+    }
+    let [flags, mode, resolve] = user::read::<[u64; 3]>(how)?;
+    let argument = PathArgument::read(dirfd as RawFd, path)?;
+    let linkless = resolve & namei::NO_SYMLINKS != 0;
+    let scoped = resolve & u64::from(sys::RESOLVE_BENEATH | sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_XDEV) != 0;
+    let performed = argument.perform(process, !linkless && flags as u32 & sys::O_NOFOLLOW == 0, |spot| {
+        if scoped || flags >> 32 != 0 || flags as u32 & !KNOWN != 0 {
+            // Programs that ask for a kind of look-up that is not to be had fall back to openat.
+            return Err(Errno::NOSYS);
+        }
+        open_spot(process, spot, flags as u32, mode as u32)
+    })?;
+    match performed {
+        Performed::Served(fd) => Ok(Reply::Value(fd.into())),
+        Performed::Native(None) => Ok(Reply::Pass),
+        Performed::Native(Some(path)) => {
+            let how = OpenHow { flags, mode, resolve };
+            Ok(Reply::Value(namei::open_how(sys::AT_FDCWD, &path, &how)?.into()))
+        }
+    }
+}
+
+fn open_path(
+    process: &'static Process,
+    call: &Call,
+    dirfd: RawFd,
+    path: u64,
+    flags: u32,
+    mode: u32,
+) -> Served {
+    let flags = flags & KNOWN;
+    let flags = if flags & sys::O_PATH == 0 { flags } else { flags & WITH_PATH };
+    let argument = PathArgument::read(dirfd, path)?;
+    let exclusive = flags & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
+    let follow = flags & sys::O_NOFOLLOW == 0 && !exclusive;
+    if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
+        return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
+    }
+    match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
+        Performed::Served(fd) => Ok(Reply::Value(fd.into())),
+        Performed::Native(path) => {
+            open_native(process, call, &argument, path.as_deref(), flags, mode, follow)
+        }
+    }
+}
+
+/// Opens what lies on a mount, and gives the program a number for it.
+fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> Result<RawFd, Errno> {
+    if spot.directory && flags & sys::O_CREAT != 0 {
+        let exclusive = flags & sys::O_EXCL != 0 && spot.call(Instance::getattr).is_ok();
+        return Err(if exclusive { Errno::EXIST } else { Errno::ISDIR });
+    }
+    spot.check_directory()?;
+    let instance = spot.mount.instance()?;
+    let mode =
+        if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
+    let opened = open_handle(instance, || {
+        spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
+    })?;
+    let mut path = spot.path().as_bytes();
+    if flags & sys::O_TMPFILE == sys::O_TMPFILE {
+        path = b"/";
+    }
+    enter(process, spot.mount.number, instance, opened, path, flags)
+}
+
+/// Opens a file that is open already once more, as `/proc/self/fd/N` does.
+fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<RawFd, Errno> {
+    let mut path = file.path()?;
+    let kept = path.clone();
+    path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    let name = std::ffi::CStr::from_bytes_until_nul(&path).map_err(|_| Errno::IO)?;
+    let instance = file.instance()?;
+    let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
+    let opened = open_handle(instance, || {
+        instance.open(plugin_abi::MountPath::from_normalised(name), flags as i32, 0).map_err(plugin_errno)
+    })?;
+    enter(process, file.mount, instance, opened, &kept, flags)
+}
+
+/// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
+/// says that they may become the program's own.
+fn open_handle(
+    instance: &Instance,
+    open: impl FnOnce() -> Result<Open<Handle>, Errno>,
+) -> Result<Open<Handle>, Errno> {
+    if instance.capabilities().contains(Capabilities::RELOCATABLE) && !interpose::in_vfork_child() {
+        thread::set_adopting(true);
+        let opened = open();
+        thread::set_adopting(false);
+        opened
+    } else {
+        open()
+    }
+}
+
+/// Makes a description for what the plugin opened, and an FD of the program for the description.
+fn enter(
+    process: &'static Process,
+    mount: usize,
+    instance: &Instance,
+    opened: Open<Handle>,
+    path: &[u8],
+    flags: u32,
+) -> Result<RawFd, Errno> {
+    let cloexec = flags & sys::O_CLOEXEC != 0;
+    let (handle, backing, kind) = match opened {
+        Open::Native { fd, .. } => return enter_native(process, fd.into_raw_fd(), cloexec),
+        Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
+    };
+    let raw = handle.raw();
+    let kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let description = Description {
+        status_flags: flags & STATUS,
+        access_mode: flags & sys::O_ACCMODE,
+        mount: mount as u32,
+        kind: Kind(kind),
+        inode_key: (0, 0),
+        path,
+    };
+    let slot = match process.allocate_slot(&description) {
+        Ok(slot) => slot,
+        Err(error) => {
+            let _ = instance.close(handle);
+            return Err(error);
+        }
+    };
+    slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
+    // From here on dropping the file undoes everything.
+    let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
+    let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
+        file.set_form(Form::Backing(fd));
+        if fd as u64 >= process.nofile.0.load(Ordering::Relaxed) {
+            return Err(Errno::MFILE);
+        }
+        fd
+    } else {
+        let (fd, form) = shadow::place(process, slot.id(), cloexec)?;
+        file.set_form(form);
+        fd
+    };
+    if interpose::in_vfork_child() {
+        crate::handover::leave_behind(process, file)?;
+        return Ok(fd);
+    }
+    let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
+    STATES.set(fd, FdState::Served);
+    process.serving.store(1, Ordering::Release);
+    drop(replaced);
+    Ok(fd)
+}
+
+/// The program's FD is the plugin's file itself.
+fn enter_native(process: &Process, fd: RawFd, cloexec: bool) -> Result<RawFd, Errno> {
+    let fd = if private_fd::is_private(fd) {
+        let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
+        let duplicate = native::checked(sys::__NR_fcntl, [fd as u64, command, 0, 0, 0, 0]);
+        private_fd::close(fd);
+        duplicate? as RawFd
+    } else {
+        if !cloexec {
+            native::checked(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), 0, 0, 0, 0])?;
+        }
+        fd
+    };
+    let fd = process.check_limit(fd)?;
+    if !interpose::in_vfork_child() {
+        STATES.set(fd, FdState::Foreign);
+    }
+    Ok(fd)
+}
+
+/// Opens what is not on a mount, unless a symbolic link leads there after all.
+fn open_native(
+    process: &'static Process,
+    call: &Call,
+    argument: &PathArgument,
+    path: Option<&[u8]>,
+    flags: u32,
+    mode: u32,
+    follow: bool,
+) -> Served {
+    let mode =
+        if flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) == 0 { 0 } else { mode & 0o7777 };
+    let (dirfd, text, resolve) = match path {
+        Some(path) => (sys::AT_FDCWD, path, 0),
+        None => (argument.dirfd, argument.text.as_slice(), namei::NO_SYMLINKS),
+    };
+    let how = OpenHow { flags: flags.into(), mode: mode.into(), resolve };
+    match namei::open_how(dirfd, text, &how) {
+        Ok(fd) => {
+            let fd = process.check_limit(fd)?;
+            if flags & sys::O_ACCMODE != sys::O_RDONLY && !interpose::in_vfork_child() {
+                STATES.set(fd, FdState::Foreign); // No directory, so nothing that could matter later.
+            }
+            Ok(Reply::Value(fd.into()))
+        }
+        Err(Errno::LOOP | Errno::INVAL | Errno::NOSYS | Errno::PERM) if path.is_none() => {
+            // A link on the way, or a kernel or filter that wants the old call: find out where it leads, then let
+            // the program make its own call.
+            match argument.walk(process, follow) {
+                Ok(namei::Located::Served(spot)) => {
+                    Ok(Reply::Value(open_spot(process, &spot, flags, mode)?.into()))
+                }
+                Ok(namei::Located::Native(Some(path))) => {
+                    let how = OpenHow { flags: flags.into(), mode: mode.into(), resolve: 0 };
+                    let fd = namei::open_how(sys::AT_FDCWD, &path, &how)?;
+                    Ok(Reply::Value(process.check_limit(fd)?.into()))
+                }
+                Ok(namei::Located::Native(None)) => {
+                    let result = native::call(call);
+                    Ok(Reply::Value(if result >= 0 {
+                        process.check_limit(result as RawFd)?.into()
+                    } else {
+                        result
+                    }))
+                }
+                Err(error) => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,148 @@
+//! What all calls that take a path have in common.
+
+use std::os::fd::RawFd;
+
+use interpose::Call;
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use super::{Reply, Served};
+use crate::namei::{self, Located, OpenHow, PathArgument, Performed, Spot};
+use crate::native;
+use crate::process::Process;
+use crate::resolve::PathBytes;
+
+/// Where a call has its path, and the FD the path is relative to.
+#[derive(Clone, Copy)]
+pub struct At {
+    /// Position of the directory FD among the arguments, if there is one.
+    pub dirfd: Option<usize>,
+    /// Position of the path.
+    pub path: usize,
+    /// Whether a symbolic link in the last component is followed.
+    pub follow: bool,
+}
+
+impl At {
+    /// A path at this position, relative to the working directory.
+    pub const fn cwd(path: usize, follow: bool) -> Self {
+        Self { dirfd: None, path, follow }
+    }
+
+    /// A path at position 1, relative to the FD at position 0.
+    pub const fn dir(follow: bool) -> Self {
+        Self { dirfd: Some(0), path: 1, follow }
+    }
+
+    /// The argument itself.
+    pub fn argument(self, call: &Call) -> Result<PathArgument, Errno> {
+        let dirfd = self.dirfd.map_or(sys::AT_FDCWD, |position| call.args[position] as RawFd);
+        PathArgument::read(dirfd, call.args[self.path])
+    }
+}
+
+/// Serves a call on something that exists (or whose absence is the answer): by `operation` where the path leads to a
+/// mount, else by the kernel.
+pub fn lookup(
+    process: &'static Process,
+    call: &Call,
+    at: At,
+    operation: impl FnMut(&Spot) -> Result<i64, Errno>,
+) -> Served {
+    lookup_argument(process, call, at, &at.argument(call)?, operation)
+}
+
+/// As [`lookup`], with the path read already.
+pub fn lookup_argument(
+    process: &'static Process,
+    call: &Call,
+    at: At,
+    argument: &PathArgument,
+    mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
+) -> Served {
+    match argument.perform(process, at.follow, &mut operation)? {
+        Performed::Served(value) => Ok(Reply::Value(value)),
+        Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
+        Performed::Native(None) => {
+            let result = native::call(call);
+            // The directory under a mount is empty: what lies on the mount does not exist for the kernel.
+            if !absent(result) || !argument.meets_link() {
+                return Ok(Reply::Value(result));
+            }
+            Ok(Reply::Value(match argument.walk(process, at.follow)? {
+                Located::Served(spot) => operation(&spot)?,
+                Located::Native(Some(path)) => with_path(call, at, &path)?,
+                Located::Native(None) => result,
+            }))
+        }
+    }
+}
+
+/// Serves a call that makes a new name: before the kernel may make it, it must be sure not to lie on a mount.
+pub fn create(
+    process: &'static Process,
+    call: &Call,
+    at: At,
+    mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
+) -> Served {
+    let argument = at.argument(call)?;
+    match argument.perform(process, false, &mut operation)? {
+        Performed::Served(value) => Ok(Reply::Value(value)),
+        Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
+        Performed::Native(None) => match settle(process, &argument, false)? {
+            Located::Served(spot) => Ok(Reply::Value(operation(&spot)?)),
+            Located::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
+            Located::Native(None) => Ok(Reply::Pass),
+        },
+    }
+}
+
+/// Where a path that looks native leads for sure: walks if the kernel would meet a symbolic link on the way.
+pub fn settle(process: &'static Process, argument: &PathArgument, follow: bool) -> Result<Located, Errno> {
+    if parent_meets_link(argument) { argument.walk(process, follow) } else { Ok(Located::Native(None)) }
+}
+
+/// Where a path leads for sure, for calls with two of them.
+pub fn locate_for_sure(
+    process: &'static Process,
+    argument: &PathArgument,
+    follow: bool,
+) -> Result<Located, Errno> {
+    match argument.locate(process)? {
+        Located::Native(None) => settle(process, argument, follow),
+        known => Ok(known),
+    }
+}
+
+/// The call made by the kernel with `path` in place of the program's.
+pub fn with_path(call: &Call, at: At, path: &PathBytes) -> Result<i64, Errno> {
+    let mut name = path.clone();
+    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    let mut args = call.args;
+    args[at.path] = name.as_ptr() as u64;
+    if let Some(position) = at.dirfd {
+        args[position] = sys::AT_FDCWD as u64;
+    }
+    Ok(native::raw_call(call.nr, args))
+}
+
+fn absent(result: i64) -> bool {
+    matches!(-result as u32, linux_raw_sys::errno::ENOENT | linux_raw_sys::errno::ENOTDIR)
+}
+
+/// Whether the kernel would meet a symbolic link before the last component.
+fn parent_meets_link(argument: &PathArgument) -> bool {
+    let text = argument.text.as_slice();
+    let trimmed = text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
+    let Some(slash) = text[..trimmed].iter().rposition(|&byte| byte == b'/') else { return false };
+    let parent = if slash == 0 { b"/".as_slice() } else { &text[..slash] };
+    let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY);
+    let how = OpenHow { flags, mode: 0, resolve: namei::NO_SYMLINKS };
+    match namei::open_how(argument.dirfd, parent, &how) {
+        Ok(fd) => {
+            native::close(fd);
+            false
+        }
+        Err(error) => error == Errno::LOOP,
+    }
+}

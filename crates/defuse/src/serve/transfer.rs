@@ -1,0 +1,301 @@
+//! read and write in all their forms, and lseek.
+
+use std::os::fd::RawFd;
+
+use interpose::Call;
+use libc::iovec;
+use linux_raw_sys::general as sys;
+use plugin_abi::{Capabilities, Instance};
+use rustix::io::Errno;
+use stash::StashError;
+
+use super::{Reply, Served};
+use crate::file::{self, FileRef, OpenFile, stash_errno};
+use crate::process::Process;
+use crate::{mount, user};
+
+/// The most that one call transfers (`MAX_RW_COUNT`), bytes.
+pub const MOST: usize = 0x7fff_f000;
+/// `UIO_MAXIOV`.
+const IOV_MAX: usize = 1024;
+
+/// Since Linux 6.9.
+const RWF_NOAPPEND: u32 = 0x20;
+const RWF_KNOWN: u32 =
+    sys::RWF_HIPRI | sys::RWF_DSYNC | sys::RWF_SYNC | sys::RWF_NOWAIT | sys::RWF_APPEND | RWF_NOAPPEND;
+
+pub fn read(process: &'static Process, call: &Call) -> Served {
+    let [fd, buffer, length, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    input(&file, &Buffers::one(buffer, length), None)
+}
+
+pub fn pread(process: &'static Process, call: &Call) -> Served {
+    let [fd, buffer, length, offset, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    input(&file, &Buffers::one(buffer, length), Some(offset as i64))
+}
+
+pub fn readv(process: &'static Process, call: &Call) -> Served {
+    let [fd, iov, count, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    input(&file, &Buffers::many(iov, count)?, None)
+}
+
+pub fn preadv(process: &'static Process, call: &Call) -> Served {
+    let [fd, iov, count, offset, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    input(&file, &Buffers::many(iov, count)?, Some(offset as i64))
+}
+
+pub fn preadv2(process: &'static Process, call: &Call) -> Served {
+    let [fd, iov, count, offset, _, flags] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    if flags as u32 & !(RWF_KNOWN & !sys::RWF_APPEND & !RWF_NOAPPEND) != 0 {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let offset = offset as i64;
+    input(&file, &Buffers::many(iov, count)?, (offset != -1).then_some(offset))
+}
+
+pub fn write(process: &'static Process, call: &Call) -> Served {
+    let [fd, buffer, length, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    output(process, &file, &Buffers::one(buffer, length), None, 0)
+}
+
+pub fn pwrite(process: &'static Process, call: &Call) -> Served {
+    let [fd, buffer, length, offset, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    output(process, &file, &Buffers::one(buffer, length), Some(offset as i64), 0)
+}
+
+pub fn writev(process: &'static Process, call: &Call) -> Served {
+    let [fd, iov, count, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    output(process, &file, &Buffers::many(iov, count)?, None, 0)
+}
+
+pub fn pwritev(process: &'static Process, call: &Call) -> Served {
+    let [fd, iov, count, offset, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    output(process, &file, &Buffers::many(iov, count)?, Some(offset as i64), 0)
+}
+
+pub fn pwritev2(process: &'static Process, call: &Call) -> Served {
+    let [fd, iov, count, offset, _, flags] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let flags = flags as u32;
+    if flags & !RWF_KNOWN != 0 || flags & sys::RWF_NOWAIT != 0 {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let offset = offset as i64;
+    output(process, &file, &Buffers::many(iov, count)?, (offset != -1).then_some(offset), flags)
+}
+
+pub fn lseek(process: &'static Process, call: &Call) -> Served {
+    let [fd, offset, whence, ..] = call.args;
+    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    if file.open_flags & sys::O_PATH != 0 {
+        return Err(Errno::BADF);
+    }
+    let offset = offset as i64;
+    let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+    let target = match whence as u32 {
+        sys::SEEK_SET => offset,
+        sys::SEEK_CUR if offset == 0 => return Ok(Reply::Value(guard.slot().offset())),
+        sys::SEEK_CUR => guard.slot().offset().checked_add(offset).ok_or(Errno::OVERFLOW)?,
+        sys::SEEK_END => size_of_file(&file)?.checked_add(offset).ok_or(Errno::OVERFLOW)?,
+        sys::SEEK_DATA | sys::SEEK_HOLE => find_extent(&file, offset, whence as u32)?,
+        _ => return Err(Errno::INVAL),
+    };
+    if target < 0 {
+        return Err(Errno::INVAL);
+    }
+    guard.pin_offset();
+    guard.set_offset(target).map_err(stash_errno)?;
+    Ok(Reply::Value(target))
+}
+
+fn find_extent(file: &OpenFile, offset: i64, whence: u32) -> Result<i64, Errno> {
+    let from = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+    match file.with_handle(|instance, handle| instance.lseek(handle, from, whence as i32)) {
+        Ok(found) => i64::try_from(found).map_err(|_| Errno::OVERFLOW),
+        // No plugin of its own mind: all of the file is data, and a hole follows its end.
+        Err(Errno::NOSYS) => {
+            let size = size_of_file(file)?;
+            match offset {
+                _ if offset >= size => Err(Errno::NXIO),
+                _ if whence == sys::SEEK_DATA => Ok(offset),
+                _ => Ok(size),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The file's length in bytes.
+pub fn size_of_file(file: &OpenFile) -> Result<i64, Errno> {
+    Ok(file.with_handle(Instance::fgetattr)?.st_size)
+}
+
+/// Memory of the program that a call names.
+pub struct Buffers {
+    one: [iovec; 1],
+    many: Vec<iovec>,
+    /// All lengths together, bytes.
+    pub total: usize,
+}
+
+impl Buffers {
+    /// One buffer, cut at what one call may transfer.
+    pub fn one(address: u64, length: u64) -> Self {
+        let total = (length as usize).min(MOST);
+        Self { one: [iovec { iov_base: address as *mut _, iov_len: total }], many: Vec::new(), total }
+    }
+
+    /// The buffers of an iovec array in the program's memory.
+    pub fn many(address: u64, count: u64) -> Result<Self, Errno> {
+        let count = usize::try_from(count).ok().filter(|&count| count <= IOV_MAX).ok_or(Errno::INVAL)?;
+        let mut many = Vec::with_capacity(count);
+        let mut total = 0usize;
+        for index in 0..count {
+            let [base, length] = user::read::<[u64; 2]>(address + index as u64 * 16)?;
+            let length = usize::try_from(length).ok().filter(|&length| isize::try_from(length).is_ok());
+            let length = length.ok_or(Errno::INVAL)?.min(MOST - total);
+            total += length;
+            many.push(iovec { iov_base: base as *mut _, iov_len: length });
+        }
+        Ok(Self { one: [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }], many, total })
+    }
+
+    fn list(&self) -> &[iovec] {
+        if self.many.is_empty() { &self.one } else { &self.many }
+    }
+
+    fn each(&self, check: impl Fn(u64, usize) -> Result<(), Errno>) -> Result<(), Errno> {
+        self.list()
+            .iter()
+            .filter(|iov| iov.iov_len > 0)
+            .try_for_each(|iov| check(iov.iov_base as u64, iov.iov_len))
+    }
+}
+
+/// An error between the plugin and the arena, of either.
+struct Failure(Errno);
+
+impl From<StashError> for Failure {
+    fn from(error: StashError) -> Self {
+        Self(stash_errno(error))
+    }
+}
+
+fn input(file: &FileRef, buffers: &Buffers, offset: Option<i64>) -> Served {
+    if !file.readable() {
+        return Err(Errno::BADF);
+    }
+    if offset.is_some_and(|offset| offset < 0) {
+        return Err(Errno::INVAL);
+    }
+    let instance = file.instance()?;
+    if !mount::copies_in_kernel(instance) {
+        buffers.each(user::check_writable)?;
+    }
+    let count = match offset {
+        Some(offset) => read_at(file, buffers, offset)?,
+        None => file
+            .shared()?
+            .advance_read(file.holder(), |offset| read_at(file, buffers, offset).map_err(Failure))
+            .map_err(|Failure(error)| error)?,
+    };
+    Ok(Reply::Value(count as i64))
+}
+
+#[allow(unsafe_code)]
+fn read_at(file: &OpenFile, buffers: &Buffers, offset: i64) -> Result<usize, Errno> {
+    let offset = offset as u64;
+    file.with_handle(|instance, handle| match buffers.list() {
+        // SAFETY: the program's own buffer: it was found writable, or the plugin has the kernel check it.
+        [one] => unsafe { instance.read_raw(handle, one.iov_base.cast(), one.iov_len, offset) },
+        // SAFETY: as above, for each buffer.
+        many => unsafe { instance.readv_raw(handle, many, offset) },
+    })
+}
+
+/// Writes `length` bytes of our own memory at the file's offset (or its end), as write(2) does.
+pub fn write_bytes(process: &Process, file: &FileRef, address: u64, length: usize) -> Result<usize, Errno> {
+    match output(process, file, &Buffers::one(address, length as u64), None, 0)? {
+        Reply::Value(count) => Ok(count as usize),
+        _ => Err(Errno::IO),
+    }
+}
+
+fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i64>, flags: u32) -> Served {
+    if !file.writable() {
+        return Err(Errno::BADF);
+    }
+    if offset.is_some_and(|offset| offset < 0) {
+        return Err(Errno::INVAL);
+    }
+    let instance = file.instance()?;
+    if !mount::copies_in_kernel(instance) {
+        buffers.each(user::check_readable)?;
+    }
+    let shared = file.shared()?;
+    let append = flags & sys::RWF_APPEND != 0
+        || flags & RWF_NOAPPEND == 0 && shared.status_flags() & sys::O_APPEND != 0;
+    let count = match (offset, append) {
+        (Some(_), true) => append_to(process, file, instance, buffers)?.0,
+        (None, true) => {
+            let guard = shared.lock(file.holder()).map_err(stash_errno)?;
+            let (count, end) = append_to(process, file, instance, buffers)?;
+            if count > 0 {
+                guard.pin_offset();
+                guard.set_offset(end as i64).map_err(stash_errno)?;
+            }
+            count
+        }
+        (Some(offset), false) => write_at(file, buffers, offset as u64, false)?.0,
+        (None, false) => {
+            let guard = shared.lock(file.holder()).map_err(stash_errno)?;
+            guard
+                .advance(|offset| {
+                    write_at(file, buffers, offset as u64, false).map(|(count, _)| count).map_err(Failure)
+                })
+                .map_err(|Failure(error)| error)?
+        }
+    };
+    if flags & (sys::RWF_SYNC | sys::RWF_DSYNC) != 0 {
+        let datasync = flags & sys::RWF_SYNC == 0;
+        file.with_handle(|instance, handle| instance.fsync(handle, datasync))?;
+    }
+    Ok(Reply::Value(count as i64))
+}
+
+/// Writes at the end of the file, wherever other descriptions have put it. Returns the count and the new end.
+fn append_to(
+    process: &Process,
+    file: &FileRef,
+    instance: &Instance,
+    buffers: &Buffers,
+) -> Result<(usize, u64), Errno> {
+    if instance.capabilities().contains(Capabilities::APPEND) {
+        return write_at(file, buffers, 0, true);
+    }
+    let attributes = file.with_handle(Instance::fgetattr)?;
+    let key = attributes.st_ino ^ attributes.st_dev.rotate_left(32);
+    let _alone = process.arena.inode_lock(key, file.holder()).map_err(stash_errno)?;
+    let end = size_of_file(file)?;
+    write_at(file, buffers, end as u64, false)
+}
+
+#[allow(unsafe_code)]
+fn write_at(file: &OpenFile, buffers: &Buffers, offset: u64, append: bool) -> Result<(usize, u64), Errno> {
+    let written = file.with_handle(|instance, handle| match buffers.list() {
+        // SAFETY: the program's own buffer: it was found readable, or the plugin has the kernel check it.
+        [one] => unsafe { instance.write_raw(handle, one.iov_base.cast(), one.iov_len, offset, append) },
+        // SAFETY: as above, for each buffer.
+        many => unsafe { instance.writev_raw(handle, many, offset, append) },
+    })?;
+    Ok((written.count, written.end))
+}

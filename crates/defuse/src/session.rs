@@ -1,0 +1,64 @@
+//! A session: the set of processes under one `defuse run`, and the folder through which they find each other.
+//!
+//! The folder has an unguessable name in a run directory, and holds:
+//!
+//! | name | mode | what |
+//! |---|---|---|
+//! | `session.lock` | 0600 | locked for as long as the runner, or who tidies up after it, lives |
+//! | `session` | 0644 | the configuration, see [`SessionConfig`] |
+//! | `arena` | 0600 | memory that all processes of the session share |
+//! | `slots/` | 0711 | shadows: a directory for each open file description |
+//! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
+//! | `locks/` | 0711 | files that carry the record locks of served files |
+//! | `null/` | 0711 | an empty directory |
+//!
+//! Folders with mode 0711 can be gone through, but not listed, by a process that has dropped its privileges.
+//!
+//! [`Session`] is the runner's side: it makes the folder and removes it. [`OpenedSession`] is the side of each process: it finds
+//! the folder by its path and believes it only if its owner can be trusted. [`sweep_stale`] removes what killed runners left.
+
+mod config;
+mod create;
+mod error;
+mod escape;
+mod mount;
+mod mount_spec;
+mod open;
+mod remove;
+mod run_directory;
+mod sweep;
+mod trust;
+
+pub use config::{Mount, Nofile, SessionConfig};
+pub use create::{Session, SessionSpec};
+pub use error::SessionError;
+pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
+pub use mount_spec::{MountSpec, PluginSpec};
+pub use open::OpenedSession;
+pub use run_directory::{RunDirectory, choose_run_directory};
+pub use sweep::{Swept, sweep_stale};
+
+/// Names of what is in a session's folder.
+pub mod names {
+    /// Locked while the runner lives.
+    pub const LOCK: &str = "session.lock";
+    /// The configuration.
+    pub const CONFIG: &str = "session";
+    /// The shared memory.
+    pub const ARENA: &str = "arena";
+    /// Shadow directories.
+    pub const SLOTS: &str = "slots";
+    /// Programs that are started from a mount.
+    pub const EXEC: &str = "exec";
+    /// Lock files.
+    pub const LOCKS: &str = "locks";
+    /// An empty directory.
+    pub const NULL: &str = "null";
+}
+
+/// The variable of the environment that tells a process the folder of its session, an absolute path.
+pub const SESSION_VARIABLE: &str = "DEFUSE_SESSION";
+
+#[cfg(test)]
+#[path = "session/session_tests.rs"]
+mod tests;

@@ -1,0 +1,259 @@
+//! What stands in the kernel's FD table for a served file (the tmpfs provider).
+//!
+//! A file that only this process has is a *placeholder*: one more descriptor of an empty directory, a plain dup and
+//! therefore cheap; or, cheaper still, the very descriptor that the plugin opened, if it can let go of the number. Before anybody else can get hold of it (fork, exec, FD passing) it becomes a *shadow*: a directory
+//! of its own in the session's folder, whose inode number names the slot of the arena that describes the
+//! file. Both are directories opened for reading, so that a process that is not intercepted gets EISDIR, EBADF or
+//! ENODEV from every attempt to use them as a file.
+//!
+//! A shadow carries an open-file-description read lock on its directory. The kernel keeps it over fork and passing
+//! and drops it with the last descriptor anywhere, so it tells whether a slot is still in use when
+//! processes were killed.
+
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use arrayvec::ArrayVec;
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+use stash::SlotId;
+
+use crate::file::{FileRef, OpenFile, Owner, stash_errno};
+use crate::process::{Process, STATES};
+use crate::{handover, native, private_fd, trace};
+
+/// What stands at the FD numbers of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A duplicate of the common placeholder.
+    Placeholder,
+    /// The description's own directory.
+    Shadow,
+    /// The plugin's own descriptor of the file: this number, and duplicates of it.
+    Backing(RawFd),
+}
+
+/// The private descriptor that placeholders are duplicates of; -1 until the first.
+static PLACEHOLDER: AtomicI32 = AtomicI32::new(-1);
+
+/// Gives the program an FD number for the file in `slot`, the lowest free one, and says in which form.
+pub fn place(process: &'static Process, slot: SlotId, cloexec: bool) -> Result<(RawFd, Form), Errno> {
+    if interpose::in_vfork_child() {
+        let fd = open_shadow(process, slot, cloexec)?;
+        return Ok((process.check_limit(fd)?, Form::Shadow));
+    }
+    let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
+    let duplicate = |of: RawFd| native::checked(sys::__NR_fcntl, [of as u64, command, 0, 0, 0, 0]);
+    let fd = match duplicate(PLACEHOLDER.load(Ordering::Relaxed)) {
+        // None yet, or a program that is not fully intercepted closed it.
+        Err(Errno::BADF) => duplicate(open_placeholder(process)?)?,
+        other => other?,
+    };
+    Ok((process.check_limit(fd as RawFd)?, Form::Placeholder))
+}
+
+/// Makes `file` a shadow if it is not one: from here on other processes may get it.
+pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
+    let _one_at_a_time = process.rebuilding.lock();
+    if file.form() == Form::Shadow {
+        return Ok(());
+    }
+    let shadow = open_shadow(process, file.slot, true)?;
+    if let Form::Backing(fd) = file.form() {
+        // The plugin goes on with a private number. Calls under way with the old one may meet the shadow; they are
+        // made again (`OpenFile::with_handle`).
+        let moved = private_fd::duplicate(fd).and_then(|private| file.move_backing(private));
+        if let Err(error) = moved {
+            native::close(shadow);
+            return Err(error);
+        }
+    }
+    let mut result = Ok(());
+    process.files.for_each(|fd, other, cloexec| {
+        if other.slot == file.slot {
+            let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
+            let replaced = native::checked(sys::__NR_dup3, [shadow as u64, fd as u64, flags, 0, 0, 0]);
+            result = result.and(replaced.map(drop));
+        }
+    });
+    native::close(shadow);
+    file.set_form(Form::Shadow);
+    result
+}
+
+/// Makes every file a shadow: before fork and exec.
+pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
+    let mut result = Ok(());
+    process.files.for_each(|_, file, _| {
+        if file.form() != Form::Shadow {
+            result = result.and(separate(process, file));
+        }
+    });
+    result
+}
+
+/// Before the FD `fd` of `file` is closed or replaced: if that number is the plugin's own descriptor, the plugin gets
+/// another one. `others` tells whether the file has other FDs.
+pub fn vacate(process: &'static Process, file: &OpenFile, fd: RawFd, replaced: bool) -> Result<(), Errno> {
+    if file.form() != Form::Backing(fd) {
+        return Ok(());
+    }
+    let _one_at_a_time = process.rebuilding.lock();
+    let mut other = None;
+    process.files.for_each(|number, same, _| {
+        if same.slot == file.slot && number != fd {
+            other = Some(number);
+        }
+    });
+    match other {
+        Some(number) => {
+            file.move_backing(number)?;
+            file.set_form(Form::Backing(number));
+        }
+        // The plugin's close will close the number; but not when something else takes its place.
+        None if !replaced => {}
+        None => {
+            let private = private_fd::duplicate(fd)?;
+            file.move_backing(private)?;
+            file.set_form(Form::Placeholder);
+        }
+    }
+    Ok(())
+}
+
+/// This process has no more use for the slot; frees it unless somebody else has.
+pub fn let_go(process: &'static Process, slot: SlotId) {
+    let Ok(shared) = process.arena.slot(slot) else { return };
+    if !shared.is_shared().unwrap_or(true) || !held_anywhere(process, slot) {
+        // Somebody else may have found it unused at the same time.
+        let _ = process.arena.free_slot(process.me(), slot);
+    }
+}
+
+/// Frees the slots that nobody holds any more: their processes ended without closing.
+pub fn sweep(process: &'static Process) {
+    let swept = process.arena.sweep(process.holder(), usize::MAX, |slot| held_anywhere(process, slot.id()));
+    trace::debug(format_args!("slots freed of processes that ended: {swept:?}"));
+}
+
+/// The file behind `fd`, which is the shadow of `slot`, rebuilt for this process. The caller holds the
+/// rebuilding lock.
+pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
+    // The same description may be known by another number already.
+    let mut known = None;
+    process.files.for_each(|number, other, _| {
+        if other.slot == slot {
+            known = Some(number);
+        }
+    });
+    let known = known.and_then(|number| process.files.get(number));
+    if interpose::in_vfork_child() {
+        // The parent's handle is as good, and its memory is ours.
+        if let Some(file) = known {
+            return Owner::Served(FileRef::Entered(file));
+        }
+    }
+    let entered = match &known {
+        Some(same) => process.files.insert_shared(fd, same, is_cloexec(fd)),
+        None => match handover::restore(process, slot) {
+            Ok(file) if interpose::in_vfork_child() => return Owner::Served(FileRef::Alone(Box::new(file))),
+            Ok(file) => process.files.insert(fd, file, is_cloexec(fd)),
+            Err(error) => {
+                trace::error(format_args!("cannot rebuild the file behind FD {fd}: {error}"));
+                return Owner::Foreign;
+            }
+        },
+    };
+    if entered.is_err() {
+        return Owner::Foreign;
+    }
+    STATES.set(fd, fdtable::FdState::Served);
+    process.serving.store(1, Ordering::Release);
+    process.files.get(fd).map_or(Owner::Foreign, |file| Owner::Served(FileRef::Entered(file)))
+}
+
+fn is_cloexec(fd: RawFd) -> bool {
+    let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
+    flags & i64::from(sys::FD_CLOEXEC) != 0
+}
+
+fn open_placeholder(process: &Process) -> Result<RawFd, Errno> {
+    let path = folder_path(process, "null", None);
+    let fd = open_directory(&path, true)?;
+    let private = private_fd::take(fd)?;
+    let former = PLACEHOLDER.swap(private, Ordering::AcqRel);
+    if former >= 0 {
+        private_fd::forget(former);
+    }
+    Ok(private)
+}
+
+/// Opens the slot's own directory, making it at the slot's first use, and locks the description.
+fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
+    let path = folder_path(process, "slots/", Some(slot));
+    let fd = match open_directory(&path, cloexec) {
+        Err(Errno::NOENT) => {
+            let made = native::checked(sys::__NR_mkdir, [path.as_ptr() as u64, 0o700, 0, 0, 0, 0]);
+            if !matches!(made, Ok(_) | Err(Errno::EXIST)) {
+                return Err(made.err().unwrap_or(Errno::IO));
+            }
+            open_directory(&path, cloexec)?
+        }
+        other => other?,
+    };
+    let ready = lock_description(fd).and_then(|()| {
+        let (_, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
+        let shared = process.arena.slot(slot).map_err(|_| Errno::IO)?;
+        if shared.shadow() != inode {
+            shared.set_shadow(inode).map_err(stash_errno)?;
+        }
+        shared.mark_shared().map_err(stash_errno)
+    });
+    if let Err(error) = ready {
+        native::close(fd);
+        return Err(error);
+    }
+    Ok(fd)
+}
+
+fn open_directory(path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
+    let flags = sys::O_RDONLY | sys::O_DIRECTORY | if cloexec { sys::O_CLOEXEC } else { 0 };
+    let path = path.as_ptr() as u64;
+    native::checked(sys::__NR_open, [path, u64::from(flags), 0, 0, 0, 0]).map(|fd| fd as RawFd)
+}
+
+fn lock_description(fd: RawFd) -> Result<(), Errno> {
+    lock_call(fd, sys::F_OFD_SETLK, sys::F_RDLCK).map(drop)
+}
+
+/// Whether any descriptor of the slot's directory is open anywhere: then its read lock forbids a write lock.
+fn held_anywhere(process: &Process, slot: SlotId) -> bool {
+    let path = folder_path(process, "slots/", Some(slot));
+    let Ok(fd) = open_directory(&path, true) else { return false };
+    let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK);
+    native::close(fd);
+    // When it cannot be known, a leaked slot is better than one that two files share.
+    !matches!(found, Ok(kind) if kind == sys::F_UNLCK)
+}
+
+fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
+    let mut lock =
+        sys::flock { l_type: kind as _, l_whence: sys::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
+    let lock_pointer = (&raw mut lock) as u64;
+    native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;
+    Ok(lock.l_type as u32)
+}
+
+/// `<folder>/<below>[slot index]` with its NUL.
+fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec<u8, 4096> {
+    let mut path = ArrayVec::new();
+    // The folder's path is short (checked when the session was opened), so this cannot fail.
+    let _ = path.write_all(&process.folder);
+    let _ = write!(path, "/{below}");
+    if let Some(slot) = slot {
+        let _ = write!(path, "{}", slot.index);
+    }
+    let _ = path.write_all(b"\0");
+    path
+}

@@ -1,0 +1,259 @@
+//! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use fdtable::FdTable;
+use interpose::{Config, DispatchPolicy};
+use linux_raw_sys::general as sys;
+use rustix::fs::{Mode, OFlags, openat};
+use stash::Arena;
+
+use crate::environment::{self, Found, Inheritance};
+use crate::mount::Mount;
+use crate::mounts::{MountPoint, MountTable};
+use crate::process::{Cwd, Process, STATES};
+use crate::resolve::PathBytes;
+use crate::session::{OpenedSession, SessionConfig, names};
+use crate::sync::Lock;
+use crate::{file, log, native, private_fd, serve, table, trace};
+
+/// Runs when the library is loaded, before the program.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: unsafe extern "C" fn(i32, *mut *mut u8, *mut *mut u8) = constructor;
+
+/// Not 0 once a file has been served.
+static SERVING: AtomicU8 = AtomicU8::new(0);
+
+unsafe extern "C" {
+    /// The beginning of the object that this code is linked into.
+    static __ehdr_start: u8;
+}
+
+unsafe extern "C" fn constructor(_argc: i32, _argv: *mut *mut u8, envp: *mut *mut u8) {
+    // SAFETY: ld.so passes the environment, and behind it lies the auxiliary vector.
+    let auxiliary = unsafe { Auxiliary::behind(envp) };
+    if auxiliary.secure || auxiliary.program_is_here() {
+        return;
+    }
+    // SAFETY: as `take` demands: it is the environment of the start, and there is one thread or others have not begun to look.
+    let found = unsafe { environment::take(envp) };
+    let Some(folder) = &found.session else { return };
+    if let Err(reason) = start(folder, &found) {
+        log::line(log::Level::Error, format_args!("cannot join the session {}: {reason}", folder.display()));
+        // Going on without the mounts would show the program an empty directory in their place.
+        native::raw_call(sys::__NR_exit_group, [125, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// What the kernel says about this image.
+struct Auxiliary {
+    secure: bool,
+    program_headers: u64,
+}
+
+impl Auxiliary {
+    /// # Safety
+    /// `envp` is the array that the kernel laid out, or a copy that ends like it.
+    unsafe fn behind(envp: *mut *mut u8) -> Self {
+        let mut at = envp;
+        // SAFETY: the array ends with a null, and pairs of words follow, the last of type AT_NULL.
+        unsafe {
+            while !(*at).is_null() {
+                at = at.add(1);
+            }
+            let mut entry = at.add(1).cast::<[u64; 2]>();
+            let mut found = Self { secure: false, program_headers: 0 };
+            loop {
+                match *entry {
+                    [0, _] => return found,
+                    [23, value] => found.secure = value != 0,
+                    [3, value] => found.program_headers = value,
+                    _ => {}
+                }
+                entry = entry.add(1);
+            }
+        }
+    }
+
+    /// Whether this code is part of the program itself (the command, a test), not of the library.
+    fn program_is_here(&self) -> bool {
+        let start = (&raw const __ehdr_start) as u64;
+        (start..start + 4096).contains(&self.program_headers)
+    }
+}
+
+fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>> {
+    let session = OpenedSession::open(folder)?;
+    let folder_stat = rustix::fs::fstat(&session.folder)?;
+    log::init(session.config.log.clone());
+    let arena = open_arena(&session)?;
+    let OpenedSession { config, folder: folder_fd } = session;
+    drop(folder_fd);
+    let inheritance = found.inheritance.as_ref();
+    let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
+    private_fd::set_base(config.private_fd_base);
+    let (table, mounts, ancestors) = mounts_of(config)?;
+    let process: &'static Process = Box::leak(Box::new(Process {
+        table,
+        mounts,
+        ancestors,
+        arena,
+        me: AtomicU32::new(0),
+        folder: folder.as_os_str().as_bytes().to_vec(),
+        folder_device: folder_stat.st_dev,
+        files: FdTable::new(),
+        cwd: Lock::new(Cwd::Unknown),
+        umask: AtomicU32::new(current_umask()),
+        nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
+        serving: &SERVING,
+        rebuilding: Lock::new(()),
+        staging: Lock::new(()),
+        library: found.library.clone(),
+        executable: inheritance.and_then(|left| path_if_any(&left.executable)),
+        vfork: Lock::new(Vec::new()),
+        nowhere: AtomicBool::new(false),
+        sweep_at: AtomicU32::new(4096),
+    }));
+    inherit(process, inheritance)?;
+    install(process)
+}
+
+fn open_arena(session: &OpenedSession) -> Result<Arena, Box<dyn std::error::Error>> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&session.folder, names::ARENA, flags, Mode::empty())?;
+    Ok(Arena::open(file.as_fd())?)
+}
+
+/// The mount table, what serves it, and the directories above the mount points.
+type Mounts = (MountTable, Vec<Mount>, Vec<(u64, u64)>);
+
+fn mounts_of(config: SessionConfig) -> Result<Mounts, Box<dyn std::error::Error>> {
+    let mut points = Vec::new();
+    let mut mounts = Vec::new();
+    let mut ancestors = Vec::new();
+    for (number, mount) in config.mounts.into_iter().enumerate() {
+        let point = mount.point.into_os_string().into_vec();
+        for above in Path::new(std::ffi::OsStr::from_bytes(&point)).ancestors().skip(1) {
+            let above = CString::new(above.as_os_str().as_bytes())?;
+            if let Ok(stat) = native::stat(&above) {
+                ancestors.push((stat.st_dev, stat.st_ino));
+            }
+        }
+        let hidden = mount.hidden.map_or((0, 0), |hidden| (hidden.dev, hidden.ino));
+        points.push(MountPoint { point: point.clone(), hidden });
+        let backend = CString::new(mount.backend.into_vec())?;
+        let options = CString::new(mount.options.into_vec())?;
+        mounts.push(Mount::new(number, CString::new(point)?, mount.library, backend, options));
+    }
+    Ok((MountTable::new(points), mounts, ancestors))
+}
+
+fn path_if_any(path: &[u8]) -> Option<PathBytes> {
+    if path.is_empty() { None } else { PathBytes::try_from(path).ok() }
+}
+
+/// umask(2) cannot be asked, only changed and changed back.
+fn current_umask() -> u32 {
+    let mask = native::raw_call(sys::__NR_umask, [0o077, 0, 0, 0, 0, 0]);
+    native::raw_call(sys::__NR_umask, [mask as u64, 0, 0, 0, 0, 0]);
+    mask as u32
+}
+
+/// Takes over what the previous image of this process left.
+fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), Box<dyn std::error::Error>> {
+    let pid = native::raw_call(sys::__NR_getpid, [0; 6]) as u32;
+    let known = left
+        .and_then(|left| left.process)
+        .filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
+    match known {
+        Some(me) => process.set_me(me),
+        None => process.register(),
+    }
+    let Some(left) = left else { return Ok(()) };
+    process.serving.store(left.serving.into(), Ordering::Relaxed);
+    if let Some((mount, below)) = process.table.find(&left.cwd) {
+        let below = if below.is_empty() { b"/".as_slice() } else { below };
+        let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
+        *process.cwd.lock() = Cwd::Served { mount, path };
+        process.nowhere.store(true, Ordering::Relaxed);
+    }
+    if let Some(token) = left.token {
+        let mut kept = Vec::new();
+        match process.arena.take_exec_map(token, &mut kept) {
+            Ok(()) => keep_what_was_inherited(process, &kept)?,
+            Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// Of the private descriptors that went through exec, closes those whose file did not.
+fn keep_what_was_inherited(
+    process: &'static Process,
+    kept: &[stash::ExecEntry],
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut inherited = Vec::new();
+    for_each_open_fd(|fd| {
+        if let Some((mode, device, inode)) = file::identity(fd)
+            && mode & sys::S_IFMT == sys::S_IFDIR
+            && device == process.folder_device
+        {
+            inherited.extend(process.arena.find_by_shadow(inode));
+        }
+    })?;
+    for entry in kept {
+        if inherited.contains(&entry.slot) {
+            private_fd::adopt(entry.fd as RawFd);
+        } else {
+            native::close(entry.fd as RawFd);
+        }
+    }
+    Ok(())
+}
+
+fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+    let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
+    let opened = native::checked(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
+    // SAFETY: the kernel has just given us this descriptor.
+    let directory = unsafe { OwnedFd::from_raw_fd(opened as RawFd) };
+    let own = directory.as_raw_fd();
+    let mut entries = rustix::fs::Dir::new(directory)?;
+    while let Some(entry) = entries.read() {
+        if let Ok(fd) = entry?.file_name().to_string_lossy().parse::<RawFd>()
+            && fd != own
+        {
+            each(fd);
+        }
+    }
+    Ok(())
+}
+
+fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
+    let mut config =
+        Config::new().serving(process.serving).dispatch(DispatchPolicy::Auto).fd_states(states());
+    for row in table::rows() {
+        config = config.interest(row.nr.into(), row.interest);
+    }
+    for &nr in serve::INNER {
+        config = config.inner(nr);
+    }
+    let handler: &'static &'static Process = Box::leak(Box::new(process));
+    // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
+    // static, and `Process` is written to be called anywhere.
+    let installed = unsafe { interpose::install(config, handler) }?;
+    trace::debug(format_args!("{installed:?}"));
+    Ok(())
+}
+
+/// The bytes of [`STATES`] as the entry reads them.
+fn states() -> &'static [AtomicU8; FdStatesLength::LEN] {
+    // SAFETY: `FdStates` is transparent over exactly this array, and static.
+    unsafe { &*STATES.as_ptr().cast() }
+}
+
+type FdStatesLength = fdtable::FdStates;

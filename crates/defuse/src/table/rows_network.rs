@@ -1,0 +1,73 @@
+//! Sockets.
+
+use super::Interest::{Always, Never, WhileServing};
+use super::Length::{Arg, Fixed, Message, Messages, Pointed};
+use super::MemArg::{In, InOut, Out};
+use super::Row;
+use super::Treatment::{Passed, Served};
+
+/// The rows.
+pub const ROWS: &[Row] = &[
+    Row::new(41, "socket", Passed, Never, "gives an FD of the kernel's own"),
+    Row::new(53, "socketpair", Passed, Never, "gives FDs of the kernel's own").memory(&[Out(3, Fixed(8))]),
+    Row::new(
+        42,
+        "connect",
+        Passed,
+        Never,
+        "a socket's name is no file of a mount: ENOENT or ECONNREFUSED there",
+    )
+    .fds(&[0])
+    .memory(&[In(1, Arg(2))]),
+    Row::new(43, "accept", Passed, Never, "gives an FD of the kernel's own")
+        .fds(&[0])
+        .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
+    Row::new(288, "accept4", Passed, Never, "gives an FD of the kernel's own")
+        .fds(&[0])
+        .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
+    Row::new(
+        49,
+        "bind",
+        Passed,
+        Never,
+        "a socket's name on a mount point is made in the directory that is hidden",
+    )
+    .fds(&[0])
+    .memory(&[In(1, Arg(2))]),
+    Row::new(50, "listen", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none").fds(&[0]),
+    Row::new(48, "shutdown", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none").fds(&[0]),
+    Row::new(51, "getsockname", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+        .fds(&[0])
+        .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
+    Row::new(52, "getpeername", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+        .fds(&[0])
+        .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
+    Row::new(54, "setsockopt", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+        .fds(&[0])
+        .memory(&[In(3, Arg(4))]),
+    Row::new(55, "getsockopt", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+        .fds(&[0])
+        .memory(&[Out(3, Pointed(4)), InOut(4, Fixed(4))]),
+    Row::new(44, "sendto", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+        .fds(&[0])
+        .memory(&[In(1, Arg(2)), In(4, Arg(5))]),
+    Row::new(45, "recvfrom", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+        .fds(&[0])
+        .memory(&[Out(1, Arg(2)), Out(4, Pointed(5)), InOut(5, Fixed(4))]),
+    Row::new(46, "sendmsg", Served, WhileServing, "FDs that are passed get shadows of their own first")
+        .fds(&[0])
+        .memory(&[In(1, Message)]),
+    Row::new(307, "sendmmsg", Served, WhileServing, "as sendmsg").fds(&[0]).memory(&[In(1, Messages(2))]),
+    Row::new(
+        47,
+        "recvmsg",
+        Served,
+        Always,
+        "FDs that arrive may be served: their numbers are identified anew",
+    )
+    .fds(&[0])
+    .memory(&[Out(1, Message)]),
+    Row::new(299, "recvmmsg", Served, Always, "as recvmsg")
+        .fds(&[0])
+        .memory(&[Out(1, Messages(2)), InOut(4, Fixed(16))]),
+];

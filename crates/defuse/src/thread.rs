@@ -1,0 +1,85 @@
+//! What is known of the calling thread, without a system call and without libc.
+//!
+//! A thread-local of the initial-exec model, in assembly since rustc has no stable switch for it: the general
+//! model may call `malloc` (after a dlopen, at a thread's first access), under which we may be.
+
+use std::arch::{asm, global_asm};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use linux_raw_sys::general as sys;
+
+use crate::native;
+
+global_asm!(
+    ".section .tbss,\"awT\",@nobits",
+    ".hidden defuse_thread",
+    ".globl defuse_thread",
+    ".type defuse_thread,@object",
+    ".size defuse_thread, 8",
+    ".balign 8",
+    "defuse_thread:",
+    ".zero 8",
+    ".previous",
+);
+
+#[repr(C)]
+struct Thread {
+    /// gettid(2), 0 until asked for.
+    id: AtomicU32,
+    /// Not 0 while a plugin opens a file whose descriptor may become the program's own.
+    adopting: AtomicU32,
+}
+
+/// The thread's id. In a vfork child that of the parent's suspended thread, whose memory it runs on.
+pub fn id() -> u32 {
+    let known = current().id.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let id = native::raw_call(sys::__NR_gettid, [0; 6]) as u32;
+    current().id.store(id, Ordering::Relaxed);
+    id
+}
+
+/// In the child of a fork: the thread has another id now.
+pub fn after_fork_in_child() {
+    current().id.store(0, Ordering::Relaxed);
+}
+
+/// Says whether descriptors that a plugin opens now may stay where the kernel put them.
+pub fn set_adopting(adopting: bool) {
+    current().adopting.store(adopting.into(), Ordering::Relaxed);
+}
+
+/// What [`set_adopting`] said last.
+pub fn is_adopting() -> bool {
+    current().adopting.load(Ordering::Relaxed) != 0
+}
+
+fn current() -> &'static Thread {
+    let address: *const Thread;
+    // SAFETY: the symbol is the thread-local above; its offset from the thread pointer is fixed at load time (this library is
+    // loaded at start-up or fits the static TLS reserve, or ld.so would have refused it), and `fs:0` holds the thread pointer.
+    unsafe {
+        asm!(
+            "mov {address}, qword ptr [rip + defuse_thread@GOTTPOFF]",
+            "add {address}, qword ptr fs:[0]",
+            address = out(reg) address,
+            options(nostack, readonly),
+        );
+        &*address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_thread_knows_its_own_id() {
+        let ask = || (super::id(), super::id(), rustix::thread::gettid().as_raw_pid() as u32);
+        let here = ask();
+        let there = std::thread::spawn(ask).join().unwrap();
+        assert_eq!((here.0, here.1), (here.2, here.2));
+        assert_eq!((there.0, there.1), (there.2, there.2));
+        assert_ne!(here.0, there.0);
+    }
+}

@@ -1,0 +1,130 @@
+//! The host as a plugin sees it, and a host for callers of [`crate::Instance`].
+
+use crate::abi;
+use core::fmt::{self, Write};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Level {
+    /// Something went wrong.
+    Error = abi::DEFUSE_LOG_ERROR,
+    /// Something looks wrong.
+    Warn = abi::DEFUSE_LOG_WARN,
+    /// Worth knowing.
+    Info = abi::DEFUSE_LOG_INFO,
+    /// For the author of the plugin.
+    Debug = abi::DEFUSE_LOG_DEBUG,
+}
+
+/// The longest log line, in bytes; what is longer is cut.
+pub const LOG_LINE: usize = 512;
+
+/// What the host offers. Copies are cheap.
+#[derive(Clone, Copy)]
+pub struct Host {
+    raw: *const abi::Host,
+}
+
+// SAFETY: the raw host's functions may be called from any thread, and it lives as long as the instance.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// A host that writes log lines to standard error, by `write(2)` and without allocating.
+    pub const STDERR: Self = Self { raw: &raw const STDERR };
+
+    /// From the pointer `init` was given; null means: no host, log lines are dropped.
+    ///
+    /// # Safety
+    /// `raw` is null or valid until `finalize` returns, which is also how long copies of the result may be used.
+    pub const unsafe fn from_raw(raw: *const abi::Host) -> Self {
+        Self { raw }
+    }
+
+    /// From a host that lives for ever.
+    pub const fn new(raw: &'static abi::Host) -> Self {
+        Self { raw }
+    }
+
+    pub(crate) const fn as_ptr(self) -> *const abi::Host {
+        self.raw
+    }
+
+    /// Writes a line to the log. Allocates nothing and may be called from fork hooks.
+    pub fn log(self, level: Level, line: fmt::Arguments<'_>) {
+        // SAFETY: `raw` is null or valid, as `from_raw` demands.
+        let Some(host) = (unsafe { self.raw.as_ref() }) else { return };
+        if (host.size as usize) < core::mem::offset_of!(abi::Host, log) + size_of::<usize>() {
+            return;
+        }
+        let Some(log) = host.log else { return };
+        let mut text = Line { bytes: [0; LOG_LINE], len: 0 };
+        // Only the buffer's end makes this fail, and then the line is cut.
+        let _ = text.write_fmt(line);
+        // SAFETY: the host's own function, with its context and `len` readable bytes.
+        unsafe { log(host.ctx, level as u32, text.bytes.as_ptr().cast(), text.len) };
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+/// The longest prefix of at most `most` bytes that ends between two characters.
+pub(crate) fn boundary(text: &str, most: usize) -> usize {
+    (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+struct Line {
+    bytes: [u8; LOG_LINE],
+    len: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = LOG_LINE - self.len;
+        let taken = boundary(text, room);
+        self.bytes[self.len..self.len + taken].copy_from_slice(&text.as_bytes()[..taken]);
+        self.len += taken;
+        if taken < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+static STDERR: abi::Host = abi::Host {
+    size: size_of::<abi::Host>() as u32,
+    reserved: 0,
+    ctx: core::ptr::null_mut(),
+    log: Some(log_to_stderr),
+};
+
+unsafe extern "C" fn log_to_stderr(
+    _ctx: *mut core::ffi::c_void,
+    level: u32,
+    text: *const core::ffi::c_char,
+    len: usize,
+) -> core::ffi::c_int {
+    let level = match level {
+        abi::DEFUSE_LOG_ERROR => "error",
+        abi::DEFUSE_LOG_WARN => "warning",
+        abi::DEFUSE_LOG_INFO => "info",
+        _ => "debug",
+    };
+    let mut line = Line { bytes: [0; LOG_LINE], len: 0 };
+    let _ = write!(line, "defuse plugin: {level}: ");
+    let room = LOG_LINE - line.len - 1;
+    let taken = len.min(room);
+    // SAFETY: the caller passes `len` readable bytes.
+    let text = unsafe { core::slice::from_raw_parts(text.cast::<u8>(), taken) };
+    line.bytes[line.len..line.len + taken].copy_from_slice(text);
+    line.len += taken;
+    line.bytes[line.len] = b'\n';
+    line.len += 1;
+    // SAFETY: descriptor 2 is only borrowed for one write; when it is closed the write fails, no more.
+    let stderr = unsafe { std::os::fd::BorrowedFd::borrow_raw(2) };
+    let _ = rustix::io::write(stderr, &line.bytes[..line.len]);
+    0
+}

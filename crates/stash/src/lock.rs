@@ -1,0 +1,246 @@
+//! Locks on one open file description and on one inode.
+
+use core::cell::Cell;
+use core::fmt;
+use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
+use core::time::Duration;
+
+use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use crate::layout::INODE_LOCKS;
+use crate::map::low_half;
+use crate::robust::{self, Acquired, Waiting};
+use crate::{Arena, ProcessId, Slot, StashError, offset, process_status};
+
+/// How long a waiter sleeps before it looks whether the holder is still alive.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Who takes a lock: a registered process and one of its threads.
+///
+/// A forked child and a vfork child need a registration of their own: a lock held in the name of a thread that
+/// `/proc` does not show in the named process is taken for a dead thread's. A lock is also freed when its holding
+/// thread is gone while the process lives on; what it was doing is then as unfinished as after a kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    process: ProcessId,
+    thread: u32,
+}
+
+impl Holder {
+    /// `thread` is the caller's thread id (gettid(2), cached by the caller, as asking costs more than locking).
+    pub fn new(process: ProcessId, thread: u32) -> Self {
+        Self { process, thread: thread & 0x7fff_ffff }
+    }
+
+    /// The calling thread; makes a system call.
+    pub fn current(process: ProcessId) -> Self {
+        Self::new(process, rustix::thread::gettid().as_raw_pid() as u32)
+    }
+
+    /// The registered process.
+    pub fn process(self) -> ProcessId {
+        self.process
+    }
+
+    fn word(self) -> u64 {
+        (self.process.to_bits() as u64) << 32 | self.thread as u64
+    }
+}
+
+/// The lock on one slot: for writes, seeks, and changes of path and blob. Released on drop.
+///
+/// Not to be held across fork(2): the child's copy would release the parent's lock. Not `Send`, as the holder is a
+/// thread.
+pub struct SlotGuard<'a> {
+    pub(crate) slot: Slot<'a>,
+    me: Holder,
+    acquired: Acquired,
+    pinned: Cell<bool>,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+impl<'a> Slot<'a> {
+    /// Takes the slot's lock. Uncontended 5-10 ns; otherwise waits for the holder, and takes over from a dead one
+    /// within some 20 ms. [`StashError::WouldDeadlock`] if this thread holds it already (a signal handler).
+    #[inline]
+    pub fn lock(&self, me: Holder) -> Result<SlotGuard<'a>, StashError> {
+        self.lock_patiently(me, None)
+    }
+
+    /// As [`Slot::lock`], but gives up with [`StashError::Locked`] after about `timeout`, in steps of 20 ms.
+    pub fn lock_for(&self, me: Holder, timeout: Duration) -> Result<SlotGuard<'a>, StashError> {
+        self.lock_patiently(me, Some(timeout))
+    }
+
+    /// Takes the slot's lock if it is free; [`StashError::Locked`] if not, whoever holds it.
+    pub fn try_lock(&self, me: Holder) -> Result<SlotGuard<'a>, StashError> {
+        if robust::try_acquire(&self.raw().lock, me.word()) {
+            self.guard(me, Acquired::Free)
+        } else {
+            Err(StashError::Locked)
+        }
+    }
+
+    #[inline]
+    fn lock_patiently(&self, me: Holder, timeout: Option<Duration>) -> Result<SlotGuard<'a>, StashError> {
+        let word = &self.raw().lock;
+        let waiting = || FutexWaiting { arena: self.arena(), word, left: timeout };
+        let acquired = robust::acquire(word, me.word(), waiting)?;
+        self.guard(me, acquired)
+    }
+
+    #[inline]
+    fn guard(&self, me: Holder, acquired: Acquired) -> Result<SlotGuard<'a>, StashError> {
+        let guard =
+            SlotGuard { slot: *self, me, acquired, pinned: Cell::new(false), of_this_thread: PhantomData };
+        // The slot may have been freed while this thread waited.
+        self.check_live()?;
+        Ok(guard)
+    }
+}
+
+impl<'a> SlotGuard<'a> {
+    /// The locked slot.
+    pub fn slot(&self) -> Slot<'a> {
+        self.slot
+    }
+
+    /// Whether the previous holder died with the lock. Path, blob and offset are whole nevertheless; the flag is for
+    /// what the caller itself keeps under this lock.
+    pub fn recovered(&self) -> bool {
+        self.acquired == Acquired::FromDead
+    }
+
+    /// The file offset, which readers ([`Slot::advance_read`]) leave alone until this guard sets it or is dropped.
+    #[inline]
+    pub fn pin_offset(&self) -> i64 {
+        self.pinned.set(true);
+        offset::pin(&self.slot.raw().offset)
+    }
+
+    /// Sets the file offset (bytes, not negative) and lets readers go on.
+    #[inline]
+    pub fn set_offset(&self, offset: i64) -> Result<(), StashError> {
+        if offset < 0 {
+            return Err(StashError::OffsetOverflow);
+        }
+        offset::set(&self.slot.raw().offset, offset);
+        self.pinned.set(false);
+        Ok(())
+    }
+
+    /// Runs `transfer` at the current offset and advances it by the number of bytes returned.
+    pub fn advance<E: From<StashError>>(
+        &self,
+        transfer: impl FnOnce(i64) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let offset = self.pin_offset();
+        let count = transfer(offset)?;
+        let end = crate::slot::end_of_transfer(offset, count)?;
+        self.set_offset(end)?;
+        Ok(count)
+    }
+}
+
+impl fmt::Debug for SlotGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "lock on {:?}", self.slot)
+    }
+}
+
+impl Drop for SlotGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let raw = self.slot.raw();
+        if self.pinned.get() {
+            offset::unpin(&raw.offset);
+        }
+        let waiting = || FutexWaiting { arena: self.slot.arena(), word: &raw.lock, left: None };
+        robust::release(&raw.lock, self.me.word(), waiting);
+    }
+}
+
+/// The lock on one inode (and on whatever else shares its word). Released on drop; see [`SlotGuard`] for fork.
+pub struct InodeGuard<'a> {
+    arena: &'a Arena,
+    word: &'a AtomicU64,
+    me: Holder,
+    acquired: Acquired,
+    of_this_thread: PhantomData<*const ()>,
+}
+
+impl Arena {
+    /// Takes the lock of the inode whose key hashes to `key_hash`, for what must be atomic per inode (appending).
+    ///
+    /// There are 1,024 words, so two inodes may share one: never hold two. Taken after a slot's lock, never before.
+    #[inline]
+    pub fn inode_lock(&self, key_hash: u64, me: Holder) -> Result<InodeGuard<'_>, StashError> {
+        // The upper bits of a product depend on all bits of the key: callers may pass a plain inode number.
+        let spread = key_hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+        let word = &self.map.inode_locks()[spread as usize % INODE_LOCKS].word;
+        let waiting = || FutexWaiting { arena: self, word, left: None };
+        let acquired = robust::acquire(word, me.word(), waiting)?;
+        Ok(InodeGuard { arena: self, word, me, acquired, of_this_thread: PhantomData })
+    }
+}
+
+impl InodeGuard<'_> {
+    /// Whether the previous holder died with the lock.
+    pub fn recovered(&self) -> bool {
+        self.acquired == Acquired::FromDead
+    }
+}
+
+impl fmt::Debug for InodeGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "inode lock of {:?}", self.me.process())
+    }
+}
+
+impl Drop for InodeGuard<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let waiting = || FutexWaiting { arena: self.arena, word: self.word, left: None };
+        robust::release(self.word, self.me.word(), waiting);
+    }
+}
+
+/// Waits on the low half of a lock word by futex(2), shared between processes.
+struct FutexWaiting<'a> {
+    arena: &'a Arena,
+    word: &'a AtomicU64,
+    /// What is left of the caller's patience; `None` is endless.
+    left: Option<Duration>,
+}
+
+impl Waiting for FutexWaiting<'_> {
+    fn wait(&mut self, low: u32) -> bool {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: LOOK_EVERY.subsec_nanos().into() };
+        let answer = futex::wait(low_half(self.word), futex::Flags::empty(), low, Some(&timeout));
+        answer != Err(Errno::TIMEDOUT)
+    }
+
+    fn wake(&mut self) {
+        let _ = futex::wake(low_half(self.word), futex::Flags::empty(), 1);
+    }
+
+    fn holder_alive(&mut self, holder: u64) -> bool {
+        let process = ProcessId::from_bits((holder >> 32) as u32);
+        self.arena.process(process).is_ok_and(|process| {
+            process_status::is_alive(&process) && process_status::thread_is_alive(&process, holder as u32)
+        })
+    }
+
+    fn patient(&mut self) -> bool {
+        let Some(left) = &mut self.left else { return true };
+        *left = left.saturating_sub(LOOK_EVERY);
+        !left.is_zero()
+    }
+
+    fn spin(&mut self) {
+        core::hint::spin_loop();
+    }
+}

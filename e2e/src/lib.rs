@@ -1,0 +1,64 @@
+//! End-to-end tests of defuse: a script that runs on a plain directory and on a mount must not be able to
+//! tell the two apart.
+//!
+//! A [`Case`] is a bash script. It runs twice, under the same path: first on a plain directory on tmpfs, then
+//! on a mount whose backend is a fresh directory on tmpfs. Output, exit status and the resulting trees are
+//! compared; after that nothing of the session may be left (see [`leftover`]). Because the path is the same
+//! text in both runs, nothing in the output needs to be rewritten before it is compared.
+//!
+//! The script sees these variables:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `MNT` | the directory under test, empty at the start (but for what [`Case::setup`] made) |
+//! | `OUT` | an empty directory that is never on the mount, on another device than `MNT` where there is one |
+//! | `FIX` | the directory with the compiled [`fixture`]s the case asked for |
+//! | `HOME`, `TMPDIR` | fresh, not on the mount |
+//!
+//! It runs under `set -eu` with `MNT`'s parent as the working directory, and must succeed on the plain directory: a test that
+//! compares two equal failures proves nothing.
+//!
+//! `DEFUSE_E2E_RUNNER=plain` runs the second pass on a plain directory, too: it tells whether a script is
+//! deterministic at all. `DEFUSE_E2E_KEEP=1` keeps the folders of failed cases.
+//! `DEFUSE_E2E_LIMIT=SECONDS` shortens the time after which a run is killed.
+
+#![forbid(unsafe_code)]
+
+pub mod case;
+pub mod diff;
+pub mod fixture;
+pub mod leftover;
+pub mod place;
+pub mod process;
+pub mod product;
+pub mod requirement;
+pub mod session;
+pub mod tree;
+
+pub use case::{Case, Serving, script};
+pub use session::Session;
+
+/// Defines two tests for each named [`Case`]: `NAME::served` with the plugin's own read and write, and
+/// `NAME::native` with the backing FD handed to the program.
+#[macro_export]
+macro_rules! same_as_plain {
+    ($($(#[$meta:meta])* $name:ident: $case:expr;)+) => {$(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            #[test]
+            fn served() {
+                let case: $crate::Case = $case;
+                case.compare($crate::Serving::Plugin);
+            }
+
+            #[test]
+            fn native() {
+                let case: $crate::Case = $case;
+                case.compare($crate::Serving::BackingFd);
+            }
+        }
+    )+};
+}

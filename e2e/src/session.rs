@@ -1,0 +1,98 @@
+//! `defuse` run freely, for tests that have no plain directory to compare with.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::case::{Serving, set_environment};
+use crate::fixture;
+use crate::leftover;
+use crate::place::Place;
+use crate::process::{self, Outcome};
+use crate::product::Product;
+use crate::requirement::skip;
+
+/// How long one `defuse` may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The folders of a case, with `defuse` to run on them.
+#[derive(Debug)]
+pub struct Session {
+    /// Where everything lies.
+    pub place: Place,
+    since: SystemTime,
+}
+
+impl Session {
+    /// Fresh folders; none, with a `skipped:` line, when `DEFUSE_E2E_RUNNER` says that `defuse` is not to be run.
+    ///
+    /// # Panics
+    ///
+    /// When the folders cannot be made or the product not built.
+    pub fn new() -> Option<Self> {
+        if env::var("DEFUSE_E2E_RUNNER").as_deref() == Ok("plain") {
+            skip("DEFUSE_E2E_RUNNER=plain: this test is about defuse itself");
+            return None;
+        }
+        Product::get();
+        let place = Place::create().expect("make the folders of the case");
+        fs::create_dir(place.root().join("fixtures")).expect("make the folder of the fixtures");
+        Some(Self { place, since: SystemTime::now() })
+    }
+
+    /// Compiles a fixture to `$FIX/NAME`.
+    #[must_use]
+    pub fn fixture(self, name: &str, options: &[&str]) -> Self {
+        fixture::compile(name, &self.place.root().join("fixtures"), options);
+        self
+    }
+
+    /// `defuse ARGUMENTS...`, to be started.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(Product::get().defuse());
+        command.args(arguments).current_dir(self.place.root());
+        set_environment(&mut command, &self.place);
+        command.env("BACKEND", self.place.backend());
+        command
+    }
+
+    /// Runs `defuse ARGUMENTS...`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started or its output not be read.
+    pub fn defuse<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Outcome {
+        self.finish(&mut self.command(arguments))
+    }
+
+    /// Runs a command that [`Session::command`] made.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started or its output not be read.
+    pub fn finish(&self, command: &mut Command) -> Outcome {
+        process::run(command, self.place.root(), LIMIT).expect("run defuse")
+    }
+
+    /// Runs a bash script on the mount. The script also sees `BACKEND`.
+    pub fn script(&self, serving: Serving, text: &str) -> Outcome {
+        let mount = serving.mount_argument(&self.place.mnt(), &self.place.backend());
+        let text = format!("export -p >\"$DEFUSE_E2E_CASE/environment\"; umask 022\n{text}");
+        self.defuse(["run", "-m", &mount, "--", "bash", "-c", &text])
+    }
+
+    /// Fails when the session left a process or a file.
+    ///
+    /// # Panics
+    ///
+    /// With the list of what is left.
+    pub fn assert_nothing_left(&self) {
+        let environment = fs::read(self.place.root().join("environment")).unwrap_or_default();
+        let mut report = leftover::processes(self.place.root()).expect("look for processes");
+        report += &leftover::files(&self.place, &String::from_utf8_lossy(&environment), self.since)
+            .expect("look for files");
+        assert!(report.is_empty(), "{report}");
+    }
+}

@@ -1,0 +1,100 @@
+//! From a path to a directory descriptor and a name, without following a symbolic link.
+
+use crate::Passthrough;
+use core::ffi::CStr;
+use core::fmt::Write;
+use plugin_abi::{Errno, MountPath, Result};
+use rustix::fs::{Mode, OFlags};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// The longest path the kernel takes, its NUL counted.
+const PATH_MAX: usize = 4096;
+
+/// A name in a directory that is held open.
+#[derive(Debug)]
+pub(crate) struct Located<'a> {
+    dir: Directory<'a>,
+    name: &'a CStr,
+}
+
+#[derive(Debug)]
+enum Directory<'a> {
+    Root(BorrowedFd<'a>),
+    Opened(OwnedFd),
+}
+
+impl Located<'_> {
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        match &self.dir {
+            Directory::Root(root) => *root,
+            Directory::Opened(dir) => dir.as_fd(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &CStr {
+        self.name
+    }
+}
+
+impl Passthrough {
+    /// For one component the root itself serves; for more the parent is opened, `ELOOP` when a symbolic link
+    /// is on the way.
+    pub(crate) fn locate<'a>(&'a self, path: &'a MountPath) -> Result<Located<'a>> {
+        let root = Directory::Root(self.root.as_fd());
+        let Some((parent, name)) = path.split() else { return Ok(Located { dir: root, name: c"." }) };
+        if parent.is_empty() {
+            return Ok(Located { dir: root, name });
+        }
+        let mut buf = [0_u8; PATH_MAX];
+        let room = buf.get_mut(..=parent.len()).ok_or(Errno::ENAMETOOLONG)?;
+        room[..parent.len()].copy_from_slice(parent);
+        let parent = CStr::from_bytes_with_nul(room).map_err(|_| Errno::EINVAL)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Located { dir: Directory::Opened(self.openat2(parent, flags, Mode::empty())?), name })
+    }
+
+    /// As `locate`, for what makes or removes a name: the root has none, and is answered with `for_root`.
+    pub(crate) fn locate_entry<'a>(&'a self, path: &'a MountPath, for_root: Errno) -> Result<Located<'a>> {
+        if path.is_root() { Err(for_root) } else { self.locate(path) }
+    }
+}
+
+/// `/proc/thread-self/fd/N/name`: a path for calls that have no `*at` form.
+pub(crate) struct ProcPath {
+    bytes: [u8; PATH_MAX],
+    len: usize,
+}
+
+impl ProcPath {
+    /// Of `name` in `dir`, or of `dir` itself when `name` is empty.
+    pub(crate) fn of(dir: BorrowedFd<'_>, name: &CStr) -> Result<Self> {
+        let mut path = Self { bytes: [0; PATH_MAX], len: 0 };
+        write!(path, "/proc/thread-self/fd/{}", dir.as_raw_fd()).map_err(|_| Errno::ENAMETOOLONG)?;
+        if !name.is_empty() {
+            path.push(b"/")?;
+            path.push(name.to_bytes())?;
+        }
+        Ok(path)
+    }
+
+    pub(crate) fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes[..=self.len]).unwrap_or(c"")
+    }
+
+    fn push(&mut self, piece: &[u8]) -> Result<()> {
+        let end = self.len + piece.len();
+        // One byte stays for the NUL.
+        if end >= PATH_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        self.bytes[self.len..end].copy_from_slice(piece);
+        self.len = end;
+        Ok(())
+    }
+}
+
+impl Write for ProcPath {
+    fn write_str(&mut self, piece: &str) -> core::fmt::Result {
+        self.push(piece.as_bytes()).map_err(|_| core::fmt::Error)
+    }
+}
