@@ -35,6 +35,8 @@ pub struct Process {
     pub folder: Vec<u8>,
     /// Device of the session's folder.
     pub folder_device: u64,
+    /// Device of /proc: its directories of FDs show ours too.
+    pub proc_device: u64,
     /// The served FDs.
     pub files: FdTable<OpenFile>,
     /// The working directory.
@@ -57,6 +59,10 @@ pub struct Process {
     pub executable: Option<PathBytes>,
     /// What vfork children have left in the memory they share with us.
     pub vfork: Lock<Vec<VforkChild>>,
+    /// The highest FD number given to the program so far.
+    pub highest: AtomicU64,
+    /// The process has had a second thread: a descriptor may be in use while its number changes hands.
+    pub threaded: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Slot numbers at and above this make the next open look for slots of ended processes.
@@ -249,8 +255,23 @@ impl Process {
         mode & !self.umask.load(Ordering::Relaxed)
     }
 
+    /// `EMFILE` if an open with `flags` would get a number that the program's limit forbids, and had made or emptied a file
+    /// by then. Asks the kernel only when numbers near the limit have been seen.
+    pub fn check_room(&self, flags: u32) -> Result<(), Errno> {
+        const NEAR: u64 = 16;
+        let limit = self.nofile.0.load(Ordering::Relaxed);
+        if flags & (sys::O_CREAT | sys::O_TRUNC) == 0 || self.highest.load(Ordering::Relaxed) + NEAR < limit {
+            return Ok(());
+        }
+        let root = [c"/".as_ptr() as u64, u64::from(sys::O_PATH | sys::O_CLOEXEC), 0, 0, 0, 0];
+        let fd = self.check_limit(native::checked(sys::__NR_open, root)? as RawFd)?;
+        native::close(fd);
+        Ok(())
+    }
+
     /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed.
     pub fn check_limit(&self, fd: RawFd) -> Result<RawFd, Errno> {
+        self.highest.fetch_max(fd as u64, Ordering::Relaxed);
         if (fd as u64) < self.nofile.0.load(Ordering::Relaxed) {
             return Ok(fd);
         }

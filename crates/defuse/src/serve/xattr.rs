@@ -29,7 +29,7 @@ type Operation<'a> = &'a mut dyn FnMut(&Subject<'_>) -> plugin_abi::Result<i64>;
 
 fn at_path(process: &'static Process, call: &Call, follow: bool, operation: Operation<'_>) -> Served {
     paths::lookup(process, call, At::cwd(0, follow), |spot: &Spot| {
-        if follow {
+        if follow || spot.directory {
             expect_no_link(spot)?;
         }
         spot.call(|instance, path| operation(&Subject::Path(instance, path)))
