@@ -15,6 +15,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     }
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
+        process.descriptors.acquire();
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
@@ -37,6 +38,7 @@ fn release(process: &Process) {
     process.cwd.release();
     process.staging.release();
     process.rebuilding.release();
+    process.descriptors.release();
 }
 
 pub fn after_in_parent(process: &'static Process, fork: &ForkCall) {
