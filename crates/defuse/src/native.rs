@@ -13,6 +13,13 @@ pub fn call(call: &Call) -> i64 {
     raw_call(call.nr, call.args)
 }
 
+/// Makes `call` as it stands, where it may wait: a signal of the program ends it. The result, which may be
+/// [`interpose::RESTART`], goes back to the program as it is.
+pub fn interruptible(call: &Call) -> i64 {
+    // SAFETY: as for `raw_call`.
+    unsafe { raw::interruptible(call.nr, call.args) }
+}
+
 /// Makes the call `nr` with `args`; a value or `-errno`.
 pub fn raw_call(nr: u32, args: [u64; 6]) -> i64 {
     // SAFETY: the arguments are the program's own, or name memory of ours that the caller keeps alive; the kernel checks

@@ -269,7 +269,7 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
 }
 
 /// Calls `each` with every FD of the `SCM_RIGHTS` messages in the control buffer. What is malformed is the kernel's to refuse.
-fn for_each_passed(
+pub fn for_each_passed(
     control: u64,
     length: u64,
     mut each: impl FnMut(RawFd) -> Result<(), Errno>,

@@ -15,11 +15,6 @@ pub fn umask(process: &'static Process, call: &Call) -> Served {
     Ok(Reply::Pass)
 }
 
-/// io_uring would open, close and read FDs unseen; programs fall back when it is not there.
-pub fn refuse(_: &'static Process, _: &Call) -> Served {
-    Err(Errno::NOSYS)
-}
-
 pub fn getrlimit(process: &'static Process, call: &Call) -> Served {
     if call.args[0] as u32 != sys::RLIMIT_NOFILE {
         return Ok(Reply::Pass);
