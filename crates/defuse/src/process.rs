@@ -14,7 +14,7 @@ use crate::mount::Mount;
 use crate::mounts::MountTable;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
-use crate::{native, shadow, thread, trace};
+use crate::{native, nofile, shadow, thread, trace};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -247,9 +247,15 @@ impl Process {
         mode & !self.umask.load(Ordering::Relaxed)
     }
 
-    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed.
+    /// The number below which the program's FDs are.
+    pub fn fd_limit(&self) -> u64 {
+        nofile::enforced(self.nofile.0.load(Ordering::Relaxed))
+    }
+
+    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed. The kernel forbids it but for the moment
+    /// in which another thread makes a private descriptor.
     pub fn check_limit(&self, fd: RawFd) -> Result<RawFd, Errno> {
-        if (fd as u64) < self.nofile.0.load(Ordering::Relaxed) {
+        if (fd as u64) < self.fd_limit() {
             return Ok(fd);
         }
         native::close(fd);

@@ -4,7 +4,7 @@ use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, shadow, thread};
+use crate::{heap, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -24,6 +24,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
                 instance.fork_prepare();
             }
         }
+        nofile::before_fork();
         heap::before_fork();
     }
     Ok(())
@@ -31,6 +32,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 
 fn release(process: &Process) {
     heap::after_fork();
+    nofile::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }

@@ -192,7 +192,7 @@ fn enter(
     let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
         file.set_form(Form::Backing(fd));
-        if fd as u64 >= process.nofile.0.load(Ordering::Relaxed) {
+        if fd as u64 >= process.fd_limit() {
             return Err(Errno::MFILE);
         }
         fd
