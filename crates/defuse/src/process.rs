@@ -14,7 +14,7 @@ use crate::mount::Mount;
 use crate::mounts::MountTable;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
-use crate::{native, shadow, thread, trace};
+use crate::{native, nofile, shadow, thread, trace};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -59,8 +59,6 @@ pub struct Process {
     pub executable: Option<PathBytes>,
     /// What vfork children have left in the memory they share with us.
     pub vfork: Lock<Vec<VforkChild>>,
-    /// The highest FD number given to the program so far.
-    pub highest: AtomicU64,
     /// The process has had a second thread: a descriptor may be in use while its number changes hands.
     pub threaded: AtomicBool,
     /// The kernel's working directory is the unlinked one.
@@ -255,24 +253,15 @@ impl Process {
         mode & !self.umask.load(Ordering::Relaxed)
     }
 
-    /// `EMFILE` if an open with `flags` would get a number that the program's limit forbids, and had made or emptied a file
-    /// by then. Asks the kernel only when numbers near the limit have been seen.
-    pub fn check_room(&self, flags: u32) -> Result<(), Errno> {
-        const NEAR: u64 = 16;
-        let limit = self.nofile.0.load(Ordering::Relaxed);
-        if flags & (sys::O_CREAT | sys::O_TRUNC) == 0 || self.highest.load(Ordering::Relaxed) + NEAR < limit {
-            return Ok(());
-        }
-        let root = [c"/".as_ptr() as u64, u64::from(sys::O_PATH | sys::O_CLOEXEC), 0, 0, 0, 0];
-        let fd = self.check_limit(native::checked(sys::__NR_open, root)? as RawFd)?;
-        native::close(fd);
-        Ok(())
+    /// The number below which the program's FDs are.
+    pub fn fd_limit(&self) -> u64 {
+        nofile::enforced(self.nofile.0.load(Ordering::Relaxed))
     }
 
-    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed.
+    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed. The kernel forbids it but for the moment
+    /// in which another thread makes a private descriptor.
     pub fn check_limit(&self, fd: RawFd) -> Result<RawFd, Errno> {
-        self.highest.fetch_max(fd as u64, Ordering::Relaxed);
-        if (fd as u64) < self.nofile.0.load(Ordering::Relaxed) {
+        if (fd as u64) < self.fd_limit() {
             return Ok(fd);
         }
         native::close(fd);

@@ -264,7 +264,7 @@ fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, 
 fn open_directory(path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
     let flags = sys::O_RDONLY | sys::O_DIRECTORY | if cloexec { sys::O_CLOEXEC } else { 0 };
     let path = path.as_ptr() as u64;
-    native::checked(sys::__NR_open, [path, u64::from(flags), 0, 0, 0, 0]).map(|fd| fd as RawFd)
+    native::new_fd(sys::__NR_open, [path, u64::from(flags), 0, 0, 0, 0])
 }
 
 fn lock_description(fd: RawFd) -> Result<(), Errno> {

@@ -6,7 +6,7 @@ use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, shadow, thread};
+use crate::{heap, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -30,6 +30,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
                 instance.fork_prepare();
             }
         }
+        nofile::before_fork();
         heap::before_fork();
     }
     Ok(())
@@ -37,6 +38,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 
 fn release(process: &Process) {
     heap::after_fork();
+    nofile::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }

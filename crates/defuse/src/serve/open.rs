@@ -220,7 +220,6 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     if flags & sys::O_PATH != 0 && flags & sys::O_NOFOLLOW == 0 {
         attributes_at(spot, true)?;
     }
-    process.check_room(flags)?;
     spot.check_directory()?;
     let instance = spot.mount.instance()?;
     let mode =
@@ -308,8 +307,7 @@ fn enter(
     let together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
         file.set_form(Form::Backing(fd));
-        process.highest.fetch_max(fd as u64, Ordering::Relaxed);
-        if fd as u64 >= process.nofile.0.load(Ordering::Relaxed) {
+        if fd as u64 >= process.fd_limit() {
             return Err(Errno::MFILE);
         }
         fd
@@ -366,7 +364,6 @@ fn open_native(
     if path.is_some() && flags & sys::O_CREAT != 0 && argument.last() != namei::Last::Name {
         return Err(if flags & sys::O_EXCL == 0 { Errno::ISDIR } else { Errno::EXIST });
     }
-    process.check_room(flags)?;
     let (dirfd, text, resolve) = match path {
         Some(path) => (sys::AT_FDCWD, path, 0),
         None => (argument.dirfd, argument.text.as_slice(), namei::NO_SYMLINKS),
