@@ -252,12 +252,12 @@ fn look(process: &'static Process, fd: RawFd) -> Owner {
     let Some((mode, device, inode)) = identity(fd) else {
         return Owner::Foreign; // Not open: the kernel will say EBADF.
     };
+    if device == process.folder_device
+        && let Some(slot) = process.arena.find_by_shadow(inode)
+    {
+        return shadow::rebuild(process, fd, slot);
+    }
     if mode & sys::S_IFMT == sys::S_IFDIR {
-        if device == process.folder_device {
-            if let Some(slot) = process.arena.find_by_shadow(inode) {
-                return shadow::rebuild(process, fd, slot);
-            }
-        }
         if is_fd_directory(process, fd, device) {
             return Owner::Foreign; // And not to be forgotten about: getdents asks again.
         }

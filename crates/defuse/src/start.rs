@@ -21,6 +21,9 @@ use crate::session::{OpenedSession, SessionConfig, names};
 use crate::sync::Lock;
 use crate::{file, log, native, nofile, private_fd, serve, table, trace};
 
+/// linux/prctl.h
+const PR_SET_NAME: u32 = 15;
+
 /// Runs when the library is loaded, before the program.
 #[used]
 #[unsafe(link_section = ".init_array")]
@@ -180,6 +183,12 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         None => process.register(),
     }
     let Some(left) = left else { return Ok(()) };
+    if !left.name.is_empty() {
+        let mut name = [0u8; 16];
+        let length = left.name.len().min(15);
+        name[..length].copy_from_slice(&left.name[..length]);
+        native::raw_call(sys::__NR_prctl, [u64::from(PR_SET_NAME), name.as_ptr() as u64, 0, 0, 0, 0]);
+    }
     process.serving.store(left.serving.into(), Ordering::Relaxed);
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
@@ -204,8 +213,7 @@ fn keep_what_was_inherited(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut inherited = Vec::new();
     for_each_open_fd(|fd| {
-        if let Some((mode, device, inode)) = file::identity(fd)
-            && mode & sys::S_IFMT == sys::S_IFDIR
+        if let Some((_, device, inode)) = file::identity(fd)
             && device == process.folder_device
         {
             inherited.extend(process.arena.find_by_shadow(inode));

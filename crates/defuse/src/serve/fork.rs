@@ -24,6 +24,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
+        process.vfork.acquire();
         for mount in &process.mounts {
             mount.before_fork();
             if let Some(instance) = mount.loaded() {
@@ -42,6 +43,7 @@ fn release(process: &Process) {
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
+    process.vfork.release();
     process.cwd.release();
     process.staging.release();
     process.rebuilding.release();

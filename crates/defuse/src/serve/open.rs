@@ -302,6 +302,7 @@ fn enter(
         }
     };
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
+    slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
     let together = process.descriptors.lock();
