@@ -12,9 +12,9 @@ use rustix::io::Errno;
 
 use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
-use crate::native;
 use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
+use crate::{native, nofile};
 
 /// Where a path argument leads.
 pub enum Located {
@@ -159,7 +159,7 @@ impl PathArgument {
     }
 
     /// Whether the path begins in /proc, whose links to what is served read differently for us and for the kernel.
-    fn is_magic(&self) -> bool {
+    pub fn is_magic(&self) -> bool {
         self.text.starts_with(b"/proc/")
     }
 
@@ -168,7 +168,7 @@ impl PathArgument {
         let nofollow = if follow { 0 } else { sys::O_NOFOLLOW };
         let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow);
         let how = OpenHow { flags, mode: 0, resolve: NO_SYMLINKS };
-        match open_how(self.dirfd, &self.text, &how) {
+        match look_how(self.dirfd, &self.text, &how) {
             Ok(fd) => {
                 native::close(fd);
                 false
@@ -271,7 +271,7 @@ fn kernel_cwd() -> Result<PathBytes, Errno> {
 }
 
 /// The path of the directory behind a kernel FD.
-fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
+pub fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
     if fd == sys::AT_FDCWD {
         return kernel_cwd();
     }
@@ -336,7 +336,7 @@ impl Links for NamespaceLinks {
             mode: 0,
             resolve: 0,
         };
-        let fd = open_how(sys::AT_FDCWD, path, &how)?;
+        let fd = look_how(sys::AT_FDCWD, path, &how)?;
         native::close(fd);
         Ok(())
     }
@@ -428,6 +428,14 @@ pub struct OpenHow {
 
 /// `RESOLVE_NO_SYMLINKS`.
 pub const NO_SYMLINKS: u64 = sys::RESOLVE_NO_SYMLINKS as u64;
+
+/// As [`open_how`], for a look: the FD is closed before the call is over, and may have any number.
+pub fn look_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    match open_how(dirfd, path, how) {
+        Err(Errno::MFILE) => nofile::with_room(|| open_how(dirfd, path, how)),
+        result => result,
+    }
+}
 
 /// openat2(2) on the kernel's name space.
 pub fn open_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {

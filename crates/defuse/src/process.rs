@@ -14,7 +14,7 @@ use crate::mount::Mount;
 use crate::mounts::MountTable;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
-use crate::{native, shadow, thread, trace};
+use crate::{native, nofile, shadow, thread, trace};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -35,6 +35,8 @@ pub struct Process {
     pub folder: Vec<u8>,
     /// Device of the session's folder.
     pub folder_device: u64,
+    /// Device of /proc: its directories of FDs show ours too.
+    pub proc_device: u64,
     /// The served FDs.
     pub files: FdTable<OpenFile>,
     /// The working directory.
@@ -57,6 +59,8 @@ pub struct Process {
     pub executable: Option<PathBytes>,
     /// What vfork children have left in the memory they share with us.
     pub vfork: Lock<Vec<VforkChild>>,
+    /// The process has had a second thread: a descriptor may be in use while its number changes hands.
+    pub threaded: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Slot numbers at and above this make the next open look for slots of ended processes.
@@ -249,9 +253,15 @@ impl Process {
         mode & !self.umask.load(Ordering::Relaxed)
     }
 
-    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed.
+    /// The number below which the program's FDs are.
+    pub fn fd_limit(&self) -> u64 {
+        nofile::enforced(self.nofile.0.load(Ordering::Relaxed))
+    }
+
+    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed. The kernel forbids it but for the moment
+    /// in which another thread makes a private descriptor.
     pub fn check_limit(&self, fd: RawFd) -> Result<RawFd, Errno> {
-        if (fd as u64) < self.nofile.0.load(Ordering::Relaxed) {
+        if (fd as u64) < self.fd_limit() {
             return Ok(fd);
         }
         native::close(fd);

@@ -77,7 +77,7 @@ fn trim(mut text: &[u8]) -> &[u8] {
 /// script.
 pub fn header_of(dirfd: RawFd, path: &[u8]) -> Header {
     let flags = u64::from(sys::O_RDONLY | sys::O_CLOEXEC | sys::O_NONBLOCK | sys::O_NOCTTY);
-    let Ok(fd) = namei::open_how(dirfd, path, &OpenHow { flags, mode: 0, resolve: 0 }) else {
+    let Ok(fd) = namei::look_how(dirfd, path, &OpenHow { flags, mode: 0, resolve: 0 }) else {
         return Header::Other;
     };
     let mut start = [0; HEADER];
@@ -175,7 +175,8 @@ fn stage_from(
 fn write_copy(path: &mut ArrayVec<u8, 4096>, mode: u32, read: Read<'_>) -> Result<(), Errno> {
     let flags = u64::from(sys::O_WRONLY | sys::O_CREAT | sys::O_TRUNC | sys::O_CLOEXEC);
     let name = c_string(path)?;
-    let fd = native::checked(sys::__NR_open, [name, flags, 0o700, 0, 0, 0])? as RawFd;
+    let args = [name, flags, 0o700, 0, 0, 0];
+    let fd = native::new_fd(sys::__NR_open, args)?;
     let result = copy_all(fd, read).and_then(|()| {
         // Whoever may run the original may run the copy, and nobody may more.
         native::checked(sys::__NR_fchmod, [fd as u64, u64::from(mode), 0, 0, 0, 0]).map(drop)

@@ -19,7 +19,7 @@ use crate::process::{Cwd, Process, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::sync::Lock;
-use crate::{file, log, native, private_fd, serve, table, trace};
+use crate::{file, log, native, nofile, private_fd, serve, table, trace};
 
 /// Runs when the library is loaded, before the program.
 #[used]
@@ -88,15 +88,16 @@ impl Auxiliary {
 }
 
 fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>> {
-    let session = OpenedSession::open(folder)?;
+    let session = nofile::with_room(|| OpenedSession::open(folder))?;
     let folder_stat = rustix::fs::fstat(&session.folder)?;
     log::init(session.config.log.clone());
-    let arena = open_arena(&session)?;
+    let arena = nofile::with_room(|| open_arena(&session))?;
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
     private_fd::set_base(config.private_fd_base);
+    nofile::begin(config.private_fd_base, config.nofile.soft);
     let (table, mounts, ancestors) = mounts_of(config)?;
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
@@ -106,6 +107,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
         folder_device: folder_stat.st_dev,
+        proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: FdTable::new(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
@@ -117,9 +119,11 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
+        threaded: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
+    nofile::refresh(process);
     inherit(process, inheritance)?;
     install(process)
 }
@@ -219,9 +223,9 @@ fn keep_what_was_inherited(
 
 fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
-    let opened = native::checked(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
+    let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.
-    let directory = unsafe { OwnedFd::from_raw_fd(opened as RawFd) };
+    let directory = unsafe { OwnedFd::from_raw_fd(opened) };
     let own = directory.as_raw_fd();
     let mut entries = rustix::fs::Dir::new(directory)?;
     while let Some(entry) = entries.read() {

@@ -165,7 +165,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     if private_fd::is_private(from) || private_fd::is_private(to) {
         return Err(Errno::BADF);
     }
-    if to as u64 >= process.nofile.0.load(std::sync::atomic::Ordering::Relaxed) && to >= 0 {
+    if to as u64 >= process.fd_limit() && to >= 0 {
         return Err(Errno::BADF);
     }
     if interpose::in_vfork_child() || from == to {
@@ -300,7 +300,7 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
 }
 
 /// Calls `each` with every FD of the `SCM_RIGHTS` messages in the control buffer. What is malformed is the kernel's to refuse.
-fn for_each_passed(
+pub fn for_each_passed(
     control: u64,
     length: u64,
     mut each: impl FnMut(RawFd) -> Result<(), Errno>,
@@ -335,11 +335,13 @@ pub fn inner(call: &Call) -> Outcome {
     if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
         return Outcome::PassThrough;
     }
-    let result = native::call(call);
-    if result < 0 || thread::is_adopting() {
-        return Outcome::Return(result);
+    if thread::is_adopting() {
+        return Outcome::Return(native::call(call));
     }
-    Outcome::Return(private_fd::take(result as RawFd).map_or(result, i64::from))
+    match native::new_fd(call.nr, call.args) {
+        Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
+        Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
+    }
 }
 
 /// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.

@@ -1,13 +1,18 @@
 //! Before and after a new process: what both will have must be known to both, and no lock may be lost.
 
+use std::sync::atomic::Ordering;
+
 use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, shadow, thread};
+use crate::{heap, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
+        if !process.threaded.swap(true, Ordering::AcqRel) {
+            shadow::disown_all(process)?;
+        }
         return Ok(());
     }
     if !process.files.is_empty() {
@@ -25,6 +30,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
                 instance.fork_prepare();
             }
         }
+        nofile::before_fork();
         heap::before_fork();
     }
     Ok(())
@@ -32,6 +38,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 
 fn release(process: &Process) {
     heap::after_fork();
+    nofile::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }

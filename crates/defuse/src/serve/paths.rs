@@ -138,7 +138,7 @@ fn parent_meets_link(argument: &PathArgument) -> bool {
     let parent = if slash == 0 { b"/".as_slice() } else { &text[..slash] };
     let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY);
     let how = OpenHow { flags, mode: 0, resolve: namei::NO_SYMLINKS };
-    match namei::open_how(argument.dirfd, parent, &how) {
+    match namei::look_how(argument.dirfd, parent, &how) {
         Ok(fd) => {
             native::close(fd);
             false
