@@ -47,6 +47,8 @@ pub struct Process {
     pub serving: &'static AtomicU8,
     /// Makes one thread at a time rebuild what the kernel knows about an FD and we do not.
     pub rebuilding: Lock<()>,
+    /// Held while the kernel's FD table and ours change together. Taken before `rebuilding`.
+    pub descriptors: Lock<()>,
     /// Held while a program's copy is open for writing.
     pub staging: Lock<()>,
     /// This library as LD_PRELOAD names it.

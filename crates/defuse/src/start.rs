@@ -113,6 +113,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
         serving: &SERVING,
         rebuilding: Lock::new(()),
+        descriptors: Lock::new(()),
         staging: Lock::new(()),
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicU8;
 
+use crate::PlanStore;
+
 /// System call numbers are below this; higher ones always go to the kernel (which knows none).
 pub const NUMBERS: usize = 512;
 /// File descriptors below this have a state byte; those above count as [`FD_UNKNOWN`].
@@ -51,6 +53,7 @@ pub struct Config {
     pub(crate) serving: Option<&'static AtomicU8>,
     pub(crate) dispatch: DispatchPolicy,
     pub(crate) ignored_objects: &'static [&'static str],
+    pub(crate) plans: Option<&'static dyn PlanStore>,
 }
 
 impl Default for Config {
@@ -69,6 +72,7 @@ impl Config {
             serving: None,
             dispatch: DispatchPolicy::Never,
             ignored_objects: &[],
+            plans: None,
         }
     }
 
@@ -116,6 +120,13 @@ impl Config {
     #[must_use]
     pub const fn ignored_objects(mut self, objects: &'static [&'static str]) -> Self {
         self.ignored_objects = objects;
+        self
+    }
+
+    /// Where plans are kept, so that not every process has to scan the objects it loads.
+    #[must_use]
+    pub const fn plans(mut self, store: &'static dyn PlanStore) -> Self {
+        self.plans = Some(store);
         self
     }
 }

@@ -1,6 +1,4 @@
-//! Catches the system calls of this process and offers them to a [`Handler`].
-//!
-//! See `README.md` for what it does and how.
+#![doc = include_str!("../README.md")]
 
 mod call;
 mod config;
@@ -23,4 +21,5 @@ pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
+pub use objects::PlanStore;
 pub use process::{exec, in_vfork_child};

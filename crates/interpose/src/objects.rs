@@ -2,16 +2,17 @@
 
 use core::hint::spin_loop;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::entry::regions;
 use crate::rewrite::{
-    AddressMap, Error, Image, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Segment, Threads, apply,
+    AddressMap, Error, Image, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
 };
 use crate::signals::Context;
-use crate::{raw, serve, table, usercopy};
+use crate::{Config, DispatchPolicy, dispatch, raw, serve, table};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -20,15 +21,30 @@ const PROT_EXEC: u64 = 4;
 /// One rewritten text. Never freed: signal handlers walk the list, and stubs stay for ever.
 struct Record {
     patched: Patched,
-    /// Interesting sites that were left alone, as addresses.
-    missed: u32,
     /// Something else was mapped over the text.
     gone: AtomicBool,
     next: *const Record,
 }
 
 static RECORDS: AtomicPtr<Record> = AtomicPtr::new(core::ptr::null_mut());
-static IGNORED: OnceLock<&'static [&'static str]> = OnceLock::new();
+
+struct Settings {
+    ignored: &'static [&'static str],
+    plans: Option<&'static dyn PlanStore>,
+    dispatch: DispatchPolicy,
+}
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+/// Keeps plans from one process to the next: scanning the C library takes over a millisecond, reading its plan 10 us.
+/// Called inside, under this module's lock, so one at a time.
+pub trait PlanStore: Sync + 'static {
+    /// What was stored under this key. The bytes must come from a trusted place: rewriting by a wrong plan is refused where the
+    /// code differs from it, but not where a branch leads that it does not mention.
+    fn load(&self, key: &[u8]) -> Option<Vec<u8>>;
+
+    /// Keeps `plan`, if it can.
+    fn store(&self, key: &[u8], plan: &[u8]);
+}
 
 fn records() -> impl Iterator<Item = &'static Record> {
     let mut next = RECORDS.load(Acquire).cast_const();
@@ -89,16 +105,18 @@ pub struct Tally {
     pub missed: u32,
 }
 
-/// Names of objects to leave alone.
-pub fn ignore(objects: &'static [&'static str]) {
-    let _ = IGNORED.set(objects);
+/// What objects to leave alone, and so on. Called once.
+pub fn configure(config: &Config) {
+    let settings =
+        Settings { ignored: config.ignored_objects, plans: config.plans, dispatch: config.dispatch };
+    let _ = SETTINGS.set(settings);
 }
 
 /// Rewrites all loaded objects that were not yet, or those that overlap `range`.
 ///
 /// # Safety
 /// Nobody loads or unloads objects meanwhile (or, for a range, touches that object); called inside.
-pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tally, Error> {
+pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Tally, Error> {
     let map = AddressMap::read().map_err(|errno| Error::System { attempt: "read /proc/self/maps", errno })?;
     let mut memory = NearMemory::new(&map);
     let own = regions::entry()..regions::entry() + 1;
@@ -110,7 +128,7 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
                 .iter()
                 .any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
         };
-        if range.as_ref().is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
+        if range.is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
             continue;
         }
         // SAFETY: the caller's promise.
@@ -127,7 +145,7 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
             rewritten |= patched.sites().len() > 0;
             tally.sites += patched.sites().len() as u32;
             tally.missed += missed;
-            publish(Record { patched, missed, gone: AtomicBool::new(false), next: core::ptr::null() });
+            publish(Record { patched, gone: AtomicBool::new(false), next: core::ptr::null() });
         }
         tally.objects += u32::from(rewritten);
     }
@@ -139,40 +157,41 @@ fn interesting(number: Option<u32>) -> bool {
 }
 
 unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
-    let segments = object.mappings().iter().filter(|mapping| mapping.read && !mapping.write).map(|mapping| {
-        let len = readable(&mapping.range);
-        Segment {
-            address: mapping.range.start,
-            // SAFETY: mapped readable and probed just now; the caller keeps it so, and nothing is changed before the
-            // image is dropped.
-            bytes: unsafe { core::slice::from_raw_parts(mapping.range.start as *const u8, len) },
-            executable: mapping.execute,
-        }
-    });
-    if object.mappings()[0].offset != 0 {
-        return Vec::new();
-    }
-    let Some(image) = Image::from_segments(segments.collect()) else { return Vec::new() };
+    // SAFETY: the caller keeps the object mapped; nothing is changed before the image is dropped.
+    let Some(image) = (unsafe { object.image() }) else { return Vec::new() };
+    let key = SETTINGS
+        .get()
+        .and_then(|settings| settings.plans)
+        .and_then(|store| Some((store, object.key(&image)?)));
     image
         .texts()
-        .map(|text| (image.scan(&text, &interesting), text.address..text.address + text.bytes.len() as u64))
+        .map(|text| {
+            let range = text.address..text.address + text.bytes.len() as u64;
+            let Some((store, object)) = &key else { return (image.scan(&text, &interesting), range) };
+            let offset = text.address - object_start(&image);
+            let key = plan_key(object, offset, text.bytes.len());
+            let kept = store.load(&key).and_then(|bytes| Plan::from_bytes(&bytes, &key));
+            let plan = kept.unwrap_or_else(|| {
+                let plan = image.scan(&text, &interesting);
+                store.store(&key, &plan.to_bytes(&key));
+                plan
+            });
+            (plan, range)
+        })
         .collect()
 }
 
-/// How many bytes of a mapping can be read, in whole pages. The loader first maps a file over all of an object's range,
-/// also over what lies beyond the file's end and is mapped anew later: SIGBUS.
-fn readable(range: &Range<u64>) -> usize {
-    const PAGE: u64 = 4096;
-    let present = |page: u64| usercopy::probe_read(range.start + page * PAGE, 1).is_ok();
-    let (mut low, mut high) = (0, (range.end - range.start) / PAGE);
-    if high > 0 && present(high - 1) {
-        low = high;
-    }
-    while low < high {
-        let middle = low.midpoint(high);
-        if present(middle) { low = middle + 1 } else { high = middle }
-    }
-    (low * PAGE) as usize
+fn object_start(image: &Image) -> u64 {
+    image.texts().chain(image.data()).map(|segment| segment.address).min().unwrap_or(0)
+}
+
+/// What a plan depends on: the object, which of its texts, and the numbers of interest.
+fn plan_key(object: &[u8], offset: u64, length: usize) -> Vec<u8> {
+    let numbers = (0..crate::NUMBERS as u32)
+        .step_by(8)
+        .map(|first| (0..8).fold(0, |byte, bit| byte | u8::from(table::of_interest(first + bit)) << bit));
+    let place = [offset, length as u64].map(u64::to_le_bytes);
+    numbers.chain(place.as_flattened().iter().copied()).chain(object.iter().copied()).collect()
 }
 
 fn known(text: &Range<u64>) -> bool {
@@ -189,14 +208,9 @@ fn publish(record: Record) {
 fn ignored(path: &[u8]) -> bool {
     let path = String::from_utf8_lossy(path);
     let name = Path::new(&*path).file_name().and_then(|name| name.to_str()).unwrap_or("");
-    IGNORED
-        .get()
-        .is_some_and(|objects| objects.iter().any(|o| if o.contains('/') { *o == path } else { *o == name }))
-}
-
-/// Interesting sites that could not be rewritten, in all objects so far.
-pub fn missed() -> u32 {
-    records().map(|record| record.missed).sum()
+    SETTINGS.get().is_some_and(|settings| {
+        settings.ignored.iter().any(|o| if o.contains('/') { *o == path } else { *o == name })
+    })
 }
 
 static FAILURES: AtomicU32 = AtomicU32::new(0);
@@ -221,11 +235,14 @@ pub fn changed(nr: u32, args: &[u64; 6], result: i64) {
     }
     let threads = if fresh || threads() == 1 { Threads::Quiet } else { Threads::Running };
     // SAFETY: the program is in the middle of loading this; it cannot unload it before the call returns.
-    match unsafe { rewrite(Some(range.clone()), threads) } {
-        Ok(tally) if tally.sites > 0 => {
-            serve::handler().mapped_executable(range.start, range.end - range.start)
+    match unsafe { rewrite(Some(&range), threads) } {
+        Ok(tally) => {
+            let policy = SETTINGS.get().map_or(DispatchPolicy::Never, |settings| settings.dispatch);
+            dispatch::arm_if_needed(policy, tally.missed);
+            if tally.sites > 0 {
+                serve::handler().mapped_executable(range.start, range.end - range.start);
+            }
         }
-        Ok(_) => {}
         Err(_) => {
             FAILURES.fetch_add(1, Relaxed);
         }

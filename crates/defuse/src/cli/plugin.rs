@@ -7,9 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use defuse::session::{PluginSpec, absolute_backend, find_plugin};
+use nix::sys::signal::Signal;
 use plugin_abi::conformance::{self, Config, Failed};
 use plugin_abi::{Form, Host, Plugin};
 
+use super::child::{self, End};
 use super::failure::{FAILED, Failure, USAGE};
 use super::run::plugin_search;
 
@@ -84,16 +86,41 @@ pub struct CheckRequest {
     pub sequences: Option<u32>,
 }
 
-/// Drives a plugin with generated sequences of operations. Returns what there is to print, and the exit status.
+/// Drives a plugin with generated sequences of operations, in a process of its own, and prints what was found. Returns the exit status.
 ///
 /// # Errors
 ///
-/// Why the plugin cannot be found, loaded, started or tried.
-pub fn check(request: &CheckRequest) -> Result<(String, i32), Failure> {
+/// Why the plugin cannot be found, or how it crashed. The process of its own reports all else.
+pub fn check(request: &CheckRequest, print: Print) -> Result<i32, Failure> {
+    let failed = |message: String| Failure::new(FAILED, message);
+    let path =
+        find_plugin(&request.plugin.library, &plugin_search()).map_err(|error| failed(error.to_string()))?;
+    let ended = child::run_apart(|| {
+        check_here(request, &path).and_then(|(text, status)| print(&text).map(|_| status))
+    })
+    .map_err(|errno| failed(format!("cannot start a process for the plugin: {}", errno.desc())))?;
+    match ended {
+        End::Exited(status) => Ok(status),
+        End::Killed(signal) => Err(failed(format!(
+            "the plugin {} crashed while it was checked: killed by signal {signal} ({})",
+            path.display(),
+            signal_name(signal),
+        ))),
+    }
+}
+
+/// Writes what was found.
+pub type Print = fn(&str) -> Result<i32, Failure>;
+
+fn signal_name(signal: i32) -> &'static str {
+    Signal::try_from(signal).map_or("a real-time signal", Signal::as_str)
+}
+
+/// What there is to print, and the exit status.
+fn check_here(request: &CheckRequest, path: &Path) -> Result<(String, i32), Failure> {
     let failed = |message: String| Failure::new(FAILED, message);
     let spec = &request.plugin;
-    let path = find_plugin(&spec.library, &plugin_search()).map_err(|error| failed(error.to_string()))?;
-    let plugin = Plugin::load(&path).map_err(|error| failed(error.to_string()))?;
+    let plugin = Plugin::load(path).map_err(|error| failed(error.to_string()))?;
     let c_string =
         |text: &OsStr| CString::new(text.as_bytes()).map_err(|error| Failure::new(USAGE, error.to_string()));
     let (backend, options) = (c_string(&absolute_backend(&spec.backend))?, c_string(&spec.options)?);

@@ -126,7 +126,7 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
 }
 
 fn paths_settle(process: &'static Process, argument: &namei::PathArgument) -> Result<namei::Located, Errno> {
-    if argument.meets_link() { argument.walk(process, true) } else { Ok(namei::Located::Native(None)) }
+    if argument.meets_link(true) { argument.walk(process, true) } else { Ok(namei::Located::Native(None)) }
 }
 
 pub fn fchdir(process: &'static Process, call: &Call) -> Served {

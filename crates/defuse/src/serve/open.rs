@@ -10,8 +10,8 @@ use plugin_abi::{Capabilities, Handle, Instance, Open};
 use rustix::io::Errno;
 use stash::{Description, Kind};
 
-use super::{Reply, Served};
-use crate::file::{OpenFile, plugin_errno};
+use super::{Reply, Served, locks};
+use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};
@@ -98,6 +98,9 @@ fn open_path(
     if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
+    if let Some(file) = directory_itself(process, &argument) {
+        return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
+    }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
         Performed::Served(fd) => Ok(Reply::Value(fd.into())),
         Performed::Native(path) => {
@@ -106,11 +109,22 @@ fn open_path(
     }
 }
 
+/// `.` relative to an FD: that very directory, wherever its name is now.
+fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<crate::file::FileRef> {
+    if argument.dirfd == sys::AT_FDCWD || argument.text.as_slice() != b"." {
+        return None;
+    }
+    crate::file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
+}
+
 /// Opens what lies on a mount, and gives the program a number for it.
 fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> Result<RawFd, Errno> {
     if spot.directory && flags & sys::O_CREAT != 0 {
-        let exclusive = flags & sys::O_EXCL != 0 && spot.call(Instance::getattr).is_ok();
-        return Err(if exclusive { Errno::EXIST } else { Errno::ISDIR });
+        let exists = spot.call(Instance::getattr).is_ok();
+        if spot.dot {
+            spot.check_directory()?;
+        }
+        return Err(if exists && flags & sys::O_EXCL != 0 { Errno::EXIST } else { Errno::ISDIR });
     }
     spot.check_directory()?;
     let instance = spot.mount.instance()?;
@@ -128,16 +142,19 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
 
 /// Opens a file that is open already once more, as `/proc/self/fd/N` does.
 fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<RawFd, Errno> {
-    let mut path = file.path()?;
-    let kept = path.clone();
-    path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
-    let name = std::ffi::CStr::from_bytes_until_nul(&path).map_err(|_| Errno::IO)?;
+    let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let opened = open_handle(instance, || {
-        instance.open(plugin_abi::MountPath::from_normalised(name), flags as i32, 0).map_err(plugin_errno)
-    })?;
-    enter(process, file.mount, instance, opened, &kept, flags)
+    let reopened =
+        open_handle(instance, || file.with_handle(|instance, handle| instance.reopen(handle, flags as i32)));
+    let opened = match reopened {
+        Err(Errno::NOSYS) => {
+            let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
+            open_handle(instance, || spot.call(|instance, path| instance.open(path, flags as i32, 0)))?
+        }
+        other => other?,
+    };
+    enter(process, file.mount, instance, opened, &path, flags)
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
@@ -146,7 +163,8 @@ fn open_handle(
     instance: &Instance,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
-    if instance.capabilities().contains(Capabilities::RELOCATABLE) && !interpose::in_vfork_child() {
+    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE);
+    if relocatable && !interpose::in_vfork_child() && !locks::used() {
         thread::set_adopting(true);
         let opened = open();
         thread::set_adopting(false);
@@ -190,6 +208,7 @@ fn enter(
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
+    let together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
         file.set_form(Form::Backing(fd));
         if fd as u64 >= process.fd_limit() {
@@ -202,12 +221,14 @@ fn enter(
         fd
     };
     if interpose::in_vfork_child() {
+        drop(together);
         crate::handover::leave_behind(process, file)?;
         return Ok(fd);
     }
     let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
     STATES.set(fd, FdState::Served);
     process.serving.store(1, Ordering::Release);
+    drop(together);
     drop(replaced);
     Ok(fd)
 }

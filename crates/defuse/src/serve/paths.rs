@@ -66,7 +66,7 @@ pub fn lookup_argument(
         Performed::Native(None) => {
             let result = native::call(call);
             // The directory under a mount is empty: what lies on the mount does not exist for the kernel.
-            if !absent(result) || !argument.meets_link() {
+            if !absent(result) || !argument.meets_link(at.follow) {
                 return Ok(Reply::Value(result));
             }
             Ok(Reply::Value(match argument.walk(process, at.follow)? {
