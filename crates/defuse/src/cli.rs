@@ -29,8 +29,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
 
 /// Says why the command gives up, and returns the exit status.
 fn report(failure: &Failure) -> i32 {
-    // When standard error cannot be written there is nobody left to tell.
-    let _ = writeln!(std::io::stderr(), "defuse: {failure}");
+    if !failure.is_told() {
+        // When standard error cannot be written there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "defuse: {failure}");
+    }
     failure.status
 }
 

@@ -133,6 +133,17 @@ impl Signals {
 
 /// Does `work` in a process of its own, reports its failure there, and tells how the process ended. For code that may crash.
 pub fn run_apart(work: impl FnOnce() -> Result<i32, Failure>) -> Result<End, Errno> {
+    // Where SIGCHLD is ignored, nobody can be told how a child ended.
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action, and then what was there before, install no handler of ours.
+    let before = unsafe { sigaction(Signal::SIGCHLD, &default) }?;
+    let ended = run_and_wait(work);
+    // SAFETY: as above.
+    unsafe { sigaction(Signal::SIGCHLD, &before) }?;
+    ended
+}
+
+fn run_and_wait(work: impl FnOnce() -> Result<i32, Failure>) -> Result<End, Errno> {
     // SAFETY: this process has one thread only, so its child may do whatever it could.
     let child = match unsafe { fork() }? {
         ForkResult::Child => {
