@@ -159,7 +159,7 @@ impl PathArgument {
     }
 
     /// Whether the path begins in /proc, whose links to what is served read differently for us and for the kernel.
-    fn is_magic(&self) -> bool {
+    pub fn is_magic(&self) -> bool {
         self.text.starts_with(b"/proc/")
     }
 
@@ -271,7 +271,7 @@ fn kernel_cwd() -> Result<PathBytes, Errno> {
 }
 
 /// The path of the directory behind a kernel FD.
-fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
+pub fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
     if fd == sys::AT_FDCWD {
         return kernel_cwd();
     }

@@ -35,6 +35,8 @@ pub struct Process {
     pub folder: Vec<u8>,
     /// Device of the session's folder.
     pub folder_device: u64,
+    /// Device of /proc: its directories of FDs show ours too.
+    pub proc_device: u64,
     /// The served FDs.
     pub files: FdTable<OpenFile>,
     /// The working directory.
@@ -57,6 +59,8 @@ pub struct Process {
     pub executable: Option<PathBytes>,
     /// What vfork children have left in the memory they share with us.
     pub vfork: Lock<Vec<VforkChild>>,
+    /// The process has had a second thread: a descriptor may be in use while its number changes hands.
+    pub threaded: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Slot numbers at and above this make the next open look for slots of ended processes.

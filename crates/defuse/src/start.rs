@@ -107,6 +107,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
         folder_device: folder_stat.st_dev,
+        proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: FdTable::new(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
@@ -118,6 +119,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
+        threaded: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));

@@ -169,6 +169,8 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
         (Some(source), Some(target)) => source.mount == target.mount,
         _ => false,
     };
+    check_input(&from)?;
+    check_output(&to, false)?;
     if !same_mount {
         return Err(Errno::XDEV); // As between any two file systems; programs then read and write.
     }
@@ -271,11 +273,18 @@ fn check_input(end: &End) -> Result<(), Errno> {
 }
 
 fn check_output(end: &End, append_is_invalid: bool) -> Result<(), Errno> {
-    let Some(file) = &end.file else { return Ok(()) };
-    if !file.writable() {
-        return Err(Errno::BADF);
-    }
-    let append = file.shared()?.status_flags() & sys::O_APPEND != 0;
+    let append = match &end.file {
+        Some(file) if !file.writable() => return Err(Errno::BADF),
+        Some(file) => file.shared()?.status_flags() & sys::O_APPEND != 0,
+        None => {
+            let args = [end.fd as u64, u64::from(sys::F_GETFL), 0, 0, 0, 0];
+            let flags = native::checked(sys::__NR_fcntl, args)? as u32;
+            if flags & sys::O_ACCMODE == sys::O_RDONLY {
+                return Err(Errno::BADF);
+            }
+            flags & sys::O_APPEND != 0
+        }
+    };
     match (append, append_is_invalid) {
         (true, true) => Err(Errno::INVAL),
         (true, false) => Err(Errno::BADF),

@@ -1,5 +1,7 @@
 //! Before and after a new process: what both will have must be known to both, and no lock may be lost.
 
+use std::sync::atomic::Ordering;
+
 use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
@@ -8,6 +10,9 @@ use crate::{heap, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
+        if !process.threaded.swap(true, Ordering::AcqRel) {
+            shadow::disown_all(process)?;
+        }
         return Ok(());
     }
     if !process.files.is_empty() {

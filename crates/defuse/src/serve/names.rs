@@ -265,7 +265,12 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
     for at in [old, new] {
         if at.argument(call)?.last() != Last::Name {
             let exists = at.path == new.path && flags & sys::RENAME_NOREPLACE != 0;
-            return unnamed(process, call, at, if exists { Errno::EXIST } else { Errno::BUSY });
+            let error = if exists { Errno::EXIST } else { Errno::BUSY };
+            let natives = [old, new].map(|at| at.argument(call).and_then(|path| path.locate(process)));
+            return match natives {
+                [Ok(Located::Native(None)), Ok(Located::Native(None))] => Ok(Reply::Pass),
+                _ => Err(error),
+            };
         }
     }
     two_paths(process, call, old, new, |old, new| {

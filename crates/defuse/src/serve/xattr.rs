@@ -37,7 +37,7 @@ fn at_path(
     operation: Operation<'_>,
 ) -> Served {
     paths::lookup_argument(process, call, at, argument, |spot: &Spot| {
-        if at.follow {
+        if at.follow || spot.directory {
             expect_no_link(spot)?;
         }
         spot.call(|instance, path| operation(&Subject::Path(instance, path)))
