@@ -1,7 +1,7 @@
 //! Calls that cannot be done to what is served say so; FDs that come from other processes are known for what they are.
 
 use defuse_e2e::process::End;
-use defuse_e2e::{Serving, Session, requirement};
+use defuse_e2e::{Serving, Session, requirement, same_as_plain, script};
 
 /// What the fixture says, run in the case's folder with `f` on the mount.
 fn said(session: Session, what: &str) -> Option<String> {
@@ -83,4 +83,9 @@ fn threads_keep_the_descriptors_and_directory_of_the_process_and_waits_end_by_si
         "FDs of the process: done",
     ];
     expect("threads", &wanted);
+}
+
+same_as_plain! {
+    /// At its limit of open files a program gets EMFILE, with no effect, from what makes a descriptor, and all else works.
+    full_descriptor_table: script("cd \"$MNT\"; \"$FIX/full_table\"").fixture("full_table");
 }

@@ -19,7 +19,7 @@ use crate::process::{Cwd, Process, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::sync::Lock;
-use crate::{file, log, native, nofile, private_fd, serve, table, trace};
+use crate::{address_space, file, log, native, nofile, private_fd, serve, table, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -134,7 +134,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
 fn open_arena(session: &OpenedSession) -> Result<Arena, Box<dyn std::error::Error>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&session.folder, names::ARENA, flags, Mode::empty())?;
-    Ok(Arena::open(file.as_fd())?)
+    Ok(Arena::open(file.as_fd()).map_err(|error| address_space::explain(&error))?)
 }
 
 /// The mount table, what serves it, and the directories above the mount points.

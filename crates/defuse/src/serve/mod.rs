@@ -205,8 +205,8 @@ impl Handler for &'static Process {
         fork::before(self, fork).map_err(Errno::raw_os_error)
     }
 
-    fn after_fork_parent(&self, fork: &ForkCall, _result: i64) {
-        fork::after_in_parent(self, fork);
+    fn after_fork_parent(&self, fork: &ForkCall, result: i64) {
+        fork::after_in_parent(self, fork, result);
     }
 
     fn after_fork_child(&self, fork: &ForkCall) {
