@@ -92,7 +92,7 @@ fn step(port: &mut Port, kmsg: &mut Kmsg, name: &str, action: impl FnOnce() -> R
 
 fn jobs(rest: &[&str]) -> Vec<Job> {
     let mut filters = Vec::new();
-    let mut external = Vec::new();
+    let mut external: Vec<&str> = Vec::new();
     let mut words = rest.iter();
     while let Some(word) = words.next() {
         match *word {
