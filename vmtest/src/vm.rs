@@ -70,8 +70,8 @@ impl Vm {
 
         let mut command = virtme::vng(lab);
         base_options(&mut command, lab, machine)?;
-        command.arg("--qemu-opts").arg(format!(
-            "-pidfile {folder}/pid -device virtio-serial -chardev socket,id=vmtest,path={folder}/report \
+        command.arg(format!(
+            "--qemu-opts=-pidfile {folder}/pid -device virtio-serial -chardev socket,id=vmtest,path={folder}/report \
              -device virtserialport,chardev=vmtest,name=vmtest.report",
             folder = folder.display()
         ));
