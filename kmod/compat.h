@@ -98,10 +98,18 @@ static inline bool defuse_inode_is_new(struct inode *inode)
 static inline struct file *defuse_shmem_file(const char *name, loff_t size)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
-	return shmem_file_setup(name, size, mk_vma_flags(VMA_NORESERVE_BIT));
+	struct file *file = shmem_file_setup(name, size,
+					     mk_vma_flags(VMA_NORESERVE_BIT));
 #else
-	return shmem_file_setup(name, size, VM_NORESERVE);
+	struct file *file = shmem_file_setup(name, size, VM_NORESERVE);
 #endif
+
+	/* As memfd_create(2) does: a file like one that was opened. */
+	if (!IS_ERR(file)) {
+		file->f_mode |= FMODE_LSEEK | FMODE_PREAD | FMODE_PWRITE;
+		file->f_flags |= O_LARGEFILE;
+	}
+	return file;
 }
 
 #endif /* _DEFUSE_COMPAT_H */

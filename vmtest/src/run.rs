@@ -70,20 +70,21 @@ fn run_kernel(lab: &Lab, machine: &Machine<'_>, tally: &mut Tally) -> Result<(),
         return Ok(());
     }
     let failed_before = tally.failed.len();
-    let running = follow(&mut vm, kernel, tally);
-    match running {
-        Ending::Done if vm.wait_until_off() => {}
-        Ending::Done => tally.fail(kernel, "power-off", "the machine did not power off"),
-        Ending::Died(test) => tally.fail(kernel, &test, "the machine died"),
-        Ending::Hung(test) => tally.fail(kernel, &test, "the machine hangs"),
-    }
+    let broken = match follow(&mut vm, kernel, tally) {
+        Ending::Done if vm.wait_until_off() => None,
+        Ending::Done => Some(("power-off".to_owned(), "the machine did not power off")),
+        Ending::Died(test) => Some((test, "the machine died")),
+        Ending::Hung(test) => Some((test, "the machine hangs")),
+    };
     let log = vm.log().to_owned();
     drop(vm);
     let alarms = alarms(&log);
-    if tally.failed.len() == failed_before && !alarms.is_empty() {
+    if let Some((test, how)) = &broken {
+        tally.fail(kernel, test, how);
+    } else if tally.failed.len() == failed_before && !alarms.is_empty() {
         tally.fail(kernel, "kernel log", &alarms.join("\n"));
     }
-    if tally.failed.len() > failed_before {
+    if broken.is_some() || !alarms.is_empty() {
         show_log(&log, alarms.first().map(String::as_str));
     }
     println!("{} took {:.0} s", kernel.name, began.elapsed().as_secs_f64());
