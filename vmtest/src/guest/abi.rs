@@ -14,6 +14,7 @@ pub const LIVE_MAX: usize = 65536;
 /// `struct defuse_open`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "the header's names")]
 pub struct Open {
     pub dev: u64,
     pub ino: u64,
@@ -66,6 +67,7 @@ pub struct MountInfo {
 /// `struct defuse_live`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "the header's names")]
 pub struct Live {
     pub tokens: u64,
     pub live: u64,

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 const PAGE: usize = 4096;
 
 #[repr(C)]
+#[expect(clippy::struct_field_names, reason = "the header's names")]
 struct Api {
     api: u64,
     features: u64,

@@ -173,7 +173,7 @@ fn missing_pages_are_caught() {
         uffd.fill(address, &[77; PAGE]).expect("fill the page");
         assert_eq!(reader.join().expect("the reader"), 77);
     });
-    let again = shadow::cache(&mount.shadow(&Request::file(1, "f")), 0).expect("cache");
+    let again = shadow::cache(mount.shadow(&Request::file(1, "f")), 0).expect("cache");
     assert_eq!(Map::of(&again.fd, 4 * PAGE).byte(2 * PAGE), 77);
 }
 

@@ -61,7 +61,7 @@ fn call(fd: BorrowedFd<'_>, command: u64, argument: *mut u64) -> i32 {
 
 fn unknown_commands_and_sizes_are_no_ioctls() {
     let mount = Mount::new();
-    let mut argument = [0u64; 4096];
+    let mut argument = vec![0u64; 4096];
     for fd in subjects(&mount) {
         for nr in 0x10..=0x30 {
             for direction in 0..4 {
@@ -93,7 +93,9 @@ fn bad_pointers_give_efault() {
     for fd in subjects(&mount) {
         for (command, size) in COMMANDS {
             let across = page.wrapping_add(4096 - size / 2).cast();
-            for pointer in [std::ptr::null_mut(), 8 as *mut u64, kernel, u64::MAX as *mut u64, across] {
+            for pointer in
+                [std::ptr::null_mut(), std::ptr::dangling_mut(), kernel, u64::MAX as *mut u64, across]
+            {
                 assert_eq!(call(fd.as_fd(), command, pointer), libc::EFAULT, "{command:#x} at {pointer:?}");
             }
         }
@@ -109,7 +111,7 @@ fn bad_pointers_give_efault() {
 fn random_arguments_are_answered() {
     let mount = Mount::new();
     let subjects = subjects(&mount);
-    let mut random = Random(0xD3F05E);
+    let mut random = Random(0x00D3_F05E);
     let mut memory = vec![0u64; 1024];
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..30_000 {
@@ -164,7 +166,7 @@ fn random_arguments_are_answered() {
 }
 
 fn random_mount_options_are_answered() {
-    let mut random = Random(0x0B7105);
+    let mut random = Random(0x000B_7105);
     let pieces = [
         "backend=", "library=", "mode=", "uid=", "gid=", "/a", ",", "\\", "\\,", "\\\\", "\\054", "\\9", "=",
         "0755", "x", "/", " ", "\t", "rw", "source=", "\u{ff}",

@@ -79,11 +79,14 @@ fn a_description_lives_in_a_socket() {
     assert!(!is_live(&mount, 5));
 }
 
+/// Gets a child into a state, opens the gate, and stays there.
+type State = fn(&Mount, OwnedFd, &Gate);
+
 fn holders_are_killed_in_every_state() {
     let mount = Mount::new();
     let blocker = mount.shadow(&Request::file(1, "f"));
     record_lock(&blocker, libc::F_WRLCK).expect("lock");
-    let states: [(&str, fn(&Mount, OwnedFd, &Gate)); 5] = [
+    let states: [(&str, State); 5] = [
         ("idle", |_, _file, held| {
             held.open();
             Gate::new().pass();

@@ -18,11 +18,8 @@ super::tests![
 fn raise_fd_limit(to: u64) {
     let limit = libc::rlimit { rlim_cur: to, rlim_max: to };
     // SAFETY: the structure lives across the call.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) },
-        0,
-        "raise RLIMIT_NOFILE as root"
-    );
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(result, 0, "raise RLIMIT_NOFILE as root");
 }
 
 /// Dentries in memory, used or not.
