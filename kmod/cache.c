@@ -8,6 +8,7 @@
  * Never shared between users: pages hold what the back end let one user read.
  */
 #include <linux/cred.h>
+#include <linux/fcntl.h>
 #include <linux/file.h>
 #include <linux/module.h>
 #include <linux/mount.h>
@@ -138,6 +139,7 @@ unlock:
 	return file;
 }
 
+/* The session memory of the mount and the caller's user. */
 struct file *defuse_get_arena(struct file *via, struct defuse_cache *req)
 {
 	struct defuse_sb *sbi = DEFUSE_SB(file_inode(via)->i_sb);
@@ -151,6 +153,12 @@ struct file *defuse_get_arena(struct file *via, struct defuse_cache *req)
 			goto unlock;
 		}
 	}
+	file = ERR_PTR(-ENOENT);
+	if (!req->size)
+		goto unlock;
+	file = ERR_PTR(-EFBIG);
+	if (req->size > DEFUSE_ARENA_MAX)
+		goto unlock;
 	file = ERR_PTR(-ENOMEM);
 	arena = kzalloc(sizeof(*arena), GFP_KERNEL_ACCOUNT);
 	if (!arena)
@@ -160,6 +168,8 @@ struct file *defuse_get_arena(struct file *via, struct defuse_cache *req)
 		kfree(arena);
 		goto unlock;
 	}
+	/* It outlives its users: nobody fills the memory with it. */
+	SHMEM_I(file_inode(file))->seals |= F_SEAL_GROW | F_SEAL_SHRINK;
 	arena->uid = current_fsuid();
 	arena->file = get_file(file);
 	list_add(&arena->node, &sbi->arenas);

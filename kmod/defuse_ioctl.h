@@ -111,8 +111,11 @@ struct defuse_cache {
  * DEFUSE_IOC_ARENA - memory of the mount's session; returns a new FD.
  *
  * As DEFUSE_IOC_CACHE, but one object per mount and user that stays until the
- * file system is unmounted, and does not pin it.
+ * file system is unmounted, and does not pin it. Its size is what the first
+ * request says, and sealed. With @size 0 it is not made: ENOENT if there is
+ * none. EFBIG above DEFUSE_ARENA_MAX.
  */
+#define DEFUSE_ARENA_MAX	(1ull << 30)
 
 #define DEFUSE_CACHE_CLOEXEC	(1u << 0)
 

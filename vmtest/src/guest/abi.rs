@@ -88,6 +88,9 @@ pub struct Cache {
 /// `DEFUSE_CACHE_CLOEXEC`.
 pub const CACHE_CLOEXEC: u32 = 1;
 
+/// Largest arena, in bytes.
+pub const ARENA_MAX: u64 = 1 << 30;
+
 const WRITE: u64 = 1;
 const READ_WRITE: u64 = 3;
 

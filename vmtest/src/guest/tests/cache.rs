@@ -27,6 +27,7 @@ super::tests![
     bad_requests_are_refused,
     the_arena_is_one_per_mount_and_user,
     the_arena_does_not_keep_the_mount_busy,
+    the_arena_has_one_size,
 ];
 
 const PAGE: usize = 4096;
@@ -234,10 +235,10 @@ fn the_arena_is_one_per_mount_and_user() {
     let arena = shadow::arena(&file, 0).expect("arena");
     assert_eq!((arena.created, arena.size), (false, PAGE as u64));
     assert_eq!(Map::of(&arena.fd, PAGE).byte(0), 42);
-    assert!(shadow::arena(other_mount.root(), 0).expect("arena").created);
+    assert!(shadow::arena(other_mount.root(), 1).expect("arena").created);
     fork(|| {
         become_user(1000);
-        assert!(shadow::arena(&file, 0).expect("arena").created);
+        assert!(shadow::arena(&file, 1).expect("arena").created);
     })
     .join();
 }
@@ -250,4 +251,18 @@ fn the_arena_does_not_keep_the_mount_busy() {
     mount.let_root_go();
     mount.unmount(UnmountFlags::empty()).expect("unmount");
     assert_eq!(map.byte(0), 42);
+}
+
+fn the_arena_has_one_size() {
+    use super::super::abi::ARENA_MAX;
+    let mount = Mount::new();
+    assert_eq!(errno(shadow::arena(mount.root(), 0)), libc::ENOENT);
+    assert_eq!(errno(shadow::arena(mount.root(), ARENA_MAX + 1)), libc::EFBIG);
+    let arena = shadow::arena(mount.root(), ARENA_MAX).expect("arena");
+    let again = shadow::arena(mount.root(), 5).expect("arena");
+    assert_eq!((arena.size, again.size), (ARENA_MAX, ARENA_MAX));
+    for size in [0, ARENA_MAX + 1] {
+        assert_eq!(rustix::fs::ftruncate(&arena.fd, size), Err(rustix::io::Errno::PERM));
+    }
+    assert_eq!(rustix::io::pwrite(&arena.fd, b"x", ARENA_MAX), Err(rustix::io::Errno::PERM));
 }

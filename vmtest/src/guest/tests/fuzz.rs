@@ -158,6 +158,7 @@ fn random_arguments_are_answered() {
         libc::ENOTDIR,
         libc::EFBIG,
         libc::EEXIST,
+        libc::ENOENT,
         libc::ENOMEM,
         libc::ENAMETOOLONG,
     ];
