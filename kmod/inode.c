@@ -134,7 +134,6 @@ struct inode *defuse_iget(struct super_block *sb, const struct defuse_key *key)
 		 */
 		i_size_write(inode, MAX_LFS_FILESIZE);
 	}
-	defuse_init_times(inode);
 	unlock_new_inode(inode);
 	return inode;
 }

@@ -61,38 +61,50 @@ static bool defuse_path_is_clean(const char *path, size_t len)
  * else it would show as deleted, but under a random hash: nobody looks it up,
  * and many FDs of one path must not share a bucket.
  */
+static struct dentry *defuse_add_dentry(struct super_block *sb,
+					const struct defuse_open *req,
+					const struct defuse_key *key,
+					const char *path)
+{
+	struct qstr name = QSTR_INIT(path, req->path_len);
+	struct dentry *dentry;
+	struct inode *inode;
+
+	if (!defuse_path_is_clean(path, req->path_len))
+		return ERR_PTR(-EINVAL);
+	name.hash = get_random_u32();
+	dentry = d_alloc(sb->s_root, &name);
+	if (!dentry)
+		return ERR_PTR(-ENOMEM);
+	inode = defuse_iget(sb, key);
+	if (!inode) {
+		dput(dentry);
+		return ERR_PTR(-ENOMEM);
+	}
+	WRITE_ONCE(inode->i_uid, make_kuid(current_user_ns(), req->uid));
+	d_add(dentry, inode);
+	return dentry;
+}
+
+/* The same, from the caller's path: most are short enough for the stack. */
 static struct dentry *defuse_new_dentry(struct super_block *sb,
 					const struct defuse_open *req,
 					const struct defuse_key *key)
 {
+	const void __user *from = u64_to_user_ptr(req->path);
 	struct dentry *dentry;
-	struct inode *inode;
-	struct qstr name;
+	char short_path[128];
 	char *path;
 
-	path = memdup_user_nul(u64_to_user_ptr(req->path), req->path_len);
+	if (req->path_len <= sizeof(short_path)) {
+		if (copy_from_user(short_path, from, req->path_len))
+			return ERR_PTR(-EFAULT);
+		return defuse_add_dentry(sb, req, key, short_path);
+	}
+	path = memdup_user(from, req->path_len);
 	if (IS_ERR(path))
 		return ERR_CAST(path);
-	dentry = ERR_PTR(-EINVAL);
-	if (!defuse_path_is_clean(path, req->path_len))
-		goto out;
-
-	name = (struct qstr)QSTR_INIT(path, req->path_len);
-	name.hash = get_random_u32();
-	dentry = d_alloc(sb->s_root, &name);
-	if (!dentry) {
-		dentry = ERR_PTR(-ENOMEM);
-		goto out;
-	}
-	inode = defuse_iget(sb, key);
-	if (!inode) {
-		dput(dentry);
-		dentry = ERR_PTR(-ENOMEM);
-		goto out;
-	}
-	WRITE_ONCE(inode->i_uid, make_kuid(current_user_ns(), req->uid));
-	d_add(dentry, inode);
-out:
+	dentry = defuse_add_dentry(sb, req, key, path);
 	kfree(path);
 	return dentry;
 }

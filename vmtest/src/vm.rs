@@ -22,6 +22,19 @@ const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// From the last record until the machine is off.
 const OFF_LIMIT: Duration = Duration::from_secs(60);
 
+const KERNEL_OPTIONS: &[&str] = &[
+    // An oops ends the run.
+    "oops=panic",
+    // Each cache of slabs counts alone.
+    "slab_nomerge",
+    // Use after free is found: always for descriptions, by sampling for everything else.
+    "slub_debug=FZP,defuse_desc",
+    "kfence.sample_interval=10",
+    // A busy host is no stall of the guest.
+    "nowatchdog",
+    "rcupdate.rcu_cpu_stall_suppress=1",
+];
+
 /// What to boot.
 pub struct Machine<'a> {
     /// The kernel.
@@ -164,8 +177,7 @@ fn base_options(command: &mut Command, lab: &Lab, machine: &Machine<'_>) -> Resu
     }
     command.arg("--cpus").arg(machine.cpus.to_string());
     command.arg("--run").arg(lab.image(machine.kernel)?);
-    // Each cache of slabs counts alone; an oops ends the run; a busy host is no stall of the guest.
-    for option in ["slab_nomerge", "oops=panic", "nowatchdog", "rcupdate.rcu_cpu_stall_suppress=1"] {
+    for option in KERNEL_OPTIONS {
         command.arg("--append").arg(option);
     }
     command.current_dir(lab.cache());
