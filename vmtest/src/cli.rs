@@ -19,7 +19,8 @@ run      boot each kernel and run the tests whose name contains a FILTER;
          --with: also the tests of another package of this workspace
 shell    a prompt in the machine, module loaded, an example mounted on /mnt
 
-Without -k: 6.1 and 6.12 (shell: 6.12); -k all for all of them.
+Without -k: 6.1 and 6.12 (shell: 6.12); -k all for all but debug,
+which is compiled with KASAN, lockdep and kmemleak when it is set up.
 The cache folder is $VMTEST_CACHE, else vmtest below the workspace's target folder.
 ";
 
@@ -106,7 +107,7 @@ struct Seen {
 impl Seen {
     fn add_kernels(&mut self, name: &str) -> Result<(), Error> {
         if name == "all" {
-            self.kernels = kernels::KERNELS.iter().collect();
+            self.kernels = kernels::distributed().collect();
             return Ok(());
         }
         let kernel = kernels::named(name).ok_or_else(|| {
@@ -179,7 +180,7 @@ mod tests {
     fn without_a_kernel_the_default_ones_are_meant() {
         assert_eq!(parsed("build"), Ok(Command::Build { kernels: kernels(kernels::DEFAULT), check: false }));
         assert_eq!(parsed("shell"), Ok(Command::Shell { kernel: kernels(&["6.12"])[0] }));
-        let all = kernels::KERNELS.iter().collect();
+        let all = kernels::distributed().collect();
         assert_eq!(parsed("setup --install -k all"), Ok(Command::Setup { kernels: all, install: true }));
         assert_eq!(parsed(""), Ok(Command::Help));
     }

@@ -11,10 +11,19 @@ pub struct Kernel {
     pub series: (&'static str, &'static str),
     /// The suite that has it.
     pub suite: &'static str,
-    /// Packages beside linux-image and linux-headers; `{}` stands for the abi.
-    pub packages: &'static [&'static str],
+    /// How it comes to be.
+    pub origin: Origin,
     /// Whose compiler and C library build modules for it.
     pub userland: Userland,
+}
+
+/// How a kernel comes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From linux-image, linux-headers and these packages; `{}` stands for the abi.
+    Packages(&'static [&'static str]),
+    /// Compiled, with its checkers on, from this package of sources.
+    Source(&'static str),
 }
 
 /// Where a module is compiled.
@@ -33,7 +42,7 @@ pub const KERNELS: &[Kernel] = &[
         abi: "6.1.0-56",
         series: ("6.1.0-", ""),
         suite: "bookworm-security",
-        packages: &["linux-kbuild-6.1"],
+        origin: Origin::Packages(&["linux-kbuild-6.1"]),
         userland: Userland::Host,
     },
     Kernel {
@@ -41,7 +50,7 @@ pub const KERNELS: &[Kernel] = &[
         abi: "6.12.117+deb12",
         series: ("6.12.", "+deb12"),
         suite: "bookworm-backports",
-        packages: &["linux-kbuild-{}"],
+        origin: Origin::Packages(&["linux-kbuild-{}"]),
         userland: Userland::Host,
     },
     Kernel {
@@ -49,18 +58,32 @@ pub const KERNELS: &[Kernel] = &[
         abi: "7.3.4+deb13",
         series: ("7.3.", "+deb13"),
         suite: "trixie-backports",
-        packages: &[
+        origin: Origin::Packages(&[
             "linux-kbuild-{}",
             "linux-binary-{}-amd64",
             "linux-modules-{}-amd64",
             "linux-base-{}-amd64",
-        ],
+        ]),
         userland: Userland::Trixie,
+    },
+    // KASAN, lockdep, kmemleak: up to an hour of compiling, so only when it is named.
+    Kernel {
+        name: "debug",
+        abi: "6.12",
+        series: ("6.12", ""),
+        suite: "bookworm-backports",
+        origin: Origin::Source("linux-source-6.12"),
+        userland: Userland::Host,
     },
 ];
 
 /// Kernels that `run` boots when none is named.
 pub const DEFAULT: &[&str] = &["6.1", "6.12"];
+
+/// Those that a distribution compiled.
+pub fn distributed() -> impl Iterator<Item = &'static Kernel> {
+    KERNELS.iter().filter(|kernel| matches!(kernel.origin, Origin::Packages(_)))
+}
 
 /// The kernel of this name.
 pub fn named(name: &str) -> Option<&'static Kernel> {
@@ -70,12 +93,24 @@ pub fn named(name: &str) -> Option<&'static Kernel> {
 impl Kernel {
     /// The packages to unpack, for the build `abi`.
     pub fn package_names(&self, abi: &str) -> Vec<String> {
+        let more = match self.origin {
+            Origin::Packages(more) => more,
+            Origin::Source(source) => return vec![source.to_owned()],
+        };
         let own = [
             format!("linux-image-{abi}-amd64"),
             format!("linux-headers-{abi}-amd64"),
             format!("linux-headers-{abi}-common"),
         ];
-        own.into_iter().chain(self.packages.iter().map(|name| name.replace("{}", abi))).collect()
+        own.into_iter().chain(more.iter().map(|name| name.replace("{}", abi))).collect()
+    }
+
+    /// How much longer a test may take than on a distribution's kernel.
+    pub fn slowness(&self) -> u32 {
+        match self.origin {
+            Origin::Packages(_) => 1,
+            Origin::Source(_) => 10,
+        }
     }
 
     /// The newest build of this series among package names, for when the pinned one has left the archive.

@@ -15,12 +15,11 @@ pub fn build(lab: &Lab, kernel: &Kernel, sparse: bool) -> Result<PathBuf, Error>
     if sparse {
         tools::require_sparse()?;
     }
-    let abi = lab.abi(kernel)?;
+    let headers = lab.headers(kernel)?;
     let build = lab.cache().join("build").join(kernel.name);
     fs::create_dir_all(&build).map_err(Error::io("create", &build))?;
     copy_sources(&lab.workspace().join("kmod"), &build)?;
 
-    let headers = format!("usr/src/linux-headers-{abi}-amd64");
     let mut command = match lab.userland(kernel.userland) {
         None => {
             let mut command = Command::new("make");

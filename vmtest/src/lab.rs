@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
-use crate::kernels::{Kernel, Userland};
+use crate::kernels::{Kernel, Origin, Userland};
 
 /// Where the lab keeps what it got and made. Nothing in there is committed; all of it can be deleted.
 pub struct Lab {
@@ -57,6 +57,14 @@ impl Lab {
     /// The image to boot.
     pub fn image(&self, kernel: &Kernel) -> Result<PathBuf, Error> {
         Ok(self.kernel(kernel).join("boot").join(format!("vmlinuz-{}-amd64", self.abi(kernel)?)))
+    }
+
+    /// The tree that modules are compiled against, as a path below the kernel's folder.
+    pub fn headers(&self, kernel: &Kernel) -> Result<String, Error> {
+        Ok(match kernel.origin {
+            Origin::Packages(_) => format!("usr/src/linux-headers-{}-amd64", self.abi(kernel)?),
+            Origin::Source(source) => source.to_owned(),
+        })
     }
 
     /// The root of a userland that compiles modules.

@@ -2,6 +2,7 @@
 
 mod apt;
 mod cli;
+mod debug_kernel;
 mod error;
 mod guest;
 mod kernel_log;

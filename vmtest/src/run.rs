@@ -44,6 +44,7 @@ pub fn run(lab: &Lab, options: &RunOptions) -> Result<ExitCode, Error> {
         for file in &external {
             guest.extend(["--external".into(), file.into()]);
         }
+        guest.extend(["--slowness".into(), kernel.slowness().to_string().into()]);
         guest.extend(options.filters.iter().map(OsString::from));
         let machine = Machine { kernel, cpus: options.cpus, kvm, guest };
         run_kernel(lab, &machine, &mut tally)?;
@@ -100,17 +101,18 @@ enum Ending {
 
 fn follow(vm: &mut Vm, kernel: &Kernel, tally: &mut Tally) -> Ending {
     let mut current = "start".to_owned();
-    let mut limit = GRACE;
+    let grace = GRACE * kernel.slowness();
+    let mut limit = grace;
     loop {
         match vm.next(limit) {
             Event::Record(Record::Plan(tests)) => println!("running {tests} tests"),
             Event::Record(Record::Start { name, limit: own }) => {
-                limit = own + GRACE;
+                limit = own + grace;
                 current = name;
             }
             Event::Record(Record::End { name, outcome, took, text }) => {
                 tally.count(kernel, &name, outcome, took, &text);
-                limit = GRACE;
+                limit = grace;
             }
             Event::Record(Record::Note(text)) => println!("{text}"),
             Event::Record(Record::Done) => return Ending::Done,

@@ -7,9 +7,9 @@ use std::process::Command;
 
 use crate::apt::Apt;
 use crate::error::Error;
-use crate::kernels::{Kernel, Userland};
+use crate::kernels::{Kernel, Origin, Userland};
 use crate::lab::{Lab, check, make_whole};
-use crate::{tools, userland, virtme};
+use crate::{debug_kernel, tools, userland, virtme};
 
 /// Get everything that these kernels need. What is there already is kept.
 pub fn setup(lab: &Lab, kernels: &[&Kernel], install: bool) -> Result<(), Error> {
@@ -49,6 +49,9 @@ fn install_packages(packages: &[&str]) -> Result<(), Error> {
 }
 
 fn get_kernel(lab: &Lab, apt: &Apt, kernel: &Kernel) -> Result<(), Error> {
+    if let Origin::Source(source) = kernel.origin {
+        return debug_kernel::make(lab, apt, kernel, source);
+    }
     let abi = available_abi(apt, kernel)?;
     println!("getting kernel {abi}");
     make_whole(&lab.kernel(kernel), |root| {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
-use crate::kernels::{Kernel, Userland};
+use crate::kernels::{Kernel, Origin, Userland};
 
 /// A program, or a file, that the lab needs.
 struct Tool {
@@ -37,15 +37,29 @@ const FOR_TRIXIE_BUILDS: &[Tool] = &[
     Tool { name: "unshare", package: "util-linux", purpose: "/proc in that root" },
 ];
 
+const FOR_SOURCES: &[Tool] = &[
+    Tool { name: "flex", package: "flex", purpose: "the debug kernel" },
+    Tool { name: "bison", package: "bison", purpose: "the debug kernel" },
+    Tool { name: "bc", package: "bc", purpose: "the debug kernel" },
+    Tool { name: "xz", package: "xz-utils", purpose: "the debug kernel" },
+    Tool { name: "/usr/include/gelf.h", package: "libelf-dev", purpose: "the debug kernel" },
+    Tool { name: "/usr/include/openssl/ssl.h", package: "libssl-dev", purpose: "the debug kernel" },
+];
+
 const FOR_CHECKS: &[Tool] = &[Tool { name: "sparse", package: "sparse", purpose: "vmtest build --check" }];
 
 /// Packages to install before these kernels can be used: empty when all is there.
 pub fn missing_packages(kernels: &[&Kernel]) -> Vec<&'static str> {
     let mut tools: Vec<_> = ALWAYS.iter().collect();
-    for (userland, more) in [(Userland::Host, FOR_HOST_BUILDS), (Userland::Trixie, FOR_TRIXIE_BUILDS)] {
-        if kernels.iter().any(|kernel| kernel.userland == userland) {
-            tools.extend(more);
-        }
+    let some = |wanted: fn(&Kernel) -> bool| kernels.iter().any(|kernel| wanted(kernel));
+    if some(|kernel| kernel.userland == Userland::Host) {
+        tools.extend(FOR_HOST_BUILDS);
+    }
+    if some(|kernel| kernel.userland == Userland::Trixie) {
+        tools.extend(FOR_TRIXIE_BUILDS);
+    }
+    if some(|kernel| matches!(kernel.origin, Origin::Source(_))) {
+        tools.extend(FOR_SOURCES);
     }
     let mut packages: Vec<_> =
         tools.into_iter().filter(|tool| !is_there(tool.name)).map(|tool| tool.package).collect();
@@ -62,8 +76,9 @@ pub fn require(kernels: &[&Kernel]) -> Result<(), Error> {
     if packages.is_empty() {
         return Ok(());
     }
-    let reasons: Vec<_> = [ALWAYS, FOR_HOST_BUILDS, FOR_TRIXIE_BUILDS]
-        .concat_tools()
+    let reasons: Vec<_> = [ALWAYS, FOR_HOST_BUILDS, FOR_TRIXIE_BUILDS, FOR_SOURCES]
+        .into_iter()
+        .flatten()
         .filter(|tool| packages.contains(&tool.package))
         .map(|tool| format!("  {} ({}), for {}", tool.name, tool.package, tool.purpose))
         .collect();
@@ -81,16 +96,6 @@ pub fn require_sparse() -> Result<(), Error> {
         Some(tool) => {
             Err(Error::Missing(format!("{} needs {}: install {}", tool.purpose, tool.name, tool.package)))
         }
-    }
-}
-
-trait ConcatTools {
-    fn concat_tools(self) -> impl Iterator<Item = &'static Tool>;
-}
-
-impl<const N: usize> ConcatTools for [&'static [Tool]; N] {
-    fn concat_tools(self) -> impl Iterator<Item = &'static Tool> {
-        self.into_iter().flatten()
     }
 }
 

@@ -83,6 +83,8 @@ impl Vm {
 
         let mut command = virtme::vng(lab);
         base_options(&mut command, lab, machine)?;
+        // The kernel's log goes to the output.
+        command.arg("--verbose");
         command.arg(format!(
             "--qemu-opts=-pidfile {folder}/pid -device virtio-serial -chardev socket,id=vmtest,path={folder}/report \
              -device virtserialport,chardev=vmtest,name=vmtest.report",
@@ -171,7 +173,7 @@ impl Drop for Vm {
 }
 
 fn base_options(command: &mut Command, lab: &Lab, machine: &Machine<'_>) -> Result<(), Error> {
-    command.args(["--verbose", "--disable-microvm", "--force-9p", "--user", "root", "--memory", "1G"]);
+    command.args(["--disable-microvm", "--force-9p", "--user", "root", "--memory", "1G"]);
     if !machine.kvm {
         command.arg("--disable-kvm");
     }

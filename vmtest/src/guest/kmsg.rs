@@ -1,8 +1,11 @@
 //! The guest's own kernel log, to tell which test made the kernel complain.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use crate::kernel_log;
 
@@ -38,4 +41,22 @@ fn message(record: &[u8]) -> String {
     let text = String::from_utf8_lossy(record);
     let text = text.split_once(';').map_or(&*text, |(_, text)| text);
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+
+/// Whether this kernel looks for memory that nothing points to.
+pub fn has_leak_checker() -> bool {
+    Path::new(KMEMLEAK).exists()
+}
+
+/// What the module lost. To be asked before it is unloaded, as the report names functions.
+pub fn leaks() -> Option<String> {
+    // The checker does not report memory younger than five seconds.
+    for _ in 0..2 {
+        thread::sleep(Duration::from_secs(6));
+        fs::write(KMEMLEAK, "scan").expect("scan for leaks as root");
+    }
+    let report = fs::read_to_string(KMEMLEAK).expect("read the leak report");
+    report.contains("defuse").then_some(report)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::kmsg::Kmsg;
+use super::kmsg::{self, Kmsg};
 use super::port::Port;
 use super::tests::{self, Test};
 use super::{module, port};
@@ -41,7 +41,7 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
         }
     };
     let jobs = jobs(rest);
-    port.send(&Record::Plan(jobs.len() + 2));
+    port.send(&Record::Plan(jobs.len() + 2 + usize::from(kmsg::has_leak_checker())));
 
     let mut kmsg = Kmsg::from_now().expect("open /dev/kmsg as root");
     step(&mut port, &mut kmsg, "module::load", || module::load(ko).map_err(|error| error.to_string()));
@@ -59,6 +59,9 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
             text = format!("{text}\n{left}");
         }
         port.send(&Record::End { name, outcome, took: began.elapsed(), text });
+    }
+    if kmsg::has_leak_checker() {
+        step(&mut port, &mut kmsg, "module::leaks", || kmsg::leaks().map_or(Ok(()), Err));
     }
     step(&mut port, &mut kmsg, "module::unload", || module::unload().map_err(|error| error.to_string()));
     port.send(&Record::Done);
@@ -93,10 +96,12 @@ fn step(port: &mut Port, kmsg: &mut Kmsg, name: &str, action: impl FnOnce() -> R
 fn jobs(rest: &[&str]) -> Vec<Job> {
     let mut filters = Vec::new();
     let mut external: Vec<&str> = Vec::new();
+    let mut slowness = 1;
     let mut words = rest.iter();
     while let Some(word) = words.next() {
         match *word {
             "--external" => external.extend(words.next()),
+            "--slowness" => slowness = words.next().and_then(|word| word.parse().ok()).unwrap_or(1),
             filter => filters.push(filter),
         }
     }
@@ -109,6 +114,7 @@ fn jobs(rest: &[&str]) -> Vec<Job> {
     });
     own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file))))
         .filter(|job| filters.is_empty() || filters.iter().any(|filter| job.name.contains(filter)))
+        .map(|job| Job { limit: job.limit * slowness, ..job })
         .collect()
 }
 
