@@ -51,7 +51,12 @@ static int defuse_keep_string(struct fs_context *fc,
 	*raw = param->string;
 	*value = decoded;
 	param->string = NULL;
-	if (defuse_unescape(decoded))
+	if (!defuse_unescape(decoded))
+		return 0;
+	/* At a remount it may still be the old value, see defuse_same(). */
+	if (fc->purpose == FS_CONTEXT_FOR_RECONFIGURE)
+		memcpy(decoded, *raw, strlen(*raw) + 1);
+	else
 		return invalf(fc, "defuse: %s: a backslash must be followed by a backslash, a comma or three octal digits",
 			      param->key);
 	return 0;

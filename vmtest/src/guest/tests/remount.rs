@@ -12,6 +12,7 @@ super::tests![
     remount_changes_mode_and_owner,
     remount_keeps_backend_and_library,
     a_remount_that_names_the_same_values_is_accepted,
+    mount_8_remounts_it,
     read_only_refuses_writers,
     writers_keep_it_from_becoming_read_only,
     mounts_are_apart,
@@ -42,6 +43,21 @@ fn a_remount_that_names_the_same_values_is_accepted() {
     let mount = Mount::with(&[("backend", "a\\\\b\\040c"), ("library", "/x.so")]).expect("mount");
     mount.remount(0, r"backend=a\\b c,library=/x.so").expect("remount, escaped");
     mount.remount(0, r"backend=a\134b\040c,library=/x.so").expect("remount, from mountinfo");
+}
+
+fn mount_8_remounts_it() {
+    for backend in ["/a b", "/plain", "tab\there", "a\\\\b"] {
+        let mount =
+            Mount::with(&[("backend", backend), ("library", "/x.so"), ("mode", "0711")]).expect("mount");
+        let before = mount.shown_options();
+        let status = std::process::Command::new("mount")
+            .args(["-o", "remount,ro"])
+            .arg(mount.point())
+            .status()
+            .expect("run mount(8)");
+        assert!(status.success(), "remount of {before}");
+        assert_eq!(mount.shown_options(), before.replacen("rw,", "ro,", 1));
+    }
 }
 
 fn read_only_refuses_writers() {

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::super::abi;
 use super::super::mount::Mount;
+use super::super::shadow::Request;
 use super::{REFUSED, errno};
 
 super::tests![
@@ -14,6 +15,7 @@ super::tests![
     statfs_tells_its_type,
     it_can_be_left_by_dot_dot,
     nothing_stacks_on_it,
+    who_watches_it_hears_nothing_of_shadows,
 ];
 
 fn it_lists_as_an_empty_directory() {
@@ -34,8 +36,8 @@ fn names_are_neither_there_nor_absent() {
         assert_eq!(errno(fs::read_link(&path)), REFUSED, "readlink {name}");
     }
     // An open shadow of that very name does not change that.
-    let _file = mount.shadow(&super::super::shadow::Request::file(1, "x"));
-    let _dir = mount.shadow(&super::super::shadow::Request::dir(2, "d"));
+    let _file = mount.shadow(&Request::file(1, "x"));
+    let _dir = mount.shadow(&Request::dir(2, "d"));
     for name in ["x", "d", "d/"] {
         assert_eq!(errno(fs::metadata(mount.point().join(name))), REFUSED, "stat {name}");
     }
@@ -81,4 +83,50 @@ fn nothing_stacks_on_it() {
         .status()
         .expect("run mount");
     assert!(!status.success(), "overlayfs took a defuse mount for a layer");
+}
+
+/// `fanotify` on the whole file system, with names: refused, or silent about shadows.
+fn fanotify_watch(point: &Path) -> Option<std::fs::File> {
+    use std::os::fd::FromRawFd;
+    use std::os::unix::ffi::OsStrExt;
+    let what = libc::FAN_REPORT_DFID_NAME | libc::FAN_NONBLOCK | libc::FAN_CLOEXEC;
+    // SAFETY: takes flags only.
+    let fd = unsafe { libc::fanotify_init(what, 0) };
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: the FD is new and ours.
+    let watch = unsafe { std::fs::File::from_raw_fd(fd) };
+    let point = std::ffi::CString::new(point.as_os_str().as_bytes()).expect("no NUL in a path");
+    let events =
+        libc::FAN_OPEN | libc::FAN_CLOSE | libc::FAN_ATTRIB | libc::FAN_ONDIR | libc::FAN_EVENT_ON_CHILD;
+    let how = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
+    // SAFETY: the path is a terminated string.
+    let marked = unsafe { libc::fanotify_mark(fd, how, events, libc::AT_FDCWD, point.as_ptr()) };
+    (marked == 0).then_some(watch)
+}
+
+fn who_watches_it_hears_nothing_of_shadows() {
+    use rustix::fs::inotify;
+    use std::io::Read;
+    let mount = Mount::new();
+    let mut everywhere = fanotify_watch(mount.point());
+    let watch =
+        inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).expect("inotify_init1");
+    inotify::add_watch(&watch, mount.point(), inotify::WatchFlags::ALL_EVENTS).expect("watch the root");
+    for path in ["f", "a/deep/path", "long/".repeat(500).trim_end_matches('/')] {
+        let file = mount.shadow(&Request::file(1, path));
+        let _ = rustix::io::write(&file, b"x");
+        drop(file);
+        drop(mount.shadow(&Request::dir(2, path)));
+    }
+    let mut room = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(&watch, &mut room);
+    while let Ok(event) = reader.next() {
+        assert!(event.file_name().is_none(), "inotify names {:?}", event.file_name());
+    }
+    if let Some(everywhere) = &mut everywhere {
+        let mut events = [0; 4096];
+        assert!(everywhere.read(&mut events).is_err(), "fanotify heard of a shadow");
+    }
 }
