@@ -100,9 +100,12 @@ fn bad_pointers_give_efault() {
             }
         }
     }
-    // Read-only memory: asked, but not answered.
+    // Read-only memory: asked, but not answered. The first word is the size of a cache or an arena.
     // SAFETY: the page is ours.
-    assert_eq!(unsafe { libc::mprotect(page.cast(), 4096, libc::PROT_READ) }, 0);
+    unsafe {
+        page.write(1);
+        assert_eq!(libc::mprotect(page.cast(), 4096, libc::PROT_READ), 0);
+    }
     for (command, _) in &COMMANDS[1..] {
         assert_eq!(call(mount.shadow(&Request::file(1, "f")).as_fd(), *command, page.cast()), libc::EFAULT);
     }
