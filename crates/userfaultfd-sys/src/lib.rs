@@ -53,16 +53,25 @@ mod tests {
         const READ: u32 = 2;
         const READ_WRITE: u32 = 3;
         assert_eq!(request(READ_WRITE, size_of::<uffdio_api>(), _UFFDIO_API), ioctl::UFFDIO_API);
-        assert_eq!(request(READ_WRITE, size_of::<uffdio_register>(), _UFFDIO_REGISTER), ioctl::UFFDIO_REGISTER);
+        assert_eq!(
+            request(READ_WRITE, size_of::<uffdio_register>(), _UFFDIO_REGISTER),
+            ioctl::UFFDIO_REGISTER
+        );
         assert_eq!(request(READ, size_of::<uffdio_range>(), _UFFDIO_UNREGISTER), ioctl::UFFDIO_UNREGISTER);
         assert_eq!(request(READ, size_of::<uffdio_range>(), _UFFDIO_WAKE), ioctl::UFFDIO_WAKE);
         assert_eq!(request(READ_WRITE, size_of::<uffdio_copy>(), _UFFDIO_COPY), ioctl::UFFDIO_COPY);
-        assert_eq!(request(READ_WRITE, size_of::<uffdio_zeropage>(), _UFFDIO_ZEROPAGE), ioctl::UFFDIO_ZEROPAGE);
+        assert_eq!(
+            request(READ_WRITE, size_of::<uffdio_zeropage>(), _UFFDIO_ZEROPAGE),
+            ioctl::UFFDIO_ZEROPAGE
+        );
         assert_eq!(
             request(READ_WRITE, size_of::<uffdio_writeprotect>(), _UFFDIO_WRITEPROTECT),
             ioctl::UFFDIO_WRITEPROTECT
         );
-        assert_eq!(request(READ_WRITE, size_of::<uffdio_continue>(), _UFFDIO_CONTINUE), ioctl::UFFDIO_CONTINUE);
+        assert_eq!(
+            request(READ_WRITE, size_of::<uffdio_continue>(), _UFFDIO_CONTINUE),
+            ioctl::UFFDIO_CONTINUE
+        );
         assert_eq!(size_of::<uffd_msg>(), 32);
     }
 }
