@@ -4,6 +4,7 @@ use defuse_e2e::process::End;
 use defuse_e2e::{Serving, Session, requirement, same_as_plain, script};
 
 /// What the fixture says, run in the case's folder with `f` on the mount.
+#[allow(clippy::unnecessary_wraps, reason = "used with and_then")]
 fn said(session: Session, what: &str) -> Option<String> {
     let session = session.fixture("refusals", &[]);
     let script =

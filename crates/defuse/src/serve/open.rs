@@ -108,7 +108,7 @@ fn is_valid(how: u64, size: u64, flags: u64, mode: u64, resolve: u64) -> Result<
 /// symbolic link on the way is refused as `RESOLVE_NO_SYMLINKS` does, or with `ENOSYS`: programs then look up by themselves.
 fn open_scoped(
     process: &'static Process,
-    call: &Call,
+    _call: &Call,
     argument: &PathArgument,
     flags: u32,
     mode: u32,
