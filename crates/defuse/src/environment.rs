@@ -253,16 +253,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_inheritance() {
-        for text in [
-            "",
-            "-",
-            "1 0 -",
-            "1 0 - a b 0 0 ",
-            "1 0 x-y-z 1 2 0 0 ",
-            "1 0 - 1 2 9 0 /",
-            "1 0 - 1 2 0 9 /",
-            "1 0 - 1 2 0 ",
-        ] {
+        for text in ["", "-", "1 0 -", "1 0 - a b 0 0 ", "1 0 x-y-z 1 2 0 0 ", "1 0 - 1 2 9 0 /", "1 0 - 1 2 0 9 /", "1 0 - 1 2 0 "] {
             assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
         }
     }
