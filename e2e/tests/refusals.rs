@@ -4,9 +4,11 @@ use defuse_e2e::process::End;
 use defuse_e2e::{Serving, Session, requirement, same_as_plain, script};
 
 /// What the fixture says, run in the case's folder with `f` on the mount.
+#[allow(clippy::unnecessary_wraps, reason = "used with and_then")]
 fn said(session: Session, what: &str) -> Option<String> {
     let session = session.fixture("refusals", &[]);
-    let script = format!("cd $DEFUSE_E2E_CASE; mkdir plain; echo content >$MNT/f; $FIX/refusals {what} $MNT plain");
+    let script =
+        format!("cd $DEFUSE_E2E_CASE; mkdir plain; echo content >$MNT/f; $FIX/refusals {what} $MNT plain");
     let outcome = session.script(Serving::Plugin, &script);
     let text = outcome.stdout_text();
     assert_eq!(outcome.end, End::Exit(0), "{text}{}", outcome.stderr_text());

@@ -197,13 +197,14 @@ impl Environment {
 /// The entries of a null-terminated array of pointers in the program's memory; a null array has none.
 pub fn pointers(array: u64) -> Result<Vec<u64>, Errno> {
     let mut entries = Vec::with_capacity(64);
-    let mut at = array;
-    while array != 0 {
+    if array == 0 {
+        return Ok(entries);
+    }
+    for at in (array..).step_by(8) {
         match user::read::<u64>(at)? {
             0 => break,
             entry => entries.push(entry),
         }
-        at += 8;
     }
     Ok(entries)
 }
@@ -253,7 +254,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_inheritance() {
-        for text in ["", "-", "1 0 -", "1 0 - a b 0 0 ", "1 0 x-y-z 1 2 0 0 ", "1 0 - 1 2 9 0 /", "1 0 - 1 2 0 9 /", "1 0 - 1 2 0 "] {
+        for text in [
+            "",
+            "-",
+            "1 0 -",
+            "1 0 - a b 0 0 ",
+            "1 0 x-y-z 1 2 0 0 ",
+            "1 0 - 1 2 9 0 /",
+            "1 0 - 1 2 0 9 /",
+            "1 0 - 1 2 0 ",
+        ] {
             assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
         }
     }

@@ -207,10 +207,10 @@ impl OpenFile {
 impl Drop for OpenFile {
     /// The last FD of this process and the last call that used it are gone.
     fn drop(&mut self) {
-        if let Some(instance) = self.process.mounts[self.mount].loaded() {
-            if let Err(error) = instance.close(borrowed(*self.handle.get_mut())) {
-                trace::debug(format_args!("close: {error}"));
-            }
+        if let Some(instance) = self.process.mounts[self.mount].loaded()
+            && let Err(error) = instance.close(borrowed(*self.handle.get_mut()))
+        {
+            trace::debug(format_args!("close: {error}"));
         }
         shadow::let_go(self.process, self.slot);
     }

@@ -273,7 +273,9 @@ impl Object {
         let name = path.as_ptr() as u64;
         let made = match self {
             Self::Directory => native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]),
-            Self::File => native::checked(sys::__NR_mknod, [name, u64::from(sys::S_IFREG | 0o600), 0, 0, 0, 0]),
+            Self::File => {
+                native::checked(sys::__NR_mknod, [name, u64::from(sys::S_IFREG | 0o600), 0, 0, 0, 0])
+            }
         };
         match made {
             Ok(_) | Err(Errno::EXIST) => Ok(()),

@@ -77,7 +77,7 @@ fn a_touch_past_the_end_is_sigbus() {
     for store in [false, true] {
         let end = in_child(pager, || {
             if store {
-                mapped.set(2 * PAGE, 1)
+                mapped.set(2 * PAGE, 1);
             } else {
                 let _ = mapped.get(3 * PAGE);
             }

@@ -73,7 +73,9 @@ fn execute(process: &'static Process, argument: PathArgument, argv: u64, envp: u
         let (program, header, executable) = look_up(process, &argument, follow)?;
         match header {
             // A script of the kernel's with an interpreter of the kernel's: permissions and all are the kernel's business.
-            Header::Script { ref interpreter, .. } if executable.is_empty() && !is_served(process, interpreter)? => {
+            Header::Script { ref interpreter, .. }
+                if executable.is_empty() && !is_served(process, interpreter)? =>
+            {
                 let program = Program::Path(program, executable);
                 return run(process, &Plan { called: Vec::new(), program, argv: words }, argv, envp);
             }
@@ -220,27 +222,30 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
-    let result = Environment::for_next_image(process, envp, prepared.token, executable, base_name(&plan.called)).map(|environment| {
-        let argv = words.as_ref().map_or(argv, Words::pointer);
-        let envp = environment.pointer();
-        if interpose::in_vfork_child() {
-            process.leave_to_parent(Box::new((words, environment)));
-        }
-        match &plan.program {
-            Program::Path(path, _) => {
-                let mut name = path.clone();
-                if name.try_push(0).is_err() {
-                    return -i64::from(Errno::NAMETOOLONG.raw_os_error());
+    let result =
+        Environment::for_next_image(process, envp, prepared.token, executable, base_name(&plan.called)).map(
+            |environment| {
+                let argv = words.as_ref().map_or(argv, Words::pointer);
+                let envp = environment.pointer();
+                if interpose::in_vfork_child() {
+                    process.leave_to_parent(Box::new((words, environment)));
                 }
-                native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
-            }
-            Program::Call(args) => {
-                let mut args = *args;
-                args[3] = envp;
-                native::exec(sys::__NR_execveat, args)
-            }
-        }
-    });
+                match &plan.program {
+                    Program::Path(path, _) => {
+                        let mut name = path.clone();
+                        if name.try_push(0).is_err() {
+                            return -i64::from(Errno::NAMETOOLONG.raw_os_error());
+                        }
+                        native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
+                    }
+                    Program::Call(args) => {
+                        let mut args = *args;
+                        args[3] = envp;
+                        native::exec(sys::__NR_execveat, args)
+                    }
+                }
+            },
+        );
     prepared.undo(process);
     result.map(Reply::Value)
 }

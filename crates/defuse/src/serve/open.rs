@@ -108,13 +108,14 @@ fn is_valid(how: u64, size: u64, flags: u64, mode: u64, resolve: u64) -> Result<
 /// symbolic link on the way is refused as `RESOLVE_NO_SYMLINKS` does, or with `ENOSYS`: programs then look up by themselves.
 fn open_scoped(
     process: &'static Process,
-    call: &Call,
+    _call: &Call,
     argument: &PathArgument,
     flags: u32,
     mode: u32,
     resolve: u64,
 ) -> Served {
-    if argument.is_magic() && resolve & u64::from(sys::RESOLVE_NO_MAGICLINKS | sys::RESOLVE_NO_SYMLINKS) != 0 {
+    if argument.is_magic() && resolve & u64::from(sys::RESOLVE_NO_MAGICLINKS | sys::RESOLVE_NO_SYMLINKS) != 0
+    {
         return Ok(Reply::Pass);
     }
     let base = PathArgument { dirfd: argument.dirfd, text: PathBytes::from_iter(*b".") };
@@ -151,7 +152,9 @@ fn open_scoped(
     }
     let root_path = root.path().as_bytes();
     let mut path = PathBytes::new();
-    let put = |path: &mut PathBytes, bytes: &[u8]| path.try_extend_from_slice(bytes).map_err(|_| Errno::NAMETOOLONG);
+    let put = |path: &mut PathBytes, bytes: &[u8]| {
+        path.try_extend_from_slice(bytes).map_err(|_| Errno::NAMETOOLONG)
+    };
     if root_path != b"/" {
         put(&mut path, root_path)?;
     }
@@ -165,7 +168,9 @@ fn open_scoped(
     let directory = argument.text.ends_with(b"/");
     let spot = Spot::new(root.mount, path, directory)?;
     match open_spot(process, &spot, flags, mode) {
-        Err(Errno::LOOP) if resolve & namei::NO_SYMLINKS == 0 && flags & sys::O_NOFOLLOW == 0 => Err(Errno::NOSYS),
+        Err(Errno::LOOP) if resolve & namei::NO_SYMLINKS == 0 && flags & sys::O_NOFOLLOW == 0 => {
+            Err(Errno::NOSYS)
+        }
         other => other.map(|fd| Reply::Value(fd.into())),
     }
 }
@@ -239,12 +244,15 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened =
-        open_handle(process, instance, || file.with_handle(|instance, handle| instance.reopen(handle, flags as i32)));
+    let reopened = open_handle(process, instance, || {
+        file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
+    });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
             let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, instance, || spot.call(|instance, path| instance.open(path, flags as i32, 0)))?
+            open_handle(process, instance, || {
+                spot.call(|instance, path| instance.open(path, flags as i32, 0))
+            })?
         }
         other => other?,
     };
