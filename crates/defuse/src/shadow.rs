@@ -266,7 +266,7 @@ impl Object {
             Self::File => sys::O_WRONLY,
         };
         let args = [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0];
-        native::checked(sys::__NR_open, args).map(|fd| fd as RawFd)
+        native::new_fd(sys::__NR_open, args)
     }
 
     fn make(self, path: &ArrayVec<u8, 4096>) -> Result<(), Errno> {
