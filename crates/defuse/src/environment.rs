@@ -3,6 +3,7 @@
 //! The program does not see our variables: they are taken out of its environment at the start and put back at exec,
 //! so that `env -i`, `unsetenv` and scrubbed environments make no difference.
 
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,7 @@ use crate::{namei, user};
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
-/// What this image leaves to the next: `PROCESS SERVING TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
+/// What this image leaves to the next: `PROCESS ARENA SERVING TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
 const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
 
 /// What the previous image left.
@@ -25,6 +26,8 @@ const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
 pub struct Inheritance {
     /// The process in the arena, if it is the same.
     pub process: Option<ProcessId>,
+    /// A descriptor of the arena, for a process that has no right any more to open it.
+    pub arena: Option<RawFd>,
     /// The previous image has served files, so that FDs of them may be here.
     pub serving: bool,
     /// Names the list of kept descriptors in the arena.
@@ -45,15 +48,17 @@ impl Inheritance {
         let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
         let (soft, hard) = self.nofile;
         let (serving, cwd, executable) = (u8::from(self.serving), self.cwd.len(), self.executable.len());
-        let numbers = format!("{process} {serving} {token} {soft} {hard} {cwd} {executable} ");
+        let arena = self.arena.map_or(0, |fd| fd + 1);
+        let numbers = format!("{process} {arena} {serving} {token} {soft} {hard} {cwd} {executable} ");
         [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, &self.name, b"\0"].concat()
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
         let mut words =
-            text.splitn(8, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
+            text.splitn(9, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let process = number()?;
+        let arena = i32::try_from(number()?).ok()?;
         let serving = number()? != 0;
         let token = words.next()?.1?;
         let mut number = || words.next()?.1?.parse::<u64>().ok();
@@ -63,6 +68,7 @@ impl Inheritance {
         let (executable, name) = rest.split_at_checked(executable_length)?;
         Some(Self {
             process: (process != 0).then(|| ProcessId::from_bits(process as u32)),
+            arena: (arena > 0).then(|| arena - 1),
             serving,
             token: if token == "-" { None } else { Some(token.parse().ok()?) },
             nofile,
@@ -150,6 +156,7 @@ impl Environment {
         process: &'static Process,
         envp: u64,
         token: Option<ExecToken>,
+        arena: Option<RawFd>,
         executable: &[u8],
         name: &[u8],
     ) -> Result<Self, Errno> {
@@ -174,6 +181,7 @@ impl Environment {
         let own = (!interpose::in_vfork_child()).then(|| process.me());
         let inheritance = Inheritance {
             process: token.map(ExecToken::process).or(own),
+            arena,
             serving: process.serving.load(Ordering::Relaxed) != 0,
             token,
             nofile: process.nofile(),
@@ -239,6 +247,7 @@ mod tests {
         fn what_is_left_is_found(cwd in "(/[a-z /]{0,20})?", executable in "(/[a-z /]{0,20})?", soft: u64, hard: u64, process: u32) {
             let left = Inheritance {
                 process: (process != 0).then(|| ProcessId::from_bits(process)),
+                arena: (hard % 3 == 0).then_some((hard % 1000) as RawFd),
                 serving: soft % 2 == 1,
                 token: None,
                 nofile: (soft, hard),
@@ -257,12 +266,12 @@ mod tests {
         for text in [
             "",
             "-",
-            "1 0 -",
-            "1 0 - a b 0 0 ",
-            "1 0 x-y-z 1 2 0 0 ",
-            "1 0 - 1 2 9 0 /",
-            "1 0 - 1 2 0 9 /",
-            "1 0 - 1 2 0 ",
+            "1 0 0 -",
+            "1 0 0 - a b 0 0 ",
+            "1 0 0 x-y-z 1 2 0 0 ",
+            "1 0 0 - 1 2 9 0 /",
+            "1 0 0 - 1 2 0 9 /",
+            "1 0 0 - 1 2 0 ",
         ] {
             assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
         }

@@ -44,6 +44,22 @@ impl Prepared {
     }
 }
 
+/// The descriptor of the arena, left open through exec if the next image could not open it: this process is not who it was
+/// when it joined the session.
+pub fn carry_arena(process: &Process) -> Option<RawFd> {
+    let effective = native::raw_call(sys::__NR_geteuid, [0; 6]);
+    if effective == i64::from(process.owner) || effective == 0 {
+        return None;
+    }
+    set_cloexec(process.arena_fd, false);
+    Some(process.arena_fd)
+}
+
+/// exec failed: the descriptor of the arena stays with this image.
+pub fn keep_arena(process: &Process) {
+    set_cloexec(process.arena_fd, true);
+}
+
 /// Describes every file that the next image may inherit. In a vfork child those of the suspended parent.
 pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
     if process.files.is_empty() {

@@ -31,6 +31,10 @@ pub struct Process {
     pub arena: Arena,
     /// This process in the arena; another one in a forked child.
     pub me: AtomicU32,
+    /// A private descriptor of it, for the next image of a process that has dropped its privileges.
+    pub arena_fd: RawFd,
+    /// Who made the session.
+    pub owner: u32,
     /// The session's folder.
     pub folder: Vec<u8>,
     /// Device of the session's folder.

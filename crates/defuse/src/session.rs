@@ -7,7 +7,7 @@
 //! | `session.lock` | 0600 | locked for as long as the runner, or who tidies up after it, lives |
 //! | `session` | 0644 | the configuration, see [`SessionConfig`] |
 //! | `arena` | 0600 | memory that all processes of the session share |
-//! | `slots/` | 0711 | shadows: a directory for each open file description |
+//! | `slots/` | 1733 | shadows: a directory for each open file description |
 //! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
 //! | `locks/` | 0711 | files that carry the record locks of served files |
 //! | `null/` | 0711 | an empty directory |

@@ -16,6 +16,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use arrayvec::ArrayVec;
+use fdtable::Ref;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::SlotId;
@@ -109,7 +110,7 @@ pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
     adopted.dedup();
     for fd in adopted {
         let Some(file) = process.files.get(fd) else { continue };
-        vacate(process, &file, fd, true)?;
+        vacate(process, &file, fd, Ref::fds(&file) == 1, true)?;
         if file.form() != Form::Placeholder {
             // `vacate` went to another number of the same file: one more step takes it away from there.
             if let Form::Backing(next) = file.form() {
@@ -141,18 +142,26 @@ fn placeholder(process: &Process) -> Result<RawFd, Errno> {
 }
 
 /// Before the FD `fd` of `file` is closed or replaced: if that number is the plugin's own descriptor, the plugin gets
-/// another one. `others` tells whether the file has other FDs.
-pub fn vacate(process: &'static Process, file: &OpenFile, fd: RawFd, replaced: bool) -> Result<(), Errno> {
-    if file.form() != Form::Backing(fd) {
+/// another one. `only` says that the file has no other FD, `replaced` that something else takes the number's place.
+pub fn vacate(
+    process: &'static Process,
+    file: &OpenFile,
+    fd: RawFd,
+    only: bool,
+    replaced: bool,
+) -> Result<(), Errno> {
+    if file.form() != Form::Backing(fd) || (only && !replaced) {
         return Ok(());
     }
     let _one_at_a_time = process.rebuilding.lock();
     let mut other = None;
-    process.files.for_each(|number, same, _| {
-        if same.slot == file.slot && number != fd {
-            other = Some(number);
-        }
-    });
+    if !only {
+        process.files.for_each(|number, same, _| {
+            if same.slot == file.slot && number != fd {
+                other = Some(number);
+            }
+        });
+    }
     match other {
         Some(number) => {
             file.move_backing(number)?;
@@ -354,6 +363,11 @@ fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec
     let _ = write!(path, "/{below}");
     if let Some(slot) = slot {
         let _ = write!(path, "{}", slot.index);
+        let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
+        if user != i64::from(process.owner) {
+            // Objects of the session's owner cannot be opened by others: a process that is somebody else now has its own.
+            let _ = write!(path, "-{user}");
+        }
     }
     let _ = path.write_all(b"\0");
     path

@@ -1,7 +1,7 @@
 //! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use fdtable::FdTable;
 use interpose::{Config, DispatchPolicy};
 use linux_raw_sys::general as sys;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat};
+use rustix::io::Errno;
 use stash::Arena;
 
 use crate::environment::{self, Found, Inheritance};
@@ -94,12 +95,13 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let session = nofile::with_room(|| OpenedSession::open(folder))?;
     let folder_stat = rustix::fs::fstat(&session.folder)?;
     log::init(session.config.log.clone());
-    let arena = nofile::with_room(|| open_arena(&session))?;
+    private_fd::set_base(session.config.private_fd_base);
+    let inherited = found.inheritance.as_ref().and_then(|left| left.arena);
+    let (arena, arena_fd) = open_arena(&session, inherited)?;
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
-    private_fd::set_base(config.private_fd_base);
     nofile::begin(config.private_fd_base, config.nofile.soft);
     let (table, mounts, ancestors) = mounts_of(config)?;
     let process: &'static Process = Box::leak(Box::new(Process {
@@ -107,6 +109,8 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         mounts,
         ancestors,
         arena,
+        arena_fd,
+        owner: folder_stat.st_uid,
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
         folder_device: folder_stat.st_dev,
@@ -131,10 +135,29 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     install(process)
 }
 
-fn open_arena(session: &OpenedSession) -> Result<Arena, Box<dyn std::error::Error>> {
+/// The session's shared memory, and a private descriptor of it. A process that has dropped its privileges inherits that.
+fn open_arena(
+    session: &OpenedSession,
+    inherited: Option<RawFd>,
+) -> Result<(Arena, RawFd), Box<dyn std::error::Error>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&session.folder, names::ARENA, flags, Mode::empty())?;
-    Ok(Arena::open(file.as_fd()).map_err(|error| address_space::explain(&error))?)
+    let file = match (
+        nofile::with_room(|| openat(&session.folder, names::ARENA, flags, Mode::empty())),
+        inherited,
+    ) {
+        (Err(Errno::ACCESS), Some(fd)) => {
+            let expected = rustix::fs::statat(&session.folder, names::ARENA, AtFlags::SYMLINK_NOFOLLOW)?;
+            let found = native::fstat(fd)?;
+            if (found.st_dev, found.st_ino) != (expected.st_dev, expected.st_ino) {
+                return Err("the arena that was inherited is another file".into());
+            }
+            // SAFETY: the previous image left the descriptor for us, and it is what it should be.
+            unsafe { OwnedFd::from_raw_fd(fd) }
+        }
+        (opened, _) => opened?,
+    };
+    let arena = Arena::open(file.as_fd()).map_err(|error| address_space::explain(&error))?;
+    Ok((arena, private_fd::take(file.into_raw_fd())?))
 }
 
 /// The mount table, what serves it, and the directories above the mount points.

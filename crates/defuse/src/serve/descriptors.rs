@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use fdtable::{FdState, Released};
+use fdtable::{FdState, Ref, Released};
 use interpose::{Call, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
@@ -40,7 +40,7 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
 fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
     let together = process.descriptors.lock();
     if let Some(file) = process.files.get(fd) {
-        shadow::vacate(process, &file, fd, false)?;
+        shadow::vacate(process, &file, fd, Ref::fds(&file) == 1, false)?;
     }
     STATES.forget(fd);
     let Some(released) = process.files.remove(fd) else { return Ok(()) };
@@ -186,7 +186,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
         if native::raw_call(sys::__NR_fcntl, [from as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]) < 0 {
             return Err(Errno::BADF); // dup2 closes nothing if there is nothing to duplicate.
         }
-        shadow::vacate(process, target, to, true)?;
+        shadow::vacate(process, target, to, false, true)?;
     }
     drop(target);
     STATES.forget(to);

@@ -222,31 +222,40 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
-    let result =
-        Environment::for_next_image(process, envp, prepared.token, executable, base_name(&plan.called)).map(
-            |environment| {
-                let argv = words.as_ref().map_or(argv, Words::pointer);
-                let envp = environment.pointer();
-                if interpose::in_vfork_child() {
-                    process.leave_to_parent(Box::new((words, environment)));
+    let arena = handover::carry_arena(process);
+    let result = Environment::for_next_image(
+        process,
+        envp,
+        prepared.token,
+        arena,
+        executable,
+        base_name(&plan.called),
+    )
+    .map(|environment| {
+        let argv = words.as_ref().map_or(argv, Words::pointer);
+        let envp = environment.pointer();
+        if interpose::in_vfork_child() {
+            process.leave_to_parent(Box::new((words, environment)));
+        }
+        match &plan.program {
+            Program::Path(path, _) => {
+                let mut name = path.clone();
+                if name.try_push(0).is_err() {
+                    return -i64::from(Errno::NAMETOOLONG.raw_os_error());
                 }
-                match &plan.program {
-                    Program::Path(path, _) => {
-                        let mut name = path.clone();
-                        if name.try_push(0).is_err() {
-                            return -i64::from(Errno::NAMETOOLONG.raw_os_error());
-                        }
-                        native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
-                    }
-                    Program::Call(args) => {
-                        let mut args = *args;
-                        args[3] = envp;
-                        native::exec(sys::__NR_execveat, args)
-                    }
-                }
-            },
-        );
+                native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
+            }
+            Program::Call(args) => {
+                let mut args = *args;
+                args[3] = envp;
+                native::exec(sys::__NR_execveat, args)
+            }
+        }
+    });
     prepared.undo(process);
+    if arena.is_some() {
+        handover::keep_arena(process);
+    }
     result.map(Reply::Value)
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, fchmod, flock, fstat, mkdirat, openat, renameat, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, chmodat, fchmod, flock, fstat, mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -125,6 +125,11 @@ impl Session {
                 SessionError::system("create the directory", &self.path.join(name), errno)
             })?;
         }
+
+        // A process that drops its privileges still makes shadows. Only who knows the folder's name gets here, and
+        // nobody can remove or list what others made.
+        chmodat(&self.folder, names::SLOTS, Mode::from_raw_mode(0o1733), AtFlags::empty())
+            .map_err(|errno| SessionError::system("set the mode of", &self.path.join(names::SLOTS), errno))?;
 
         let arena = self.make_file(names::ARENA, Mode::RUSR | Mode::WUSR)?;
         fill_arena(arena.as_fd())?;
