@@ -63,3 +63,22 @@ macro_rules! same_as_plain {
         }
     )+};
 }
+
+/// As [`same_as_plain`], with `NAME::served` only: for what shows where an FD leads. A backing FD is the file itself, so
+/// `/proc/self/fd` names the file in the back end (see the limits in the README).
+#[macro_export]
+macro_rules! same_as_plain_served {
+    ($($(#[$meta:meta])* $name:ident: $case:expr;)+) => {$(
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $(#[$meta])*
+            #[test]
+            fn served() {
+                let case: $crate::Case = $case;
+                case.compare($crate::Serving::Plugin);
+            }
+        }
+    )+};
+}

@@ -67,6 +67,8 @@ pub enum Owner {
     Served(FileRef),
     /// The kernel's.
     Foreign,
+    /// Nobody's: it is not open.
+    Closed,
     /// The kernel's: a directory above a mount point (its canonical path is needed to know what lies below).
     Ancestor,
 }
@@ -224,6 +226,16 @@ pub fn served(process: &'static Process, fd: RawFd) -> Option<FileRef> {
     }
 }
 
+/// As [`served`], for calls that must not be handed on to the kernel when the FD is not open: by then another thread may
+/// have put something else there.
+pub fn served_if_open(process: &'static Process, fd: RawFd) -> Result<Option<FileRef>, Errno> {
+    match owner(process, fd) {
+        Owner::Served(file) => Ok(Some(file)),
+        Owner::Closed => Err(Errno::BADF),
+        Owner::Foreign | Owner::Ancestor => Ok(None),
+    }
+}
+
 /// Whose `fd` is.
 pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
     if interpose::in_vfork_child() {
@@ -250,7 +262,7 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
     let Some((mode, device, inode)) = identity(fd) else {
-        return Owner::Foreign; // Not open: the kernel will say EBADF.
+        return Owner::Closed;
     };
     if device == process.folder_device
         && let Some(slot) = process.arena.find_by_shadow(inode)

@@ -219,7 +219,7 @@ impl PathArgument {
             Owner::Served(file) if !file.is_directory()? => Err(Errno::NOTDIR),
             Owner::Served(file) => Ok(Base::Path(file.absolute_path()?)),
             Owner::Ancestor => Ok(Base::Path(fd_path(self.dirfd)?)),
-            Owner::Foreign => Ok(Base::Elsewhere),
+            Owner::Foreign | Owner::Closed => Ok(Base::Elsewhere),
         }
     }
 }

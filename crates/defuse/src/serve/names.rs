@@ -58,7 +58,7 @@ fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: 
             return Err(Errno::EXIST);
         }
         if spot.directory {
-            return Err(if exists(spot) { Errno::EXIST } else { Errno::NOENT });
+            return Err(exists_or(spot, Errno::NOENT));
         }
         let kind = match mode & sys::S_IFMT {
             0 => sys::S_IFREG,
@@ -70,8 +70,13 @@ fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: 
     })
 }
 
-fn exists(spot: &Spot) -> bool {
-    spot.call(Instance::getattr).is_ok()
+/// `EEXIST` if there is something at `spot`, else `absent`; `ELOOP` if a link on the way must be followed to know.
+fn exists_or(spot: &Spot, absent: Errno) -> Errno {
+    match spot.call(Instance::getattr) {
+        Ok(_) => Errno::EXIST,
+        Err(Errno::LOOP) => Errno::LOOP,
+        Err(_) => absent,
+    }
 }
 
 pub fn rmdir(process: &'static Process, call: &Call) -> Served {
@@ -83,6 +88,9 @@ pub fn unlink(process: &'static Process, call: &Call) -> Served {
 }
 
 fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served {
+    if is_magic_link(process, &at.argument(call)?) {
+        return Ok(Reply::Pass);
+    }
     let error = match at.argument(call)?.last() {
         Last::Name => return paths::lookup(process, call, at, |spot| remove_directory(process, spot)),
         Last::Dot => Errno::INVAL,
@@ -93,10 +101,20 @@ fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served
 }
 
 fn take_name_away(process: &'static Process, call: &Call, at: At) -> Served {
+    if is_magic_link(process, &at.argument(call)?) {
+        return Ok(Reply::Pass);
+    }
     match at.argument(call)?.last() {
         Last::Name => paths::lookup(process, call, at, remove_name),
         _ => unnamed(process, call, at, Errno::ISDIR),
     }
+}
+
+/// Whether the path is that of a link in /proc itself, which cannot be removed and is not followed.
+fn is_magic_link(process: &'static Process, argument: &PathArgument) -> bool {
+    let text = argument.text.as_slice();
+    let trimmed = &text[..text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1)];
+    namei::magic_link(process, trimmed).is_ok_and(|link| link.is_some())
 }
 
 /// A call that needs a name, and has a path that ends in `.` or `..`: `error`, if the path leads to a mount at all.
@@ -163,7 +181,7 @@ fn make_link(process: &'static Process, call: &Call, at: At) -> Served {
             return Err(Errno::EXIST);
         }
         if spot.directory {
-            return Err(if exists(spot) { Errno::EXIST } else { Errno::NOENT });
+            return Err(exists_or(spot, Errno::NOENT));
         }
         let target = std::ffi::CStr::from_bytes_until_nul(&target).map_err(|_| Errno::INVAL)?;
         spot.call(|instance, path| instance.symlink(target, path)).map(|()| 0)
@@ -238,11 +256,11 @@ fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> S
         if old.directory {
             attributes_at(old, true)?;
         }
-        if new.is_root() || (new.directory && exists(new)) {
+        if new.is_root() {
             return Err(Errno::EXIST);
         }
         if new.directory {
-            return Err(Errno::NOENT);
+            return Err(exists_or(new, Errno::NOENT));
         }
         old.call(|instance, path| instance.link(path, new.path()))
     })

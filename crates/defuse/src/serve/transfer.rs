@@ -26,31 +26,31 @@ const RWF_KNOWN: u32 =
 
 pub fn read(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     input(&file, &Buffers::one(buffer, length)?, None)
 }
 
 pub fn pread(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, offset, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     input(&file, &Buffers::one(buffer, length)?, Some(offset as i64))
 }
 
 pub fn readv(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     input(&file, &Buffers::many(iov, count)?, None)
 }
 
 pub fn preadv(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     input(&file, &Buffers::many(iov, count)?, Some(offset as i64))
 }
 
 pub fn preadv2(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, _, flags] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     if flags as u32 & !RWF_KNOWN != 0 || flags as u32 & sys::RWF_NOWAIT != 0 {
         return Err(Errno::OPNOTSUPP);
     }
@@ -60,31 +60,31 @@ pub fn preadv2(process: &'static Process, call: &Call) -> Served {
 
 pub fn write(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     output(process, &file, &Buffers::one(buffer, length)?, None, 0)
 }
 
 pub fn pwrite(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, offset, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     output(process, &file, &Buffers::one(buffer, length)?, Some(offset as i64), 0)
 }
 
 pub fn writev(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     output(process, &file, &Buffers::many(iov, count)?, None, 0)
 }
 
 pub fn pwritev(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     output(process, &file, &Buffers::many(iov, count)?, Some(offset as i64), 0)
 }
 
 pub fn pwritev2(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, _, flags] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     let flags = flags as u32;
     if flags & !RWF_KNOWN != 0 || flags & sys::RWF_NOWAIT != 0 {
         return Err(Errno::OPNOTSUPP);
@@ -95,7 +95,7 @@ pub fn pwritev2(process: &'static Process, call: &Call) -> Served {
 
 pub fn lseek(process: &'static Process, call: &Call) -> Served {
     let [fd, offset, whence, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
     }
