@@ -23,6 +23,7 @@ pub mod resolve;
 mod serve;
 pub mod session;
 mod shadow;
+pub mod site_lists;
 #[allow(unsafe_code)]
 mod start;
 #[allow(unsafe_code)]

@@ -1,13 +1,12 @@
 //! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::FdTable;
-use interpose::{Config, DispatchPolicy};
 use linux_raw_sys::general as sys;
 use rustix::fs::{Mode, OFlags, openat};
 use stash::Arena;
@@ -18,8 +17,9 @@ use crate::mounts::{MountPoint, MountTable};
 use crate::process::{Cwd, Process, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
+use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{file, log, native, private_fd, serve, table, trace};
+use crate::{file, log, native, private_fd, site_lists, trace};
 
 /// Runs when the library is loaded, before the program.
 #[used]
@@ -234,14 +234,8 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 }
 
 fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
-    let mut config =
-        Config::new().serving(process.serving).dispatch(DispatchPolicy::Auto).fd_states(states());
-    for row in table::rows() {
-        config = config.interest(row.nr.into(), row.interest);
-    }
-    for &nr in serve::INNER {
-        config = config.inner(nr);
-    }
+    let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
+    let config = site_lists::interests().serving(process.serving).fd_states(states()).site_lists(lists);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

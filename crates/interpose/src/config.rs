@@ -2,6 +2,8 @@
 
 use std::sync::atomic::AtomicU8;
 
+use crate::SiteLists;
+
 /// System call numbers are below this; higher ones always go to the kernel (which knows none).
 pub const NUMBERS: usize = 512;
 /// File descriptors below this have a state byte; those above count as [`FD_UNKNOWN`].
@@ -51,6 +53,7 @@ pub struct Config {
     pub(crate) serving: Option<&'static AtomicU8>,
     pub(crate) dispatch: DispatchPolicy,
     pub(crate) ignored_objects: &'static [&'static str],
+    pub(crate) site_lists: Option<&'static dyn SiteLists>,
 }
 
 impl Default for Config {
@@ -69,6 +72,7 @@ impl Config {
             serving: None,
             dispatch: DispatchPolicy::Never,
             ignored_objects: &[],
+            site_lists: None,
         }
     }
 
@@ -116,6 +120,14 @@ impl Config {
     #[must_use]
     pub const fn ignored_objects(mut self, objects: &'static [&'static str]) -> Self {
         self.ignored_objects = objects;
+        self
+    }
+
+    /// What keeps lists of sites between processes. Scanning a C library takes more than a millisecond, reading its list some
+    /// microseconds.
+    #[must_use]
+    pub const fn site_lists(mut self, lists: &'static dyn SiteLists) -> Self {
+        self.site_lists = Some(lists);
         self
     }
 }

@@ -8,7 +8,7 @@ use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls
 use crate::entry::vector;
 use crate::rewrite::{self, Threads};
 use crate::signals::{self, actions, mask};
-use crate::{Config, Handler, dispatch, objects, serve, table};
+use crate::{Config, Handler, dispatch, objects, serve, site_lists, table};
 
 /// What [`install`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,6 +67,7 @@ pub unsafe fn install(config: Config, handler: &'static dyn Handler) -> Result<I
     table::ERRNO_OFFSET.store(errno_offset(), Relaxed);
     table::fill(&config);
     objects::ignore(config.ignored_objects);
+    site_lists::set(config.site_lists);
     // SAFETY: the block is this thread's.
     let tls = unsafe { &mut *tls::current() };
     let inside = Inside::enter(tls);

@@ -16,6 +16,7 @@ pub mod rewrite;
 mod serve;
 mod signals;
 mod site;
+mod site_lists;
 mod table;
 pub mod usercopy;
 
@@ -24,3 +25,4 @@ pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UN
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
 pub use process::{exec, in_vfork_child};
+pub use site_lists::{SiteLists, make_site_lists};

@@ -11,7 +11,7 @@ use crate::rewrite::{
     AddressMap, Error, Image, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Segment, Threads, apply,
 };
 use crate::signals::Context;
-use crate::{raw, serve, table, usercopy};
+use crate::{raw, serve, site_lists, table, usercopy};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -117,7 +117,7 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
         let plans = unsafe { plans(&object) };
         let mut rewritten = false;
         for (plan, text) in plans {
-            if known(&text) || (plan.sites.is_empty() && plan.missed().next().is_none()) {
+            if plan.sites.is_empty() && plan.missed().next().is_none() {
                 continue;
             }
             // SAFETY: a mapping of a loaded object, planned just now; our entry keeps the contract, and this code is in
@@ -138,25 +138,38 @@ fn interesting(number: Option<u32>) -> bool {
     number.is_none_or(table::of_interest)
 }
 
+/// The plans for those texts of an object that were not rewritten yet.
 unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
-    let segments = object.mappings().iter().filter(|mapping| mapping.read && !mapping.write).map(|mapping| {
+    // SAFETY: the caller's promise; nothing is changed before the image is dropped.
+    let Some(image) = (unsafe { image(object) }) else { return Vec::new() };
+    image
+        .texts()
+        .map(|text| (text, text.address..text.address + text.bytes.len() as u64))
+        .filter(|(_, range)| !known(range))
+        .map(|(text, range)| (site_lists::plan(object, &image, &text), range))
+        .collect()
+}
+
+/// An object as it is in memory, so far as it is in its place yet.
+///
+/// # Safety
+/// While the image is used nobody unloads the object or changes its text.
+unsafe fn image<'a>(object: &LoadedObject<'a>) -> Option<Image<'a>> {
+    if object.mappings()[0].offset != 0 {
+        return None;
+    }
+    let fixed = || object.mappings().iter().filter(|mapping| mapping.read && !mapping.write);
+    let segments = fixed().map(|mapping| {
         let len = readable(&mapping.range);
         Segment {
             address: mapping.range.start,
-            // SAFETY: mapped readable and probed just now; the caller keeps it so, and nothing is changed before the
-            // image is dropped.
+            // SAFETY: mapped readable and probed just now; the caller keeps it so.
             bytes: unsafe { core::slice::from_raw_parts(mapping.range.start as *const u8, len) },
             executable: mapping.execute,
         }
     });
-    if object.mappings()[0].offset != 0 {
-        return Vec::new();
-    }
-    let Some(image) = Image::from_segments(segments.collect()) else { return Vec::new() };
-    image
-        .texts()
-        .map(|text| (image.scan(&text, &interesting), text.address..text.address + text.bytes.len() as u64))
-        .collect()
+    let offsets: Vec<u64> = fixed().map(|mapping| mapping.offset).collect();
+    Image::from_mappings(segments.collect(), &offsets)
 }
 
 /// How many bytes of a mapping can be read, in whole pages. The loader first maps a file over all of an object's range,
