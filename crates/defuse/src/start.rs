@@ -6,7 +6,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use fdtable::FdTable;
 use linux_raw_sys::general as sys;
 use rustix::fs::{Mode, OFlags, openat};
 use stash::Arena;
@@ -14,7 +13,7 @@ use stash::Arena;
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
-use crate::process::{Cwd, Process, STATES};
+use crate::process::{Cwd, FILES, Process, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
@@ -106,7 +105,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
         folder_device: folder_stat.st_dev,
-        files: FdTable::new(),
+        files: &FILES,
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use rustix::io;
 
-use crate::rewrite::{AddressMap, Image, LoadedObject, Plan, Segment};
+use crate::rewrite::{AddressMap, Image, LoadedObject, Plan, Reason, Segment};
 use crate::{Config, table};
 
 /// Keeps lists of sites between processes. A list is trusted as code is: whoever can change one decides what is executed.
@@ -40,7 +40,9 @@ fn plan_by(lists: Option<&dyn SiteLists>, object: &LoadedObject, image: &Image, 
     if let Some(plan) = lists.load(&key).and_then(|list| Plan::from_bytes(&list, &key)) {
         return plan;
     }
-    let plan = scan();
+    let mut plan = scan();
+    // Most of what is left; nobody asks about it, and the list gets shorter.
+    plan.unpatchable.retain(|left| left.reason != Reason::NoInterest);
     // While ld.so maps an object, what tells its functions may not be in its place, and fewer sites are understood.
     if image.tells_functions() {
         lists.store(&key, &plan.to_bytes(&key));

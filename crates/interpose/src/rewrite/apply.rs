@@ -64,41 +64,41 @@ pub unsafe fn apply(
     let mut patched = Patched { text: text.clone(), entry, ..Patched::default() };
     // The entry's address comes first, for stubs that cannot reach it directly.
     let mut size = STUB_ALIGN;
+    let mut chosen = Vec::with_capacity(plan.sites.len());
     for site in &plan.sites {
         // SAFETY: text is readable, says the caller.
         if let Some(skip) = unsafe { obstacle(site, &text, threads) } {
             patched.skipped.push((*site, skip));
         } else {
-            patched.sites.push((size, *site));
+            chosen.push((size, site));
             size += Stub::len(site).next_multiple_of(STUB_ALIGN);
         }
     }
-    if patched.sites.is_empty() {
+    if chosen.is_empty() {
         return Ok(patched);
     }
-    let region = memory.map(&text, size)?;
+    let mut region = memory.map(&text, size)?;
     let base = region.start();
     patched.stubs = base..base + size;
-    let mut content = Vec::with_capacity(size as usize);
-    content.extend(entry.to_le_bytes());
+    region.fill(0, &entry.to_le_bytes());
     let at = |stub| Addresses { text: text.start, stub, entry, cell: base };
-    let mut writes = Vec::with_capacity(patched.sites.len());
-    for (offset, site) in core::mem::take(&mut patched.sites) {
-        let stub = Stub::new(&site, at(base + offset));
+    let mut writes = Vec::with_capacity(chosen.len());
+    patched.sites.reserve_exact(chosen.len());
+    for (offset, site) in chosen {
+        let stub = Stub::new(site, at(base + offset));
         match stub.code().and_then(|code| Ok((code, stub.jumps()?))) {
             Ok((code, (hole, patch))) => {
-                content.resize(offset as usize, 0xcc);
-                content.extend(code);
+                region.fill(offset, &code);
                 let index = patched.sites.len();
                 patched.holes.extend(hole.map(|hole| (text.start + u64::from(hole.at), index)));
                 writes.push(Write { hole, start: site.start, patch });
-                patched.sites.push((base + offset, site));
+                patched.sites.push((base + offset, *site));
             }
-            Err(_) => patched.skipped.push((site, Skip::OutOfReach)),
+            Err(_) => patched.skipped.push((*site, Skip::OutOfReach)),
         }
     }
     patched.holes.sort_unstable();
-    region.seal(&content)?;
+    region.seal()?;
     if threads == Threads::Running {
         membarrier(MembarrierCommand::RegisterPrivateExpeditedSyncCore)
             .map_err(|errno| Error::System { attempt: "register for membarrier", errno })?;
