@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use linux_raw_sys::general as sys;
 use rustix::fs::{Mode, OFlags, openat};
 use stash::Arena;
@@ -87,10 +88,14 @@ impl Auxiliary {
 }
 
 fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>> {
+    let begin = trace::instant();
     let session = OpenedSession::open(folder)?;
     let folder_stat = rustix::fs::fstat(&session.folder)?;
     log::init(session.config.log.clone());
+    let mut stages = Stages::since(begin);
+    stages.end("session");
     let arena = open_arena(&session)?;
+    stages.end("arena");
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
@@ -118,8 +123,40 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
+    stages.end("mounts");
     inherit(process, inheritance)?;
-    install(process)
+    stages.end("registration");
+    install(process)?;
+    stages.end("interposer");
+    stages.tell();
+    Ok(())
+}
+
+/// How long the parts of the start took, for the log at level debug; nothing is kept otherwise.
+struct Stages {
+    last: Option<u64>,
+    ended: ArrayVec<(&'static str, u64), 8>,
+}
+
+impl Stages {
+    fn since(begin: u64) -> Self {
+        Self { last: log::enabled(log::Level::Debug).then_some(begin), ended: ArrayVec::new() }
+    }
+
+    /// The part `name` took the time since the one before.
+    fn end(&mut self, name: &'static str) {
+        if let Some(last) = &mut self.last {
+            let now = trace::instant();
+            self.ended.push((name, now - *last));
+            *last = now;
+        }
+    }
+
+    fn tell(&self) {
+        for (name, nanoseconds) in &self.ended {
+            trace::debug(format_args!("start: {name} {nanoseconds} ns"));
+        }
+    }
 }
 
 fn open_arena(session: &OpenedSession) -> Result<Arena, Box<dyn std::error::Error>> {
