@@ -21,8 +21,8 @@ pub static ENABLED: AtomicU32 = AtomicU32::new(0b11);
 pub static TELLS: AtomicU8 = AtomicU8::new(0);
 /// Components put into a signal frame.
 pub static SIGNAL_MASK: AtomicU32 = AtomicU32::new(0);
-/// Bytes of a signal frame's vector state, without the magic number that ends it.
-pub static SIGNAL_SIZE: AtomicU32 = AtomicU32::new(512);
+/// See [`signal_size`]; 0 before the first signal.
+static SIGNAL_SIZE: AtomicU32 = AtomicU32::new(0);
 
 /// For `xrstor`: everything in its initial state. The legacy area and the header; no component is present.
 #[repr(C, align(64))]
@@ -56,15 +56,21 @@ pub fn detect() {
     TELLS.store(u8::from(extended & XGETBV1 != 0), Relaxed);
     let signal = enabled & (KEPT | PKRU);
     SIGNAL_MASK.store(signal, Relaxed);
-    let size = if signal == enabled {
-        __cpuid_count(0xd, 0).ebx
-    } else {
-        let ends = (2..32).filter(|component| signal & (1 << component) != 0).map(|component| {
-            let leaf = __cpuid_count(0xd, component);
-            leaf.ebx + leaf.eax
-        });
-        ends.max().unwrap_or(576)
-    };
-    SIGNAL_SIZE.store(size, Relaxed);
     KIND.store(XSAVE, Relaxed);
+}
+
+/// Bytes of a signal frame's vector state ([`XSAVE`]), without the magic number that ends it. Asks the CPU the first time.
+pub fn signal_size() -> u32 {
+    let known = SIGNAL_SIZE.load(Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let signal = SIGNAL_MASK.load(Relaxed);
+    let ends = (2..32).filter(|component| signal & (1 << component) != 0).map(|component| {
+        let leaf = __cpuid_count(0xd, component);
+        leaf.ebx + leaf.eax
+    });
+    let size = ends.max().unwrap_or(0).max(576);
+    SIGNAL_SIZE.store(size, Relaxed);
+    size
 }
