@@ -1,7 +1,6 @@
 //! One script, run on a plain directory and on the mount.
 
 use std::env;
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -246,6 +245,10 @@ impl Case {
 }
 
 /// Gives `command` the environment that all scripts see, and nothing else.
+///
+/// # Panics
+///
+/// When a directory of `PATH` cannot stand in a `PATH`.
 pub fn set_environment(command: &mut Command, place: &Place) {
     command.env_clear();
     let path = env::var_os("PATH").unwrap_or_default();
@@ -299,23 +302,5 @@ impl Runner {
             Self::Defuse => Some(serving.mount_argument(&place.mnt(), &place.backend())),
             Self::Plain => None,
         }
-    }
-}
-
-impl End {
-    /// Whether it is exit code 0.
-    pub fn is_success(&self) -> bool {
-        *self == Self::Exit(0)
-    }
-
-    /// Describes the end in a few words.
-    pub fn describe(&self) -> String {
-        let mut text = String::new();
-        let _ = match self {
-            Self::Exit(code) => write!(text, "exit code {code}"),
-            Self::Signal(number) => write!(text, "signal {number}"),
-            Self::TimedOut(report) => write!(text, "{report}"),
-        };
-        text
     }
 }

@@ -73,6 +73,9 @@ fn entries(what: &str, path: &Path, plain: &Entry, mount: &Entry) -> String {
     report
 }
 
+/// How many characters of a difference are shown.
+const LIMIT: usize = 8000;
+
 fn text(what: &str, plain: &[u8], mount: &[u8]) -> String {
     if plain == mount {
         return String::new();
@@ -80,7 +83,6 @@ fn text(what: &str, plain: &[u8], mount: &[u8]) -> String {
     let (plain, mount) = (plain.escape_lines(), mount.escape_lines());
     let diff = TextDiff::configure().timeout(Duration::from_secs(5)).diff_lines(&plain, &mount);
     let hunks = diff.unified_diff().context_radius(2).header("plain directory", "mount").to_string();
-    const LIMIT: usize = 8000;
     let shown: String = hunks.chars().take(LIMIT).collect();
     let rest = if shown.len() < hunks.len() { "[...]\n" } else { "" };
     format!("{what}:\n{shown}{rest}")

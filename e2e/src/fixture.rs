@@ -21,11 +21,6 @@ pub fn compile(name: &str, dir: &Path, extra: &[&str]) -> PathBuf {
         .args(extra)
         .output()
         .expect("start cc");
-    assert!(
-        output.status.success(),
-        "cc {}:\n{}",
-        source.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "cc {}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
     program
 }

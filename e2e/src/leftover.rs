@@ -32,8 +32,7 @@ pub fn processes(root: &Path) -> io::Result<String> {
         let grace = Timespec { tv_sec: GRACE.as_secs() as i64, tv_nsec: 0 };
         if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&grace))? == 0 {
             let command = fs::read_to_string(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
-            let _ =
-                writeln!(report, "left behind: process {} {}", process.pid, command.replace('\0', " "));
+            let _ = writeln!(report, "left behind: process {} {}", process.pid, command.replace('\0', " "));
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
         }
     }
@@ -45,8 +44,7 @@ pub fn processes(root: &Path) -> io::Result<String> {
 /// calls that were not intercepted can have put them.
 pub fn files(place: &Place, environment: &str, since: SystemTime) -> io::Result<String> {
     let mut report = String::new();
-    for (dir, what) in
-        [(place.run_dir(), "session file"), (place.mnt(), "file that slipped under the mount")]
+    for (dir, what) in [(place.run_dir(), "session file"), (place.mnt(), "file that slipped under the mount")]
     {
         for entry in fs::read_dir(dir)? {
             let _ = writeln!(report, "left behind: {what} {}", entry?.path().display());

@@ -111,7 +111,7 @@ impl Place {
 
 fn is_executable_tmpfs(dir: &Path) -> bool {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
-    let on_tmpfs = rustix::fs::statfs(dir).is_ok_and(|fs| fs.f_type as i64 == TMPFS_MAGIC);
+    let on_tmpfs = rustix::fs::statfs(dir).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
     let exec = statvfs(dir).is_ok_and(|fs| !fs.f_flag.contains(StatVfsMountFlags::NOEXEC));
     on_tmpfs && exec
 }

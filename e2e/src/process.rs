@@ -40,6 +40,22 @@ impl From<ExitStatus> for End {
     }
 }
 
+impl End {
+    /// Whether it is exit code 0.
+    pub fn is_success(&self) -> bool {
+        *self == Self::Exit(0)
+    }
+
+    /// Describes the end in a few words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Exit(code) => format!("exit code {code}"),
+            Self::Signal(number) => format!("signal {number}"),
+            Self::TimedOut(report) => report.clone(),
+        }
+    }
+}
+
 impl Outcome {
     /// Standard output as text.
     pub fn stdout_text(&self) -> String {

@@ -51,7 +51,8 @@ fn build() -> Product {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
+    let workspace =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--profile", profile])
         .args(["-p", "defuse", "-p", "defuse-plugin-passthrough", "-p", "defuse-plugin-memory"])

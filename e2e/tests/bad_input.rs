@@ -12,7 +12,11 @@ use defuse_e2e::{Serving, Session, need_programs, requirement};
 #[track_caller]
 fn assert_refused(outcome: &Outcome, words: &[&str]) {
     let message = outcome.stderr_text();
-    assert!(matches!(outcome.end, End::Exit(code) if code != 0 && code != 101), "{}: {message}", outcome.end.describe());
+    assert!(
+        matches!(outcome.end, End::Exit(code) if code != 0 && code != 101),
+        "{}: {message}",
+        outcome.end.describe()
+    );
     assert!(!message.contains("panicked"), "{message}");
     assert!(!outcome.stdout_text().contains("the program ran"), "the program ran all the same: {message}");
     for word in words {
@@ -92,7 +96,8 @@ fn file_that_is_no_plugin_is_refused() {
     let source = session.place.root().join("empty.c");
     fs::write(&source, "int unrelated(void) { return 0; }\n").unwrap();
     let library = session.place.root().join("unrelated.so");
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
     assert!(compiled.success());
     let argument = format!(
         "{}={}:{}",
@@ -147,8 +152,7 @@ fn nonsense_mount_arguments_are_refused() {
 fn one_mount_point_twice_is_refused() {
     let Some(session) = Session::new() else { return };
     let argument = Serving::Plugin.mount_argument(&session.place.mnt(), &session.place.backend());
-    let outcome =
-        session.defuse(["run", "-m", &argument, "-m", &argument, "--", "echo", "the program ran"]);
+    let outcome = session.defuse(["run", "-m", &argument, "-m", &argument, "--", "echo", "the program ran"]);
     assert_refused(&outcome, &[session.place.mnt().to_str().unwrap()]);
 }
 
@@ -194,9 +198,7 @@ fn command_line_errors_are_those_of_a_good_tool() {
 fn exit_status_is_that_of_the_program() {
     let Some(session) = Session::new() else { return };
     let argument = Serving::Plugin.mount_argument(&session.place.mnt(), &session.place.backend());
-    let run = |command: &[&str]| {
-        session.defuse(["run", "-m", &argument, "--"].iter().chain(command)).end
-    };
+    let run = |command: &[&str]| session.defuse(["run", "-m", &argument, "--"].iter().chain(command)).end;
     assert_eq!(run(&["true"]), End::Exit(0));
     assert_eq!(run(&["sh", "-c", "exit 7"]), End::Exit(7));
     // As env(1) and shells have it.
@@ -214,7 +216,7 @@ fn vanished_backend_gives_errors_and_no_hang() {
         let outcome = session.script(
             serving,
             "cd $MNT; echo kept >f; exec 3<f; rm -r $BACKEND
-             (echo x >new) 2>&1 || echo refused; cat f 2>&1 || echo gone; ls >/dev/null 2>&1; cat <&3; mkdir d 2>/dev/null || echo refused
+             (echo x >new) 2>&1 || echo refused; cat f 2>&1 || echo gone; ls >/dev/null 2>&1; read -r x <&3; echo \"$x\"; mkdir d 2>/dev/null || echo refused
              mkdir $BACKEND; cd /; echo outside works",
         );
         let text = outcome.stdout_text();
@@ -276,8 +278,8 @@ fn descriptor_limit_is_an_error_of_the_call_not_of_the_program() {
         let Some(session) = Session::new() else { return };
         let outcome = session.script(
             serving,
-            r#"cd $MNT; echo data >f; ulimit -n 10; n=0; while { exec {fd}<f; } 2>/dev/null; do n=$((n + 1)); test $n -lt 20 || break; done
-               test $n -lt 10 && echo limited; exec 4<&-; cat f; ulimit -n"#,
+            r"cd $MNT; echo data >f; ulimit -n 10; n=0; while { exec {fd}<f; } 2>/dev/null; do n=$((n + 1)); test $n -lt 20 || break; done
+               test $n -lt 10 && echo limited; exec 4<&-; cat f; ulimit -n",
         );
         assert_eq!(outcome.stdout_text(), "limited\ndata\n10\n", "{}", outcome.stderr_text());
         session.assert_nothing_left();
@@ -290,10 +292,17 @@ fn session_left_by_a_killed_run_disturbs_no_later_one() {
     let argument = Serving::Plugin.mount_argument(&session.place.mnt(), &session.place.backend());
     // The whole group is killed in the middle, the command that would clean up included.
     let killed = session.defuse([
-        "run", "-m", &argument, "--", "bash", "-c",
+        "run",
+        "-m",
+        &argument,
+        "--",
+        "bash",
+        "-c",
         "cd $MNT; exec 3>held; echo before >&3; kill -KILL 0; echo not reached",
     ]);
     assert_eq!(killed.end, End::Signal(9), "{}", killed.stderr_text());
+    // Its processes die one after the other; while one lives, the session is not a left one.
+    assert_eq!(defuse_e2e::leftover::processes(session.place.root()).unwrap(), "");
     assert_eq!(fs::read_to_string(session.place.backend().join("held")).unwrap(), "before\n");
     let next = session.script(Serving::Plugin, "cd $MNT; cat held; echo after >>held; cat held");
     assert!(next.end.is_success(), "{}", next.stderr_text());
@@ -312,7 +321,8 @@ fn session_folder_of_somebody_else_is_not_used() {
     let foreign = session.place.root().join("foreign");
     fs::create_dir(&foreign).unwrap();
     std::os::unix::fs::chown(&foreign, Some(12345), Some(12345)).unwrap();
-    let mut command = session.command(["run", "-m", &argument, "--", "bash", "-c", "cd $MNT; echo x >f; cat f"]);
+    let mut command =
+        session.command(["run", "-m", &argument, "--", "bash", "-c", "cd $MNT; echo x >f; cat f"]);
     let outcome = session.finish(command.env("DEFUSE_RUN_DIR", &foreign));
     // Refused or left aside, but never used.
     assert_eq!(fs::read_dir(&foreign).unwrap().count(), 0);

@@ -1,5 +1,7 @@
 //! Building and running a real program on the mount.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use std::time::Duration;
 
 use defuse_e2e::{Case, same_as_plain, script};

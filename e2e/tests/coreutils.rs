@@ -1,5 +1,7 @@
 //! coreutils, find, grep, sed and awk on the mount.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{same_as_plain, script};
 
 /// A small tree with all kinds of files, names and modes.

@@ -1,5 +1,7 @@
 //! git with its repository, work tree or both on the mount.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{Case, same_as_plain, script};
 
 /// Fixed identity and dates: equal work gives equal object names.

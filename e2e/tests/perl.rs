@@ -1,5 +1,7 @@
 //! perl on the mount.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{Case, same_as_plain, script};
 
 fn perl(text: &str) -> Case {

@@ -1,11 +1,15 @@
 //! python3 on the mount: its own files and the modules that use files hardest.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{Case, same_as_plain, script};
 
 /// A Python program that lies outside the mount and runs in the mount's root.
 fn python(text: &str) -> Case {
-    script(format!("cd \"$MNT\"\ncat >\"$OUT/program.py\" <<'PROGRAM'\n{text}\nPROGRAM\npython3 -B \"$OUT/program.py\"\n"))
-        .needs(&["python3"])
+    script(format!(
+        "cd \"$MNT\"\ncat >\"$OUT/program.py\" <<'PROGRAM'\n{text}\nPROGRAM\npython3 -B \"$OUT/program.py\"\n"
+    ))
+    .needs(&["python3"])
 }
 
 same_as_plain! {

@@ -1,5 +1,7 @@
 //! bash on the mount: redirections, shared offsets, jobs, the working directory.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{same_as_plain, script};
 
 same_as_plain! {

@@ -1,5 +1,7 @@
 //! The sqlite3 shell on the mount, with rollback journals. The write-ahead log needs mapped files and is not tested here.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{same_as_plain, script};
 
 same_as_plain! {

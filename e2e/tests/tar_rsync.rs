@@ -1,5 +1,7 @@
 //! Archives and copies of whole trees, both ways.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use std::env;
 use std::time::Duration;
 
@@ -63,7 +65,9 @@ same_as_plain! {
 fn real_source_tree() -> Case {
     let given = env::var("DEFUSE_LINUX_SOURCE").is_ok();
     if !given {
-        requirement::note("DEFUSE_LINUX_SOURCE is not set: a generated tree stands in for the kernel's source");
+        requirement::note(
+            "DEFUSE_LINUX_SOURCE is not set: a generated tree stands in for the kernel's source",
+        );
     }
     script(
         r#"

@@ -238,6 +238,8 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
             }
         }
     }
+    // Whoever is about to close or replace the FD has the first of these.
+    let _together = process.descriptors.lock();
     let _one_at_a_time = process.rebuilding.lock();
     if let Some(file) = process.files.get(fd) {
         return Owner::Served(FileRef::Entered(file));
@@ -256,6 +258,9 @@ fn look(process: &'static Process, fd: RawFd) -> Owner {
                 return shadow::rebuild(process, fd, slot);
             }
         }
+        if is_fd_directory(process, fd, device) {
+            return Owner::Foreign; // And not to be forgotten about: getdents asks again.
+        }
         if process.ancestors.contains(&(device, inode)) {
             return Owner::Ancestor;
         }
@@ -264,6 +269,11 @@ fn look(process: &'static Process, fd: RawFd) -> Owner {
         STATES.learn(fd, FdState::Foreign);
     }
     Owner::Foreign
+}
+
+/// Whether `fd` is a directory like /proc/self/fd. `device` is that of `fd`.
+pub fn is_fd_directory(process: &Process, fd: RawFd, device: u64) -> bool {
+    device == process.proc_device && crate::namei::fd_path(fd).is_ok_and(|path| path.ends_with(b"/fd"))
 }
 
 /// Type, device and inode of what the kernel has at `fd`.

@@ -16,6 +16,7 @@ pub mod mounts;
 mod namei;
 #[allow(unsafe_code)]
 mod native;
+mod nofile;
 mod private_fd;
 mod process;
 mod program;

@@ -12,9 +12,9 @@ use rustix::io::Errno;
 
 use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
-use crate::native;
 use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
+use crate::{native, nofile};
 
 /// Where a path argument leads.
 pub enum Located {
@@ -32,13 +32,15 @@ pub struct Spot {
     path: PathBytes,
     /// The program's text demands a directory.
     pub directory: bool,
+    /// The program's text ends in `.` or `..`.
+    pub dot: bool,
 }
 
 impl Spot {
     /// The place at `path` (begins with `/`, normalised) on `mount`.
     pub fn new(mount: &'static Mount, mut path: PathBytes, directory: bool) -> Result<Self, Errno> {
         path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
-        Ok(Self { mount, path, directory })
+        Ok(Self { mount, path, directory, dot: false })
     }
 
     /// Path below the mount point.
@@ -82,7 +84,32 @@ pub struct PathArgument {
     pub text: PathBytes,
 }
 
+/// What a path ends in, after slashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// A name.
+    Name,
+    /// `.`
+    Dot,
+    /// `..`
+    DotDot,
+    /// Nothing: the path is all slashes.
+    Root,
+}
+
 impl PathArgument {
+    /// What the path ends in.
+    pub fn last(&self) -> Last {
+        let trimmed = self.text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
+        let start = self.text[..trimmed].iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1);
+        match &self.text[start..trimmed] {
+            b"" => Last::Root,
+            b"." => Last::Dot,
+            b".." => Last::DotDot,
+            _ => Last::Name,
+        }
+    }
+
     /// Reads the path at `pointer` in the program's memory.
     pub fn read(dirfd: RawFd, pointer: u64) -> Result<Self, Errno> {
         let mut buffer = [0; PATH_MAX];
@@ -117,7 +144,8 @@ impl PathArgument {
         follow: bool,
         mut operation: impl FnMut(&Spot) -> Result<R, Errno>,
     ) -> Result<Performed<R>, Errno> {
-        match self.locate(process)? {
+        let first = if self.is_magic() { self.walk(process, follow) } else { self.locate(process) };
+        match first? {
             Located::Native(path) => return Ok(Performed::Native(path)),
             Located::Served(spot) => match operation(&spot) {
                 Err(Errno::LOOP) => {}
@@ -130,14 +158,17 @@ impl PathArgument {
         }
     }
 
-    /// Whether the kernel, given this path as it is, would meet a symbolic link.
-    pub fn meets_link(&self) -> bool {
-        let how = OpenHow {
-            flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_NOFOLLOW),
-            mode: 0,
-            resolve: NO_SYMLINKS,
-        };
-        match open_how(self.dirfd, &self.text, &how) {
+    /// Whether the path begins in /proc, whose links to what is served read differently for us and for the kernel.
+    pub fn is_magic(&self) -> bool {
+        self.text.starts_with(b"/proc/")
+    }
+
+    /// Whether the kernel, given this path as it is, would meet a symbolic link; with `follow` also as the last component.
+    pub fn meets_link(&self, follow: bool) -> bool {
+        let nofollow = if follow { 0 } else { sys::O_NOFOLLOW };
+        let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow);
+        let how = OpenHow { flags, mode: 0, resolve: NO_SYMLINKS };
+        match look_how(self.dirfd, &self.text, &how) {
             Ok(fd) => {
                 native::close(fd);
                 false
@@ -167,7 +198,9 @@ impl PathArgument {
         };
         match place {
             Place::Inside { mount, path, directory } => {
-                Ok(Located::Served(Spot::new(&process.mounts[mount], path, directory)?))
+                let mut spot = Spot::new(&process.mounts[mount], path, directory)?;
+                spot.dot = !matches!(self.last(), Last::Name);
+                Ok(Located::Served(spot))
             }
             Place::Outside { path, rewritten } => Ok(Located::Native(rewritten.then_some(path))),
             Place::Unclear => Err(Errno::LOOP),
@@ -238,7 +271,7 @@ fn kernel_cwd() -> Result<PathBytes, Errno> {
 }
 
 /// The path of the directory behind a kernel FD.
-fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
+pub fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
     if fd == sys::AT_FDCWD {
         return kernel_cwd();
     }
@@ -281,8 +314,8 @@ impl Links for NamespaceLinks {
             let length = spot.call(|instance, path| instance.readlink(path, &mut buffer[..PATH_MAX - 1]))?;
             return target.try_extend_from_slice(&buffer[..length]).map_err(|_| Errno::NAMETOOLONG);
         }
-        if let Some(file) = proc_fd(self.process, path) {
-            return target.try_extend_from_slice(&file.absolute_path()?).map_err(|_| Errno::NAMETOOLONG);
+        if let Some(served) = magic_link(self.process, path)? {
+            return target.try_extend_from_slice(&served).map_err(|_| Errno::NAMETOOLONG);
         }
         let mut name = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
         name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
@@ -303,26 +336,52 @@ impl Links for NamespaceLinks {
             mode: 0,
             resolve: 0,
         };
-        let fd = open_how(sys::AT_FDCWD, path, &how)?;
+        let fd = look_how(sys::AT_FDCWD, path, &how)?;
         native::close(fd);
         Ok(())
     }
 }
 
-/// What a link of /proc reads as, if it is about something served: an open file, the working directory, the program.
+/// Where a link of /proc leads, if it is about something served: an open file, the working directory, the program.
 pub fn magic_link(process: &'static Process, path: &[u8]) -> Result<Option<PathBytes>, Errno> {
-    let Some(name) = path.strip_prefix(b"/proc/self/").or_else(|| path.strip_prefix(b"/proc/thread-self/"))
-    else {
-        return Ok(None);
-    };
-    match name {
-        b"cwd" => {
+    match own_proc(path) {
+        Some(b"/cwd") => {
             let served = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
             if served { working_directory(process).map(Some) } else { Ok(None) }
         }
-        b"exe" => Ok(process.executable.clone()),
+        Some(b"/exe") => Ok(process.executable.clone()),
         _ => proc_fd(process, path).map(|file| file.absolute_path()).transpose(),
     }
+}
+
+/// What readlink(2) of a link of /proc gives: as [`magic_link`], and it says when the name is gone.
+pub fn magic_text(process: &'static Process, path: &[u8]) -> Result<Option<PathBytes>, Errno> {
+    let Some(mut text) = magic_link(process, path)? else { return Ok(None) };
+    let gone = match proc_fd(process, path) {
+        Some(file) => file.with_handle(Instance::fgetattr).is_ok_and(|attributes| attributes.st_nlink == 0),
+        None => match process.table.find(&text) {
+            Some((mount, below)) if !below.is_empty() => {
+                let below = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;
+                Spot::new(&process.mounts[mount], below, false)?.call(Instance::getattr).is_err()
+            }
+            _ => false,
+        },
+    };
+    if gone {
+        text.try_extend_from_slice(b" (deleted)").map_err(|_| Errno::NAMETOOLONG)?;
+    }
+    Ok(Some(text))
+}
+
+/// The rest of a path after `/proc/self`, `/proc/thread-self` or `/proc/PID[/task/TID]` of this process.
+fn own_proc(path: &[u8]) -> Option<&[u8]> {
+    let rest = path.strip_prefix(b"/proc/")?;
+    let (owner, rest) = rest.split_at(rest.iter().position(|&byte| byte == b'/')?);
+    let own = match owner {
+        b"self" | b"thread-self" => true,
+        pid => parse(pid)? == u32::try_from(native::raw_call(sys::__NR_getpid, [0; 6])).ok()?,
+    };
+    own.then(|| skip_task(rest))
 }
 
 /// The served file that a path of the form `/proc/self/fd/N`, `/proc/PID/fd/N` (of this process), `/dev/fd/N` or `/dev/stdin`
@@ -333,21 +392,9 @@ pub fn proc_fd(process: &'static Process, path: &[u8]) -> Option<FileRef> {
         b"/dev/stdout" => 1,
         b"/dev/stderr" => 2,
         _ => {
-            let digits = if let Some(digits) = path.strip_prefix(b"/dev/fd/") {
-                digits
-            } else {
-                let rest = path.strip_prefix(b"/proc/")?;
-                let slash = rest.iter().position(|&byte| byte == b'/')?;
-                let (owner, rest) = rest.split_at(slash);
-                let own = match owner {
-                    b"self" | b"thread-self" => true,
-                    pid => parse(pid)? == u32::try_from(native::raw_call(sys::__NR_getpid, [0; 6])).ok()?,
-                };
-                let rest = if owner == b"thread-self" { rest } else { skip_task(rest) };
-                if !own {
-                    return None;
-                }
-                rest.strip_prefix(b"/fd/")?
+            let digits = match path.strip_prefix(b"/dev/fd/") {
+                Some(digits) => digits,
+                None => own_proc(path)?.strip_prefix(b"/fd/")?,
             };
             parse(digits)? as RawFd
         }
@@ -381,6 +428,14 @@ pub struct OpenHow {
 
 /// `RESOLVE_NO_SYMLINKS`.
 pub const NO_SYMLINKS: u64 = sys::RESOLVE_NO_SYMLINKS as u64;
+
+/// As [`open_how`], for a look: the FD is closed before the call is over, and may have any number.
+pub fn look_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    match open_how(dirfd, path, how) {
+        Err(Errno::MFILE) => nofile::with_room(|| open_how(dirfd, path, how)),
+        result => result,
+    }
+}
 
 /// openat2(2) on the kernel's name space.
 pub fn open_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {

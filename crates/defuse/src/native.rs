@@ -8,9 +8,18 @@ use interpose::{Call, raw};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::nofile;
+
 /// Makes `call` as it stands.
 pub fn call(call: &Call) -> i64 {
     raw_call(call.nr, call.args)
+}
+
+/// Makes `call` as it stands, where it may wait: a signal of the program ends it. The result, which may be
+/// [`interpose::RESTART`], goes back to the program as it is.
+pub fn interruptible(call: &Call) -> i64 {
+    // SAFETY: as for `raw_call`.
+    unsafe { raw::interruptible(call.nr, call.args) }
 }
 
 /// Makes the call `nr` with `args`; a value or `-errno`.
@@ -28,6 +37,15 @@ pub fn checked(nr: u32, args: [u64; 6]) -> Result<u64, Errno> {
     } else {
         Ok(result as u64)
     }
+}
+
+/// As [`checked`], for a call that makes an FD for our own use, to be closed or moved soon: the program's limit does not count.
+pub fn new_fd(nr: u32, args: [u64; 6]) -> Result<RawFd, Errno> {
+    match checked(nr, args) {
+        Err(Errno::MFILE) => nofile::with_room(|| checked(nr, args)),
+        result => result,
+    }
+    .map(|fd| fd as RawFd)
 }
 
 /// fstat(2).

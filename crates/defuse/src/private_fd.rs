@@ -1,8 +1,7 @@
 //! Descriptors that are not the program's: those that plugins hold open, and our placeholder.
 //!
-//! They live at and above a base number that the program cannot reach by its own RLIMIT_NOFILE (the limit is
-//! virtual: the program sees the one it was started with), so that the lowest free number is the same as without us.
-//! A close, dup2 or close_range of the program never touches them.
+//! They live at and above a base number that the program cannot reach by its own RLIMIT_NOFILE (see [`nofile`]), so that the
+//! lowest free number is the same as without us. A close, dup2 or close_range of the program never touches them.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::native;
+use crate::{native, nofile};
 
 const TRACKED: usize = 1 << 20;
 
@@ -44,8 +43,8 @@ pub fn take(fd: RawFd) -> Result<RawFd, Errno> {
 /// A private duplicate of `fd`, closed by exec.
 pub fn duplicate(fd: RawFd) -> Result<RawFd, Errno> {
     let command = u64::from(sys::F_DUPFD_CLOEXEC);
-    let private =
-        native::checked(sys::__NR_fcntl, [fd as u64, command, u64::from(base()), 0, 0, 0])? as RawFd;
+    let args = [fd as u64, command, u64::from(base()), 0, 0, 0];
+    let private = nofile::with_room(|| native::checked(sys::__NR_fcntl, args))? as RawFd;
     adopt(private);
     Ok(private)
 }

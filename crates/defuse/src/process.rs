@@ -14,7 +14,7 @@ use crate::mount::Mount;
 use crate::mounts::MountTable;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
-use crate::{native, shadow, thread, trace};
+use crate::{native, nofile, shadow, thread, trace};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -37,6 +37,8 @@ pub struct Process {
     pub folder: Vec<u8>,
     /// Device of the session's folder.
     pub folder_device: u64,
+    /// Device of /proc: its directories of FDs show ours too.
+    pub proc_device: u64,
     /// The served FDs.
     pub files: &'static FdTable<OpenFile>,
     /// The working directory.
@@ -49,6 +51,8 @@ pub struct Process {
     pub serving: &'static AtomicU8,
     /// Makes one thread at a time rebuild what the kernel knows about an FD and we do not.
     pub rebuilding: Lock<()>,
+    /// Held while the kernel's FD table and ours change together. Taken before `rebuilding`.
+    pub descriptors: Lock<()>,
     /// Held while a program's copy is open for writing.
     pub staging: Lock<()>,
     /// This library as LD_PRELOAD names it.
@@ -57,6 +61,8 @@ pub struct Process {
     pub executable: Option<PathBytes>,
     /// What vfork children have left in the memory they share with us.
     pub vfork: Lock<Vec<VforkChild>>,
+    /// The process has had a second thread: a descriptor may be in use while its number changes hands.
+    pub threaded: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Slot numbers at and above this make the next open look for slots of ended processes.
@@ -249,9 +255,15 @@ impl Process {
         mode & !self.umask.load(Ordering::Relaxed)
     }
 
-    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed.
+    /// The number below which the program's FDs are.
+    pub fn fd_limit(&self) -> u64 {
+        nofile::enforced(self.nofile.0.load(Ordering::Relaxed))
+    }
+
+    /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed. The kernel forbids it but for the moment
+    /// in which another thread makes a private descriptor.
     pub fn check_limit(&self, fd: RawFd) -> Result<RawFd, Errno> {
-        if (fd as u64) < self.nofile.0.load(Ordering::Relaxed) {
+        if (fd as u64) < self.fd_limit() {
             return Ok(fd);
         }
         native::close(fd);

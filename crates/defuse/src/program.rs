@@ -77,7 +77,7 @@ fn trim(mut text: &[u8]) -> &[u8] {
 /// script.
 pub fn header_of(dirfd: RawFd, path: &[u8]) -> Header {
     let flags = u64::from(sys::O_RDONLY | sys::O_CLOEXEC | sys::O_NONBLOCK | sys::O_NOCTTY);
-    let Ok(fd) = namei::open_how(dirfd, path, &OpenHow { flags, mode: 0, resolve: 0 }) else {
+    let Ok(fd) = namei::look_how(dirfd, path, &OpenHow { flags, mode: 0, resolve: 0 }) else {
         return Header::Other;
     };
     let mut start = [0; HEADER];
@@ -87,19 +87,25 @@ pub fn header_of(dirfd: RawFd, path: &[u8]) -> Header {
     Header::parse(&start[..count.max(0) as usize]).unwrap_or(Header::Other)
 }
 
-/// The path of a copy of the program at `spot` that the kernel can run; for a script only what it begins with.
+/// The path of a copy of the program at `spot` that the kernel can run; for a script only what it begins with. The copy
+/// has the base name of `name`, by which the program was called.
 pub fn stage(
     process: &'static Process,
     spot: &Spot,
     attributes: &plugin_abi::stat,
+    name: &[u8],
 ) -> Result<(PathBytes, Header), Errno> {
     let instance = spot.mount.instance()?;
     let opened = instance.open(spot.path(), sys::O_RDONLY as i32, 0).map_err(plugin_errno)?;
     let handle = match opened {
         Open::Served { handle, .. } => handle,
-        Open::Native { fd, .. } => return stage_native(process, spot, attributes, &fd),
+        Open::Native { fd, .. } => {
+            return stage_from(process, attributes, name, &mut |buffer, offset| {
+                rustix::io::pread(&fd, buffer, offset)
+            });
+        }
     };
-    let result = stage_from(process, spot, attributes, &mut |buffer, offset| {
+    let result = stage_from(process, attributes, name, &mut |buffer, offset| {
         instance.read(&handle, buffer, offset).map_err(plugin_errno)
     });
     close(instance, handle);
@@ -112,21 +118,12 @@ fn close(instance: &Instance, handle: Handle) {
     }
 }
 
-fn stage_native(
-    process: &'static Process,
-    spot: &Spot,
-    attributes: &plugin_abi::stat,
-    fd: &std::os::fd::OwnedFd,
-) -> Result<(PathBytes, Header), Errno> {
-    stage_from(process, spot, attributes, &mut |buffer, offset| rustix::io::pread(fd, buffer, offset))
-}
-
 type Read<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> Result<usize, Errno>;
 
 fn stage_from(
     process: &'static Process,
-    spot: &Spot,
     attributes: &plugin_abi::stat,
+    name: &[u8],
     read: Read<'_>,
 ) -> Result<(PathBytes, Header), Errno> {
     let mut start = [0; HEADER];
@@ -135,7 +132,6 @@ fn stage_from(
     if header != Header::Other {
         return Ok((PathBytes::new(), header));
     }
-    let name = spot.path().as_bytes();
     let name = &name[name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)..];
     let mut path = ArrayVec::<u8, 4096>::new();
     let cut = |_| Errno::NAMETOOLONG;
@@ -179,7 +175,8 @@ fn stage_from(
 fn write_copy(path: &mut ArrayVec<u8, 4096>, mode: u32, read: Read<'_>) -> Result<(), Errno> {
     let flags = u64::from(sys::O_WRONLY | sys::O_CREAT | sys::O_TRUNC | sys::O_CLOEXEC);
     let name = c_string(path)?;
-    let fd = native::checked(sys::__NR_open, [name, flags, 0o700, 0, 0, 0])? as RawFd;
+    let args = [name, flags, 0o700, 0, 0, 0];
+    let fd = native::new_fd(sys::__NR_open, args)?;
     let result = copy_all(fd, read).and_then(|()| {
         // Whoever may run the original may run the copy, and nobody may more.
         native::checked(sys::__NR_fchmod, [fd as u64, u64::from(mode), 0, 0, 0, 0]).map(drop)

@@ -12,7 +12,6 @@ use crate::mounts::MountTable;
 
 /// `PATH_MAX`, with the terminating NUL.
 pub const PATH_MAX: usize = 4096;
-const NAME_MAX: usize = 255;
 /// The kernel's `MAXSYMLINKS`.
 const MAX_LINKS: u32 = 40;
 
@@ -193,9 +192,6 @@ fn ends_in_directory(path: &[u8]) -> bool {
 
 /// Adds `/name`.
 fn push(current: &mut PathBytes, name: &[u8]) -> Result<(), Errno> {
-    if name.len() > NAME_MAX {
-        return Err(Errno::NAMETOOLONG);
-    }
     append(current, b"/")?;
     append(current, name)
 }

@@ -93,6 +93,50 @@ pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
     result
 }
 
+/// Takes the plugins' descriptors away from the program's numbers and puts placeholders there: before the process gets a
+/// second thread, which could use such a number while it changes hands.
+pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
+    let _together = process.descriptors.lock();
+    let mut adopted = Vec::new();
+    process.files.for_each(|_, file, _| {
+        if let Form::Backing(fd) = file.form() {
+            adopted.push(fd);
+        }
+    });
+    adopted.dedup();
+    for fd in adopted {
+        let Some(file) = process.files.get(fd) else { continue };
+        vacate(process, &file, fd, true)?;
+        if file.form() != Form::Placeholder {
+            // `vacate` went to another number of the same file: one more step takes it away from there.
+            if let Form::Backing(next) = file.form() {
+                let private = private_fd::duplicate(next)?;
+                file.move_backing(private)?;
+                file.set_form(Form::Placeholder);
+            }
+        }
+        let placeholder = placeholder(process)?;
+        let mut result = Ok(());
+        process.files.for_each(|number, same, cloexec| {
+            if same.slot == file.slot {
+                let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
+                let args = [placeholder as u64, number as u64, flags, 0, 0, 0];
+                result = result.and(native::checked(sys::__NR_dup3, args).map(drop));
+            }
+        });
+        result?;
+    }
+    Ok(())
+}
+
+/// The common placeholder; opens it if there is none.
+fn placeholder(process: &Process) -> Result<RawFd, Errno> {
+    match PLACEHOLDER.load(Ordering::Relaxed) {
+        -1 => open_placeholder(process),
+        fd => Ok(fd),
+    }
+}
+
 /// Before the FD `fd` of `file` is closed or replaced: if that number is the plugin's own descriptor, the plugin gets
 /// another one. `others` tells whether the file has other FDs.
 pub fn vacate(process: &'static Process, file: &OpenFile, fd: RawFd, replaced: bool) -> Result<(), Errno> {
@@ -220,7 +264,7 @@ fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, 
 fn open_directory(path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
     let flags = sys::O_RDONLY | sys::O_DIRECTORY | if cloexec { sys::O_CLOEXEC } else { 0 };
     let path = path.as_ptr() as u64;
-    native::checked(sys::__NR_open, [path, u64::from(flags), 0, 0, 0, 0]).map(|fd| fd as RawFd)
+    native::new_fd(sys::__NR_open, [path, u64::from(flags), 0, 0, 0, 0])
 }
 
 fn lock_description(fd: RawFd) -> Result<(), Errno> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use interpose::{Config, DispatchPolicy, SiteLists};
+use interpose::{Config, DispatchPolicy, PlanStore};
 use rustix::fs::{Mode, OFlags, fchmod, fstat, open, rename, unlink};
 use rustix::io::{self, Errno};
 
@@ -48,7 +48,7 @@ impl SessionLists {
     #[allow(unsafe_code)]
     pub fn make(&self) -> Result<usize, Errno> {
         // SAFETY: the caller has one thread, so nobody loads or unloads objects meanwhile.
-        unsafe { interpose::make_site_lists(&interests(), self) }
+        unsafe { interpose::store_plans(&interests(), self) }
     }
 
     fn path(&self, key: &[u8], ending: &str) -> Option<PathBuf> {
@@ -65,7 +65,7 @@ impl SessionLists {
     }
 }
 
-impl SiteLists for SessionLists {
+impl PlanStore for SessionLists {
     fn load(&self, key: &[u8]) -> Option<Vec<u8>> {
         let path = self.path(key, "")?;
         // O_NONBLOCK: something else than a file in its place must not keep us waiting.

@@ -19,7 +19,7 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{file, log, native, private_fd, site_lists, trace};
+use crate::{file, log, native, nofile, private_fd, site_lists, trace};
 
 /// Runs when the library is loaded, before the program.
 #[used]
@@ -89,18 +89,19 @@ impl Auxiliary {
 
 fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>> {
     let begin = trace::instant();
-    let session = OpenedSession::open(folder)?;
+    let session = nofile::with_room(|| OpenedSession::open(folder))?;
     let folder_stat = rustix::fs::fstat(&session.folder)?;
     log::init(session.config.log.clone());
     let mut stages = Stages::since(begin);
     stages.end("session");
-    let arena = open_arena(&session)?;
+    let arena = nofile::with_room(|| open_arena(&session))?;
     stages.end("arena");
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
     private_fd::set_base(config.private_fd_base);
+    nofile::begin(config.private_fd_base, config.nofile.soft);
     let (table, mounts, ancestors) = mounts_of(config)?;
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
@@ -110,19 +111,23 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
         folder_device: folder_stat.st_dev,
+        proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
         serving: &SERVING,
         rebuilding: Lock::new(()),
+        descriptors: Lock::new(()),
         staging: Lock::new(()),
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
+        threaded: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
+    nofile::refresh(process);
     stages.end("mounts");
     inherit(process, inheritance)?;
     stages.end("registration");
@@ -254,9 +259,9 @@ fn keep_what_was_inherited(
 
 fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
-    let opened = native::checked(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
+    let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.
-    let directory = unsafe { OwnedFd::from_raw_fd(opened as RawFd) };
+    let directory = unsafe { OwnedFd::from_raw_fd(opened) };
     let own = directory.as_raw_fd();
     let mut entries = rustix::fs::Dir::new(directory)?;
     while let Some(entry) = entries.read() {
@@ -271,7 +276,7 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 
 fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
     let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
-    let config = site_lists::interests().serving(process.serving).fd_states(states()).site_lists(lists);
+    let config = site_lists::interests().serving(process.serving).fd_states(states()).plans(lists);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

@@ -135,6 +135,7 @@ fn interest(interest: Interest) -> &'static str {
     match interest {
         Interest::Never => "",
         Interest::ByFd => "by FD",
+        Interest::Closes => "by FD",
         Interest::WhileServing => "while serving",
         Interest::Always => "always",
     }

@@ -34,7 +34,7 @@ fn cost(mut call: impl FnMut()) -> f64 {
         for _ in 0..CALLS {
             call();
         }
-        start.elapsed().as_nanos() as f64 / f64::from(CALLS)
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(CALLS)
     };
     std::iter::repeat_with(round).take(ROUNDS).fold(f64::INFINITY, f64::min)
 }
@@ -65,8 +65,8 @@ fn main() {
         .interest(SYS_READ, Interest::ByFd)
         .interest(SYS_RT_SIGPROCMASK, Interest::Never)
         .interest(SYS_GETPPID, Interest::WhileServing);
-    // SAFETY: one thread, nothing is being loaded.
     let start = Instant::now();
+    // SAFETY: one thread, nothing is being loaded.
     let installed = unsafe { interpose::install(config, &Nothing) }.expect("install");
     let install = start.elapsed();
     let after = [cost(getppid), cost(&mut read), cost(sigmask)];

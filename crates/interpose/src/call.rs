@@ -67,7 +67,7 @@ pub enum Outcome {
 }
 
 /// `Return(RESTART)`: a signal interrupted the call before it had an effect and the program asked
-/// (SA_RESTART) that such calls be made again. [`crate::raw::interruptible`] returns it when the kernel would have
-/// restarted the call; a handler hands it on unchanged. (ERESTARTNOINTR of the kernel, never
+/// (`SA_RESTART`) that such calls be made again. [`crate::raw::interruptible`] returns it when the kernel would have
+/// restarted the call; a handler hands it on unchanged. (`ERESTARTNOINTR` of the kernel, never
 /// seen by programs.)
 pub const RESTART: i64 = -513;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU8;
 
-use crate::SiteLists;
+use crate::PlanStore;
 
 /// System call numbers are below this; higher ones always go to the kernel (which knows none).
 pub const NUMBERS: usize = 512;
@@ -53,7 +53,7 @@ pub struct Config {
     pub(crate) serving: Option<&'static AtomicU8>,
     pub(crate) dispatch: DispatchPolicy,
     pub(crate) ignored_objects: &'static [&'static str],
-    pub(crate) site_lists: Option<&'static dyn SiteLists>,
+    pub(crate) plans: Option<&'static dyn PlanStore>,
 }
 
 impl Default for Config {
@@ -72,7 +72,7 @@ impl Config {
             serving: None,
             dispatch: DispatchPolicy::Never,
             ignored_objects: &[],
-            site_lists: None,
+            plans: None,
         }
     }
 
@@ -123,11 +123,10 @@ impl Config {
         self
     }
 
-    /// What keeps lists of sites between processes. Scanning a C library takes more than a millisecond, reading its list some
-    /// microseconds.
+    /// Where plans are kept, so that not every process has to scan the objects it loads.
     #[must_use]
-    pub const fn site_lists(mut self, lists: &'static dyn SiteLists) -> Self {
-        self.site_lists = Some(lists);
+    pub const fn plans(mut self, store: &'static dyn PlanStore) -> Self {
+        self.plans = Some(store);
         self
     }
 }

@@ -1,22 +1,127 @@
 //! Syscall User Dispatch: the kernel hands over calls from sites that could not be rewritten.
+//!
+//! While a thread has it armed every call from outside our text raises SIGSYS; so calls that pass are then made from
+//! our text, too ([`table::DISPATCHING`]). The kernel clears it in children of fork and vfork and in new threads: each arms
+//! itself, new threads in their first instructions, others at their next call that passes.
 
-use crate::entry::tls::Tls;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use crate::entry::regions;
+use crate::entry::tls::{self, Tls};
+use crate::raw;
+use crate::rewrite::AddressMap;
 use crate::signals::{Context, SigInfo};
-use crate::table;
-use core::sync::atomic::Ordering::Relaxed;
+use crate::{DispatchPolicy, table};
 
-/// Whether threads have it armed.
+const SYS_PRCTL: u32 = 157;
+const PR_SET_SYSCALL_USER_DISPATCH: u64 = 59;
+const PR_SYS_DISPATCH_ON: u64 = 1;
+const SYS_RT_SIGRETURN: u64 = 15;
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// Bytes of `syscall`, and of `int $0x80`.
+const INSTRUCTION: u64 = 2;
+
+/// Whether threads are to have it armed.
 pub fn armed() -> bool {
     table::DISPATCHING.load(Relaxed) != 0
 }
 
-/// Arms it at install, if the policy says so.
-pub fn arm_at_install(_policy: crate::DispatchPolicy, _missed: u32) -> bool {
-    false
+/// Arms it in this thread, and in others as they come by, if the policy says so and there is reason to.
+pub fn arm_if_needed(policy: DispatchPolicy, missed: u32) -> bool {
+    let needed = match policy {
+        DispatchPolicy::Never => false,
+        DispatchPolicy::Auto => missed > 0,
+        DispatchPolicy::Always => true,
+    };
+    if !needed || armed() {
+        return armed();
+    }
+    let Ok(map) = AddressMap::read() else { return false };
+    let entry = regions::entry();
+    let Some(text) = map.mappings().iter().find(|mapping| mapping.range.contains(&entry)) else {
+        return false;
+    };
+    table::DISPATCH_START.store(text.range.start, Relaxed);
+    table::DISPATCH_LENGTH.store(text.range.end - text.range.start, Relaxed);
+    if !arm() {
+        return false;
+    }
+    table::DISPATCHING.store(1, Release);
+    true
 }
 
 /// Arms it in a new process, where the kernel has cleared it.
-pub fn arm_again() {}
+pub fn arm_again() {
+    if armed() {
+        arm();
+    }
+}
 
-/// A call was caught.
-pub fn caught(_info: &SigInfo, _context: &mut Context, _tls: &mut Tls) {}
+fn arm() -> bool {
+    // SAFETY: our handler of SIGSYS is installed, and SIGSYS is never blocked.
+    let result = unsafe {
+        raw::syscall5(
+            SYS_PRCTL,
+            PR_SET_SYSCALL_USER_DISPATCH,
+            PR_SYS_DISPATCH_ON,
+            table::DISPATCH_START.load(Relaxed),
+            table::DISPATCH_LENGTH.load(Relaxed),
+            0,
+        )
+    };
+    // SAFETY: the block is this thread's.
+    unsafe { (*tls::current()).armed = 1 };
+    result == 0
+}
+
+/// What a stub holds before its `resume` label, for a site without a stub.
+#[repr(C)]
+struct Record {
+    /// Rewind plainly, number unknown.
+    rewind_and_number: AtomicU64,
+    site: AtomicU64,
+    done: AtomicU64,
+}
+
+const NUMBER_UNKNOWN: u64 = 0xffff_ffff << 32;
+const RECORDS: usize = 1024;
+static TABLE: [Record; RECORDS] = [const {
+    Record {
+        rewind_and_number: AtomicU64::new(NUMBER_UNKNOWN),
+        site: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+    }
+}; RECORDS];
+
+/// The `resume` address that stands for `site`; its data lie before it as the contract says. It is never jumped to, as
+/// [`armed`] calls pass another way.
+fn resume(site: u64, tls: &mut Tls) -> u64 {
+    let begin = (site.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize;
+    for step in 0..16 {
+        let record = &TABLE[(begin + step) % RECORDS];
+        let found = match record.site.compare_exchange(0, site, AcqRel, Acquire) {
+            Ok(_) => site,
+            Err(found) => found,
+        };
+        if found == site {
+            record.done.store(site + INSTRUCTION, Release);
+            return (&raw const *record) as u64 + size_of::<Record>() as u64;
+        }
+    }
+    // Code that makes thousands of sites: the thread's own record, good for one call.
+    tls.record = [NUMBER_UNKNOWN, site, site + INSTRUCTION];
+    (&raw const tls.record) as u64 + size_of::<Record>() as u64
+}
+
+/// A call was caught: the program goes on as if its site had been rewritten.
+pub fn caught(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
+    let done = context.rip;
+    if context.rax == SYS_RT_SIGRETURN && info.architecture() == AUDIT_ARCH_X86_64 {
+        context.rip = regions::sigreturn();
+        return;
+    }
+    context.rcx = resume(done - INSTRUCTION, tls);
+    context.rip =
+        if info.architecture() == AUDIT_ARCH_X86_64 { regions::entry() } else { regions::pass_32_bit() };
+}

@@ -67,6 +67,7 @@ impl Fault {
 
 /// A fork, vfork, clone or clone3 of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct ForkCall {
     /// What it makes, by what is shared.
     pub kind: ForkKind,
@@ -75,7 +76,7 @@ pub struct ForkCall {
 }
 
 impl ForkCall {
-    /// Whether caller and child use one FD table (CLONE_FILES).
+    /// Whether caller and child use one FD table (`CLONE_FILES`).
     pub fn shares_files(&self) -> bool {
         self.flags & CLONE_FILES != 0
     }
@@ -83,6 +84,7 @@ impl ForkCall {
 
 /// What a fork-like call makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub enum ForkKind {
     /// A process with its own copy of memory.
     Fork,
@@ -98,6 +100,8 @@ pub enum ForkKind {
 pub(crate) const CLONE_VM: u64 = 0x100;
 pub(crate) const CLONE_FILES: u64 = 0x400;
 pub(crate) const CLONE_VFORK: u64 = 0x4000;
+/// The child's handled signals are reset (`posix_spawn` since glibc 2.38).
+pub(crate) const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 pub(crate) const CLONE_SETTLS: u64 = 0x80000;
 pub(crate) const CLONE_THREAD: u64 = 0x10000;
 

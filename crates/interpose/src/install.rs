@@ -8,7 +8,7 @@ use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls
 use crate::entry::vector;
 use crate::rewrite::{self, Threads};
 use crate::signals::{self, actions, mask};
-use crate::{Config, Handler, dispatch, objects, serve, site_lists, table};
+use crate::{Config, Handler, dispatch, objects, serve, table};
 
 /// What [`install`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,13 +61,13 @@ impl std::error::Error for InstallError {}
 ///
 /// # Errors
 /// See [`InstallError`].
+#[expect(clippy::needless_pass_by_value)] // Used up: it is built for this one call.
 pub unsafe fn install(config: Config, handler: &'static dyn Handler) -> Result<Installed, InstallError> {
     serve::set_handler(handler)?;
     vector::detect();
     table::ERRNO_OFFSET.store(errno_offset(), Relaxed);
     table::fill(&config);
-    objects::ignore(config.ignored_objects);
-    site_lists::set(config.site_lists);
+    objects::configure(&config);
     // SAFETY: the block is this thread's.
     let tls = unsafe { &mut *tls::current() };
     let inside = Inside::enter(tls);
@@ -82,7 +82,7 @@ pub unsafe fn install(config: Config, handler: &'static dyn Handler) -> Result<I
     if tally.sites == 0 {
         return Err(InstallError::NoSites);
     }
-    let dispatching = dispatch::arm_at_install(config.dispatch, tally.missed);
+    let dispatching = dispatch::arm_if_needed(config.dispatch, tally.missed);
     drop(inside);
     Ok(Installed { objects: tally.objects, sites: tally.sites, unpatched: tally.missed, dispatching })
 }

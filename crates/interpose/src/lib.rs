@@ -1,6 +1,4 @@
-//! Catches the system calls of this process and offers them to a [`Handler`].
-//!
-//! See `README.md` for what it does and how.
+#![doc = include_str!("../README.md")]
 
 mod call;
 mod config;
@@ -10,13 +8,13 @@ mod handler;
 mod install;
 mod lodger;
 mod objects;
+mod plans;
 mod process;
 pub mod raw;
 pub mod rewrite;
 mod serve;
 mod signals;
 mod site;
-mod site_lists;
 mod table;
 pub mod usercopy;
 
@@ -24,5 +22,5 @@ pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
+pub use plans::{PlanStore, store_plans};
 pub use process::{exec, in_vfork_child};
-pub use site_lists::{SiteLists, make_site_lists};

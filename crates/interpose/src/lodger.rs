@@ -42,5 +42,7 @@ pub fn is_current() -> bool {
 /// Marks the calling thread.
 pub fn mark_current() {
     // SAFETY: as above; nothing uses GS.
-    unsafe { asm!("wrgsbase {}", in(reg) &raw const MARK, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("wrgsbase {}", in(reg) (&raw const MARK) as u64, options(nomem, nostack, preserves_flags));
+    };
 }

@@ -2,16 +2,17 @@
 
 use core::hint::spin_loop;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
 use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::entry::regions;
 use crate::rewrite::{
-    AddressMap, Error, Image, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Segment, Threads, apply,
+    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
 };
 use crate::signals::Context;
-use crate::{raw, serve, site_lists, table, usercopy};
+use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, serve, table};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -20,15 +21,19 @@ const PROT_EXEC: u64 = 4;
 /// One rewritten text. Never freed: signal handlers walk the list, and stubs stay for ever.
 struct Record {
     patched: Patched,
-    /// Interesting sites that were left alone, as addresses.
-    missed: u32,
     /// Something else was mapped over the text.
     gone: AtomicBool,
     next: *const Record,
 }
 
 static RECORDS: AtomicPtr<Record> = AtomicPtr::new(core::ptr::null_mut());
-static IGNORED: OnceLock<&'static [&'static str]> = OnceLock::new();
+
+struct Settings {
+    ignored: &'static [&'static str],
+    plans: Option<&'static dyn PlanStore>,
+    dispatch: DispatchPolicy,
+}
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
 
 fn records() -> impl Iterator<Item = &'static Record> {
     let mut next = RECORDS.load(Acquire).cast_const();
@@ -89,16 +94,18 @@ pub struct Tally {
     pub missed: u32,
 }
 
-/// Names of objects to leave alone.
-pub fn ignore(objects: &'static [&'static str]) {
-    let _ = IGNORED.set(objects);
+/// What objects to leave alone, and so on. Called once.
+pub fn configure(config: &Config) {
+    let settings =
+        Settings { ignored: config.ignored_objects, plans: config.plans, dispatch: config.dispatch };
+    let _ = SETTINGS.set(settings);
 }
 
 /// Rewrites all loaded objects that were not yet, or those that overlap `range`.
 ///
 /// # Safety
 /// Nobody loads or unloads objects meanwhile (or, for a range, touches that object); called inside.
-pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tally, Error> {
+pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Tally, Error> {
     let map = AddressMap::read().map_err(|errno| Error::System { attempt: "read /proc/self/maps", errno })?;
     let mut memory = NearMemory::new(&map);
     let own = regions::entry()..regions::entry() + 1;
@@ -110,7 +117,7 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
                 .iter()
                 .any(|m| m.execute && m.range.start < range.end && range.start < m.range.end)
         };
-        if range.as_ref().is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
+        if range.is_some_and(|range| !overlaps(range)) || ignored(object.path()) {
             continue;
         }
         // SAFETY: the caller's promise.
@@ -127,7 +134,7 @@ pub unsafe fn rewrite(range: Option<Range<u64>>, threads: Threads) -> Result<Tal
             rewritten |= patched.sites().len() > 0;
             tally.sites += patched.sites().len() as u32;
             tally.missed += missed;
-            publish(Record { patched, missed, gone: AtomicBool::new(false), next: core::ptr::null() });
+            publish(Record { patched, gone: AtomicBool::new(false), next: core::ptr::null() });
         }
         tally.objects += u32::from(rewritten);
     }
@@ -140,52 +147,15 @@ fn interesting(number: Option<u32>) -> bool {
 
 /// The plans for those texts of an object that were not rewritten yet.
 unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
-    // SAFETY: the caller's promise; nothing is changed before the image is dropped.
-    let Some(image) = (unsafe { image(object) }) else { return Vec::new() };
+    // SAFETY: the caller keeps the object mapped; nothing is changed before the image is dropped.
+    let Some(image) = (unsafe { object.image() }) else { return Vec::new() };
+    let store = SETTINGS.get().and_then(|settings| settings.plans);
     image
         .texts()
         .map(|text| (text, text.address..text.address + text.bytes.len() as u64))
         .filter(|(_, range)| !known(range))
-        .map(|(text, range)| (site_lists::plan(object, &image, &text), range))
+        .map(|(text, range)| (plans::plan(store, object, &image, &text), range))
         .collect()
-}
-
-/// An object as it is in memory, so far as it is in its place yet.
-///
-/// # Safety
-/// While the image is used nobody unloads the object or changes its text.
-unsafe fn image<'a>(object: &LoadedObject<'a>) -> Option<Image<'a>> {
-    if object.mappings()[0].offset != 0 {
-        return None;
-    }
-    let fixed = || object.mappings().iter().filter(|mapping| mapping.read && !mapping.write);
-    let segments = fixed().map(|mapping| {
-        let len = readable(&mapping.range);
-        Segment {
-            address: mapping.range.start,
-            // SAFETY: mapped readable and probed just now; the caller keeps it so.
-            bytes: unsafe { core::slice::from_raw_parts(mapping.range.start as *const u8, len) },
-            executable: mapping.execute,
-        }
-    });
-    let offsets: Vec<u64> = fixed().map(|mapping| mapping.offset).collect();
-    Image::from_mappings(segments.collect(), &offsets)
-}
-
-/// How many bytes of a mapping can be read, in whole pages. The loader first maps a file over all of an object's range,
-/// also over what lies beyond the file's end and is mapped anew later: SIGBUS.
-fn readable(range: &Range<u64>) -> usize {
-    const PAGE: u64 = 4096;
-    let present = |page: u64| usercopy::probe_read(range.start + page * PAGE, 1).is_ok();
-    let (mut low, mut high) = (0, (range.end - range.start) / PAGE);
-    if high > 0 && present(high - 1) {
-        low = high;
-    }
-    while low < high {
-        let middle = low.midpoint(high);
-        if present(middle) { low = middle + 1 } else { high = middle }
-    }
-    (low * PAGE) as usize
 }
 
 fn known(text: &Range<u64>) -> bool {
@@ -202,14 +172,9 @@ fn publish(record: Record) {
 fn ignored(path: &[u8]) -> bool {
     let path = String::from_utf8_lossy(path);
     let name = Path::new(&*path).file_name().and_then(|name| name.to_str()).unwrap_or("");
-    IGNORED
-        .get()
-        .is_some_and(|objects| objects.iter().any(|o| if o.contains('/') { *o == path } else { *o == name }))
-}
-
-/// Interesting sites that could not be rewritten, in all objects so far.
-pub fn missed() -> u32 {
-    records().map(|record| record.missed).sum()
+    SETTINGS.get().is_some_and(|settings| {
+        settings.ignored.iter().any(|o| if o.contains('/') { *o == path } else { *o == name })
+    })
 }
 
 static FAILURES: AtomicU32 = AtomicU32::new(0);
@@ -234,11 +199,14 @@ pub fn changed(nr: u32, args: &[u64; 6], result: i64) {
     }
     let threads = if fresh || threads() == 1 { Threads::Quiet } else { Threads::Running };
     // SAFETY: the program is in the middle of loading this; it cannot unload it before the call returns.
-    match unsafe { rewrite(Some(range.clone()), threads) } {
-        Ok(tally) if tally.sites > 0 => {
-            serve::handler().mapped_executable(range.start, range.end - range.start)
+    match unsafe { rewrite(Some(&range), threads) } {
+        Ok(tally) => {
+            let policy = SETTINGS.get().map_or(DispatchPolicy::Never, |settings| settings.dispatch);
+            dispatch::arm_if_needed(policy, tally.missed);
+            if tally.sites > 0 {
+                serve::handler().mapped_executable(range.start, range.end - range.start);
+            }
         }
-        Ok(_) => {}
         Err(_) => {
             FAILURES.fetch_add(1, Relaxed);
         }

@@ -12,7 +12,7 @@ use crate::entry::tls::{
     self, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE,
     PHASE_CALL, Tls,
 };
-use crate::handler::CLONE_SETTLS;
+use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
 use crate::signals::{self, Context, VIRTUAL, actions, mask};
 use crate::{ForkCall, ForkKind, RESTART, dispatch, lodger, raw, serve, site, usercopy};
 
@@ -34,7 +34,7 @@ struct Request {
     fork: ForkCall,
     /// The child's stack pointer, 0 for the caller's.
     stack: u64,
-    /// The child's thread pointer, with CLONE_SETTLS.
+    /// The child's thread pointer, with `CLONE_SETTLS`.
     tls: u64,
 }
 
@@ -65,7 +65,13 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         ForkKind::Thread | ForkKind::SharedVm if request.stack == 0 => return LEAVE_PASS,
         ForkKind::SharedVm if !own_tls && !lodger::supported() => return LEAVE_PASS,
         // From a signal handler on the alternate stack.
-        ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => return LEAVE_PASS,
+        ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => {
+            if own_tls {
+                // Where the child, too, looks when dispatch makes it come by our text.
+                let _ = usercopy::write(block_of(&request) + tls::RESUME as u64, &frame.resume);
+            }
+            return LEAVE_PASS;
+        }
         _ => {}
     }
     if let Err(errno) = serve::handler().before_fork(&fork) {
@@ -88,6 +94,9 @@ fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u
     frame.rax = result as u64;
     if result == 0 {
         forget_signal(tls);
+        if request.fork.flags & CLONE_CLEAR_SIGHAND != 0 {
+            actions::cleared();
+        }
         if request.stack != 0 {
             frame.rsp = request.stack;
         }
@@ -110,7 +119,7 @@ fn forget_signal(tls: &mut Tls) {
 
 /// What a vfork child finds at its stack pointer.
 #[repr(C, align(64))]
-struct VforkChild {
+pub struct VforkChild {
     frame: MaybeUninit<Frame>,
     fork: ForkCall,
 }
@@ -152,8 +161,7 @@ fn suspended(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u6
 }
 
 /// The vfork child, on the stack below its caller's frames, all signals blocked.
-pub extern "C" fn vfork_child(child: *mut VforkChildOpaque) -> ! {
-    let child = child.cast::<VforkChild>();
+pub extern "C" fn vfork_child(child: *mut VforkChild) -> ! {
     // SAFETY: the block is the caller's, which is suspended; `suspended` wrote the child's part.
     unsafe {
         let tls = &mut *tls::current();
@@ -161,15 +169,14 @@ pub extern "C" fn vfork_child(child: *mut VforkChildOpaque) -> ! {
         tls.vfork_depth += 1;
         tls.pending = PENDING_MASK;
         tls.virtual_pending = 0;
+        if (*child).fork.flags & CLONE_CLEAR_SIGHAND != 0 {
+            actions::cleared_in_vfork_child(tls);
+        }
         dispatch::arm_again();
         serve::handler().after_fork_child(&(*child).fork);
         interpose_leave_frame((&raw mut (*child).frame).cast(), LEAVE_DONE)
     }
 }
-
-/// Names the argument of [`vfork_child`] to the assembly.
-#[repr(C)]
-pub struct VforkChildOpaque([u8; 0]);
 
 fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
     // SAFETY: the frame's `resume` is a live stub's.
@@ -183,6 +190,9 @@ fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
         serve::handler().after_fork_parent(&request.fork, EFAULT);
         frame.rax = EFAULT as u64;
         return LEAVE_DONE;
+    }
+    if lodger == 0 {
+        let _ = usercopy::write(block_of(request) + tls::VIRTUAL_MASK as u64, &tls.virtual_mask);
     }
     if tls.pending == PENDING_SIGNAL {
         // The child would inherit that all is blocked: first the signal, then the clone.
@@ -215,12 +225,18 @@ pub fn after_clone(frame: &mut Frame, tls: &mut Tls) -> u64 {
 }
 
 /// A thread made inside is the handler's or a plugin's: marks it before it runs.
-pub fn mark_internal(nr: u32, args: &[u64; 6]) {
+pub fn mark_internal(nr: u32, args: &[u64; 6], resume: u64) {
     let Some(request) = request(nr, args) else { return };
     if request.fork.kind == ForkKind::Thread && request.fork.flags & CLONE_SETTLS != 0 {
-        let offset = (tls::current() as u64).wrapping_sub(tls::thread_pointer());
-        let _ = usercopy::write(request.tls.wrapping_add(offset), &INTERNAL_THREAD);
+        let block = block_of(&request);
+        let _ = usercopy::write(block, &INTERNAL_THREAD);
+        let _ = usercopy::write(block + tls::RESUME as u64, &resume);
     }
+}
+
+/// The block of the thread that is to be made, which has its thread pointer already.
+fn block_of(request: &Request) -> u64 {
+    (tls::current() as u64).wrapping_sub(tls::thread_pointer()).wrapping_add(request.tls)
 }
 
 /// The program's exit of one thread.
@@ -273,7 +289,7 @@ pub fn step_out(tls: &mut Tls, context: &mut Context) {
     context.mask &= !VIRTUAL;
 }
 
-/// Whether this thread is a child of vfork (or of posix_spawn) that still shares memory with its suspended parent.
+/// Whether this thread is a child of vfork (or of `posix_spawn`) that still shares memory with its suspended parent.
 pub fn in_vfork_child() -> bool {
     // SAFETY: the block is this thread's.
     unsafe { (*tls::current()).vfork_depth > 0 }

@@ -1,9 +1,12 @@
 //! From the entry to the handler: our own numbers first, then the host's.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::AcqRel;
 
-use crate::entry::frame::*;
+use crate::entry::frame::{
+    Frame, KIND_AFTER_CLONE, KIND_CALL, LEAVE_AGAIN, LEAVE_DONE, LEAVE_EDITED, LEAVE_PASS,
+};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, Tls};
 use crate::signals::{self, Context, actions, mask};
 use crate::table::{self, Own};
@@ -152,10 +155,10 @@ const PROT_EXEC: u64 = 4;
 /// Asks the host if it is interested: its value, or the call to make.
 fn consult(frame: &Frame, nr: u32) -> Result<i64, Call> {
     let mut call = call_of(frame, nr);
-    if table::host_interested(nr, &call.args) {
-        if let Outcome::Return(value) = handler().call(&mut call) {
-            return Ok(value);
-        }
+    if table::host_interested(nr, &call.args)
+        && let Outcome::Return(value) = handler().call(&mut call)
+    {
+        return Ok(value);
     }
     Err(call)
 }
@@ -166,7 +169,7 @@ unsafe fn inner(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         Some(Own::Action) => actions::serve(tls, frame.args()),
         Some(Own::Mask) => mask::serve(tls, frame.args()),
         Some(Own::Fork) => {
-            process::mark_internal(nr, &frame.args());
+            process::mark_internal(nr, &frame.args(), frame.resume);
             return LEAVE_PASS;
         }
         Some(Own::Executable) if !table::host_inner(nr) => {

@@ -25,15 +25,6 @@ pub unsafe fn start(resume: u64) -> u64 {
     unsafe { ((resume - 16) as *const u64).read() }
 }
 
-/// Whether the site's displaced code may be run again.
-///
-/// # Safety
-/// As for [`done`].
-pub unsafe fn rewinds(resume: u64) -> bool {
-    // SAFETY: as above.
-    unsafe { ((resume - 24) as *const u8).read() <= RELOAD_R11 }
-}
-
 /// Turns a context that has the registers of the system call into one at the start of its site. Returns whether the site allows it;
 /// else the context is as it was.
 pub fn rewind(context: &mut Context, resume: u64) -> bool {

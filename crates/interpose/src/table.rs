@@ -11,9 +11,9 @@ pub const WHILE_SERVING: u8 = 2;
 pub const ALWAYS: u8 = 3;
 /// Only made inside.
 pub const INNER_ONLY: u8 = 4;
-/// mmap, mprotect, pkey_mprotect: with PROT_EXEC in the third argument.
+/// mmap, mprotect, `pkey_mprotect`: with `PROT_EXEC` in the third argument.
 pub const EXECUTABLE: u8 = 5;
-/// rt_sigprocmask.
+/// `rt_sigprocmask`.
 pub const MASK_CHANGE: u8 = 6;
 /// A signal mask to wait with, in the register named.
 pub const MASK_RDI: u8 = 7;
@@ -52,9 +52,9 @@ pub static ERRNO_OFFSET: AtomicU64 = AtomicU64::new(0);
 /// What this crate itself has to do with a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {
-    /// rt_sigaction.
+    /// `rt_sigaction`.
     Action,
-    /// rt_sigprocmask.
+    /// `rt_sigprocmask`.
     Mask,
     /// sigaltstack.
     AltStack,
@@ -66,7 +66,7 @@ pub enum Own {
     Exec,
     /// exit.
     Exit,
-    /// mmap, mprotect, pkey_mprotect.
+    /// mmap, mprotect, `pkey_mprotect`.
     Executable,
 }
 

@@ -33,16 +33,22 @@ fn compile(directory: &Path, name: &str, output: &str, options: &[&str]) -> Path
     out
 }
 
-/// Runs the program once on each libc there is.
+/// Runs the program once on each libc there is, without dispatch and with it.
 fn run(name: &str, options: &[&str], arguments: &[&str]) {
     let directory = tempfile::tempdir().unwrap();
     let program = compile(directory.path(), name, "program", options);
-    run_program(&program, arguments);
+    run_program(&program, arguments, "never");
+    run_program(&program, arguments, "always");
 }
 
-fn run_program(program: &Path, arguments: &[&str]) {
+fn run_program(program: &Path, arguments: &[&str], dispatch: &str) {
     let library = built("libfixture.so");
-    let output = Command::new(program).args(arguments).env("LD_PRELOAD", &library).output().unwrap();
+    let output = Command::new(program)
+        .args(arguments)
+        .env("LD_PRELOAD", &library)
+        .env("FIXTURE_DISPATCH", dispatch)
+        .output()
+        .unwrap();
     check(program, arguments, &output);
     match std::env::var_os("DEFUSE_TRIXIE_ROOT") {
         None => println!("skipped: glibc 2.41: DEFUSE_TRIXIE_ROOT is not set"),
@@ -57,6 +63,7 @@ fn run_program(program: &Path, arguments: &[&str]) {
                 .arg(&library)
                 .arg(program)
                 .args(arguments)
+                .env("FIXTURE_DISPATCH", dispatch)
                 .output()
                 .unwrap();
             check(program, arguments, &output);
@@ -87,6 +94,7 @@ fn registers_are_kept() {
 #[case("masks")]
 #[case("waiting")]
 #[case("restarting")]
+#[case("together")]
 #[case("resetting")]
 #[case("queries")]
 #[case("alternate_stack")]
@@ -130,7 +138,54 @@ fn objects_loaded_later_are_rewritten() {
         &[&shared[..], &["-Wl,-z,noseparate-code"]].concat(),
     );
     let paths: Vec<_> = [&one, &two, &three].iter().map(|path| path.to_str().unwrap()).collect();
-    run_program(&program, &paths);
+    run_program(&program, &paths, "never");
+    run_program(&program, &paths, "always");
+}
+
+/// What one process found by scanning, the next takes from the store; a damaged plan is made anew.
+#[test]
+fn plans_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "plans.c", "program", &[]);
+    let plans = directory.path().join("plans");
+    std::fs::create_dir(&plans).unwrap();
+    let run = |expected: &str| {
+        let output = Command::new(&program)
+            .arg(expected)
+            .env("LD_PRELOAD", built("libfixture.so"))
+            .env("FIXTURE_PLANS", &plans)
+            .output()
+            .unwrap();
+        check(&program, &[expected], &output);
+    };
+    run("stores");
+    run("loads");
+    for plan in std::fs::read_dir(&plans).unwrap() {
+        let path = plan.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() / 2);
+        std::fs::write(&path, bytes).unwrap();
+    }
+    run("repairs");
+    run("loads");
+}
+
+/// Code made at run time, 32-bit calls, in threads, children and signal handlers.
+#[test]
+fn dispatch_catches_calls_from_anywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "direct.c", "program", &[]);
+    run_program(&program, &[], "always");
+}
+
+/// Without a site that cannot be rewritten, `auto` costs nothing; with one it catches that.
+#[test]
+fn dispatch_arms_itself_for_a_site_that_cannot_be_rewritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "stubborn.c", "program", &[]);
+    run_program(&program, &[], "auto");
+    let plain = compile(directory.path(), "plain.c", "plain", &[]);
+    run_program(&plain, &[], "auto");
 }
 
 /// An allocator that makes system calls before any constructor of ours has run.

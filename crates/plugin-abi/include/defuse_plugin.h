@@ -287,6 +287,11 @@ struct defuse_plugin {
     int (*move_fd)(void *fs, uint64_t *handle, int new_fd);
     /* ioctl(2) the host does not serve itself. Default: ENOTTY. */
     int (*ioctl)(void *fs, uint64_t handle, unsigned long request, void *arg, int *out_result);
+    /*
+     * Opens the file behind a handle once more, as open(2) of /proc/self/fd does: also when its name is
+     * gone. `flags` as for `open`, never with O_CREAT. Default: ENOSYS, and the host opens by path.
+     */
+    int (*reopen)(void *fs, uint64_t handle, int flags, struct defuse_opened *out);
 };
 
 /* What the plugin defines. */

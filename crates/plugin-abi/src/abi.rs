@@ -307,6 +307,9 @@ c_struct! { TABLE;
         fn move_fd(fs: *mut c_void, handle: *mut u64, new_fd: c_int);
         /// ioctl(2) the host does not serve itself. Default: ENOTTY.
         fn ioctl(fs: *mut c_void, handle: u64, request: c_ulong, arg: *mut c_void, out_result: *mut c_int);
+        /// Opens the file behind a handle once more, as open(2) of /proc/self/fd does: also when its name is
+        /// gone. `flags` as for `open`, never with O_CREAT. Default: ENOSYS, and the host opens by path.
+        fn reopen(fs: *mut c_void, handle: u64, flags: c_int, out: *mut Opened);
     }
 }
 

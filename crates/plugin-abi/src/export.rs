@@ -95,6 +95,7 @@ pub const fn table_of<F: FileSystem>() -> Table {
     table.backing_fd = Some(backing_fd::<F>);
     table.move_fd = Some(move_fd::<F>);
     table.ioctl = Some(ioctl::<F>);
+    table.reopen = Some(reopen::<F>);
     table
 }
 
@@ -387,6 +388,10 @@ shims! {
     }
     fn ioctl(fs, handle: u64, request: c_ulong, arg: *mut c_void, out_result: *mut c_int) {
         *out_result = fs.ioctl(handle!(handle), request, arg)?;
+        Ok(())
+    }
+    fn reopen(fs, handle: u64, flags: c_int, out: *mut Opened) {
+        *out = store_opened(fs.reopen(handle!(handle), flags)?);
         Ok(())
     }
 }

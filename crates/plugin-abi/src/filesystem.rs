@@ -234,4 +234,8 @@ pub trait FileSystem: Send + Sync + Sized + 'static {
     unsafe fn ioctl(&self, handle: &Self::Handle, request: u64, arg: *mut c_void) -> Result<c_int> {
         Err(Errno::ENOTTY)
     }
+    /// Opens the handle's file once more, also when its name is gone; never with `O_CREAT`.
+    fn reopen(&self, handle: &Self::Handle, flags: c_int) -> Result<Open<Self::Handle>> {
+        Err(Errno::ENOSYS)
+    }
 }

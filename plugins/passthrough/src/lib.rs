@@ -29,8 +29,8 @@ use std::os::unix::ffi::OsStrExt;
 
 plugin_abi::export_plugin!(Passthrough);
 
-/// What `save` writes: the kept descriptor is all there is to know.
-const BLOB: &[u8] = b"passthrough 1";
+/// What `save` writes first; device and inode follow, to tell the kept descriptor from another one of its number.
+const BLOB: &[u8] = b"passthrough 2";
 
 /// One directory, served.
 #[derive(Debug)]
@@ -321,18 +321,22 @@ impl FileSystem for Passthrough {
     }
 
     fn save(&self, handle: &OwnedFd, sink: &mut SaveSink<'_>) -> Result<()> {
-        sink.write(BLOB);
+        sink.write(&blob(&fstat(handle)?));
         sink.keep(handle.as_fd());
         Ok(())
     }
 
-    fn restore(&self, blob: &[u8], fds: &[c_int]) -> Result<Open<OwnedFd>> {
+    fn restore(&self, described: &[u8], fds: &[c_int]) -> Result<Open<OwnedFd>> {
         let &[fd] = fds else { return Err(Errno::EINVAL) };
-        if blob != BLOB || fd < 0 {
+        if fd < 0 {
             return Err(Errno::EINVAL);
         }
         // SAFETY: only asks what the number is; a closed one is answered with an error.
-        let mode = fstat(unsafe { BorrowedFd::borrow_raw(fd) })?.st_mode;
+        let found = fstat(unsafe { BorrowedFd::borrow_raw(fd) })?;
+        if described != self::blob(&found) {
+            return Err(Errno::ESTALE);
+        }
+        let mode = found.st_mode;
         // SAFETY: it is open, and the host gives it to the handle.
         Ok(served(unsafe { OwnedFd::from_raw_fd(fd) }, mode & libc::S_IFMT))
     }
@@ -345,6 +349,14 @@ impl FileSystem for Passthrough {
         let _moved_away = handle.into_raw_fd();
         // SAFETY: the host moved the handle's file to this number and says that it belongs to the handle.
         unsafe { OwnedFd::from_raw_fd(new_fd) }
+    }
+
+    fn reopen(&self, handle: &OwnedFd, flags: c_int) -> Result<Open<OwnedFd>> {
+        let asked = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32)) | OFlags::CLOEXEC;
+        let name = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        let fd = rustix::fs::openat(rustix::fs::CWD, name.as_str(), asked - OFlags::APPEND, Mode::empty())?;
+        let mode_type = fstat(&fd)?.st_mode & libc::S_IFMT;
+        Ok(served(fd, mode_type))
     }
 
     unsafe fn ioctl(&self, handle: &OwnedFd, request: u64, arg: *mut libc::c_void) -> Result<c_int> {
@@ -360,6 +372,11 @@ impl Passthrough {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         rustix::fs::openat2(&self.root, relative, flags, mode, resolve)
     }
+}
+
+/// What identifies an open file to the next image.
+fn blob(stat: &rustix::fs::Stat) -> Vec<u8> {
+    [BLOB, &stat.st_dev.to_ne_bytes(), &stat.st_ino.to_ne_bytes()].concat()
 }
 
 fn served(fd: OwnedFd, mode_type: u32) -> Open<OwnedFd> {

@@ -1,7 +1,7 @@
 //! Room for FDs that the program never sees.
 //!
-//! Plugins keep FDs of their own; they live at numbers that the program cannot get, above a limit of open files that
-//! only it believes in.
+//! Plugins keep FDs of their own; they live at numbers that the program cannot get: above its limit of open files, below
+//! the hard one.
 
 use defuse::session::Nofile;
 use nix::errno::Errno;
@@ -15,7 +15,7 @@ const LEAST_ROOM: u64 = 256;
 /// How FD numbers are divided in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Division {
-    /// The limits that its processes really have.
+    /// The limits that its processes really have: the program's FDs are below the soft one, all below the hard one.
     pub real: Nofile,
     /// The limits that the program is to see.
     pub shown: Nofile,
@@ -56,7 +56,7 @@ fn highest_limit() -> u64 {
 }
 
 /// The divisions that are possible, the best first: above the soft limit where there is room below the hard one; above a hard limit that is raised,
-/// which takes a privilege; in the upper quarter of what the program has.
+/// which takes a privilege; in the upper quarter of what the program believes to have.
 fn candidates(now: Nofile, highest: u64) -> Vec<Division> {
     let mut candidates = Vec::new();
     // FDs are 32 bits wide, whatever the limit says.
@@ -64,7 +64,7 @@ fn candidates(now: Nofile, highest: u64) -> Vec<Division> {
     let soft = now.soft.min(hard);
     let mut add = |real_hard: u64, base: u64, shown: Nofile| {
         if base > 2 && base < real_hard {
-            let real = Nofile { soft: real_hard, hard: real_hard };
+            let real = Nofile { soft: base, hard: real_hard };
             candidates.push(Division { real, shown, private_fd_base: base as u32 });
         }
     };
@@ -76,8 +76,7 @@ fn candidates(now: Nofile, highest: u64) -> Vec<Division> {
         add(raised, soft, now);
     }
     let base = hard - (hard / 4).max(1);
-    let lowered = base.min(soft);
-    add(hard, lowered, Nofile { soft: lowered, hard: lowered });
+    add(hard, base.min(soft), now);
     candidates
 }
 
@@ -99,17 +98,17 @@ mod tests {
     fn room_above_the_soft_limit_is_taken_first() {
         let division = best(limits(1024, 524_288), 1 << 20);
         assert_eq!(division.private_fd_base, 1024);
-        assert_eq!(division.real, limits(524_288, 524_288));
+        assert_eq!(division.real, limits(1024, 524_288));
         assert_eq!(division.shown, limits(1024, 524_288));
     }
 
     #[test]
     fn without_room_the_hard_limit_is_raised_or_the_program_gets_less() {
         let [raised, less] = candidates(limits(20_000, 20_000), 1 << 20)[..] else { panic!("two ways") };
-        assert_eq!((raised.real, raised.private_fd_base), (limits(40_000, 40_000), 20_000));
+        assert_eq!((raised.real, raised.private_fd_base), (limits(20_000, 40_000), 20_000));
         assert_eq!(raised.shown, limits(20_000, 20_000));
-        assert_eq!((less.real, less.private_fd_base), (limits(20_000, 20_000), 15_000));
-        assert_eq!(less.shown, limits(15_000, 15_000));
+        assert_eq!((less.real, less.private_fd_base), (limits(15_000, 20_000), 15_000));
+        assert_eq!(less.shown, limits(20_000, 20_000));
     }
 
     #[test]
@@ -126,14 +125,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_private_range_lies_outside_of_what_the_program_sees(
+        fn the_private_range_lies_outside_of_what_the_program_gets(
             soft in 0_u64..2_000_000, more in 0_u64..2_000_000, above in 0_u64..2_000_000,
         ) {
             let highest = soft + more + above;
             for division in candidates(limits(soft, soft + more), highest) {
-                prop_assert!(u64::from(division.private_fd_base) < division.real.soft);
-                prop_assert_eq!(division.shown.soft, u64::from(division.private_fd_base));
-                prop_assert!(division.shown.soft <= soft && division.shown.hard <= soft + more);
+                let base = u64::from(division.private_fd_base);
+                prop_assert!(base == division.real.soft && base < division.real.hard);
+                prop_assert!(base <= division.shown.soft);
+                prop_assert_eq!(division.shown, limits(soft, soft + more));
                 prop_assert!(division.real.hard <= highest);
                 prop_assert!(division.private_fd_base > 2);
             }

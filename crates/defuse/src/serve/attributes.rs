@@ -48,7 +48,8 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
     let flags = flags as u32;
     let known =
         sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH | sys::AT_STATX_SYNC_TYPE;
-    if flags & !known != 0 || mask as u32 & sys::STATX__RESERVED != 0 {
+    let contradiction = flags & sys::AT_STATX_SYNC_TYPE == sys::AT_STATX_SYNC_TYPE;
+    if flags & !known != 0 || contradiction || mask as u32 & sys::STATX__RESERVED != 0 {
         return Ok(Reply::Pass);
     }
     if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
@@ -116,7 +117,7 @@ fn unhide(
         return Ok(served);
     }
     let hidden = found().and_then(|(device, inode)| process.table.hidden_by(device, inode));
-    if let (Some(mount), true) = (hidden, argument.meets_link()) {
+    if let (Some(mount), true) = (hidden, argument.meets_link(true)) {
         let root = process.mounts[mount].instance()?.getattr(plugin_abi::MountPath::ROOT);
         write(&root.map_err(file::plugin_errno)?)?;
     }

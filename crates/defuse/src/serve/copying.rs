@@ -165,13 +165,18 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
     }
     check_input(&from)?;
     check_output(&to, false)?;
+    let same_mount = match (&from.file, &to.file) {
+        (Some(source), Some(target)) => source.mount == target.mount,
+        _ => false,
+    };
+    check_input(&from)?;
+    check_output(&to, false)?;
+    if !same_mount {
+        return Err(Errno::XDEV); // As between any two file systems; programs then read and write.
+    }
     let count = (count as usize).min(MOST);
     let copied = match copy_inside(&mut from, &mut to, count) {
         Some(done) => done?,
-        None if from.file.is_none() && from.offset.is_none() => {
-            return copy_from_seekable(process, &mut from, &mut to, count as u64)
-                .and_then(|reply| store_offset(output_offset, to.offset).map(|()| reply));
-        }
         None => copy(process, &mut from, &mut to, count)?,
     };
     store_offset(input_offset, from.offset)?;
@@ -207,7 +212,7 @@ fn copy_inside(from: &mut End, to: &mut End, count: usize) -> Option<Result<usiz
 }
 
 pub fn splice(process: &'static Process, call: &Call) -> Served {
-    let [input, input_offset, output, output_offset, count, _] = call.args;
+    let [input, input_offset, output, output_offset, count, flags] = call.args;
     let mut from = End::new(process, input, offset_at(input_offset)?);
     let mut to = End::new(process, output, offset_at(output_offset)?);
     if from.file.is_none() && to.file.is_none() {
@@ -223,11 +228,23 @@ pub fn splice(process: &'static Process, call: &Call) -> Served {
     }
     check_input(&from)?;
     check_output(&to, true)?;
+    if from.file.is_none() && flags as u32 & SPLICE_F_NONBLOCK != 0 && !readable_now(from.fd) {
+        return Err(Errno::AGAIN);
+    }
     // No more than a pipe holds by default, so that what was read is sure to be passed on.
     let copied = copy(process, &mut from, &mut to, (count as usize).min(64 * 1024))?;
     store_offset(input_offset, from.offset)?;
     store_offset(output_offset, to.offset)?;
     Ok(Reply::Value(copied as i64))
+}
+
+/// fcntl.h
+const SPLICE_F_NONBLOCK: u32 = 2;
+
+/// Whether a read of the pipe would not wait (data, or no writer any more).
+fn readable_now(fd: RawFd) -> bool {
+    let mut poll = [fd as u32, 1]; // struct pollfd: events POLLIN, revents 0
+    native::raw_call(sys::__NR_poll, [poll.as_mut_ptr() as u64, 1, 0, 0, 0, 0]) > 0
 }
 
 pub fn tee(process: &'static Process, call: &Call) -> Served {
@@ -236,7 +253,10 @@ pub fn tee(process: &'static Process, call: &Call) -> Served {
 }
 
 pub fn vmsplice(process: &'static Process, call: &Call) -> Served {
-    only_pipes(process, &[call.args[0]])
+    match file::served(process, call.args[0] as RawFd) {
+        Some(_) => Err(Errno::BADF),
+        None => Ok(Reply::Pass),
+    }
 }
 
 fn only_pipes(process: &'static Process, fds: &[u64]) -> Served {
@@ -253,11 +273,18 @@ fn check_input(end: &End) -> Result<(), Errno> {
 }
 
 fn check_output(end: &End, append_is_invalid: bool) -> Result<(), Errno> {
-    let Some(file) = &end.file else { return Ok(()) };
-    if !file.writable() {
-        return Err(Errno::BADF);
-    }
-    let append = file.shared()?.status_flags() & sys::O_APPEND != 0;
+    let append = match &end.file {
+        Some(file) if !file.writable() => return Err(Errno::BADF),
+        Some(file) => file.shared()?.status_flags() & sys::O_APPEND != 0,
+        None => {
+            let args = [end.fd as u64, u64::from(sys::F_GETFL), 0, 0, 0, 0];
+            let flags = native::checked(sys::__NR_fcntl, args)? as u32;
+            if flags & sys::O_ACCMODE == sys::O_RDONLY {
+                return Err(Errno::BADF);
+            }
+            flags & sys::O_APPEND != 0
+        }
+    };
     match (append, append_is_invalid) {
         (true, true) => Err(Errno::INVAL),
         (true, false) => Err(Errno::BADF),

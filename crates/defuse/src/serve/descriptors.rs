@@ -38,16 +38,18 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
 
 /// Closes the served FD `fd`: takes it from the table and from the kernel.
 fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
+    let together = process.descriptors.lock();
     if let Some(file) = process.files.get(fd) {
         shadow::vacate(process, &file, fd, false)?;
     }
     STATES.forget(fd);
     let Some(released) = process.files.remove(fd) else { return Ok(()) };
-    let flushed = if flush { finish(&released) } else { Ok(()) };
     // The plugin's own descriptor is closed by the plugin, with the handle.
     if released.form() != shadow::Form::Backing(fd) {
         native::close(fd);
     }
+    drop(together);
+    let flushed = if flush { finish(&released) } else { Ok(()) };
     drop(released);
     flushed
 }
@@ -106,17 +108,23 @@ fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool)
         return Err(Errno::BADF);
     }
     let owner = owner_for_dup(process, from);
+    let together = process.descriptors.lock();
     let to = native::call(call);
     if to < 0 {
         return Ok(Reply::Value(to));
     }
     let to = process.check_limit(to as RawFd)?;
+    let mut replaced = None;
     match owner {
-        Some(_) => enter_duplicate(process, from, to, cloexec)?,
+        Some(file) => {
+            replaced = enter_duplicate(process, &file, to, cloexec)?;
+        }
         None if interpose::in_vfork_child() => {}
         // What was known of the former holder of the number was forgotten when that was closed.
         None => STATES.set(to, STATES.get(from)),
     }
+    drop(together);
+    drop(replaced);
     Ok(Reply::Value(to.into()))
 }
 
@@ -131,11 +139,17 @@ fn owner_for_dup(process: &'static Process, from: RawFd) -> Option<FileRef> {
     }
 }
 
-fn enter_duplicate(process: &'static Process, from: RawFd, to: RawFd, cloexec: bool) -> Result<(), Errno> {
-    let replaced = process.files.dup(from, to, cloexec).map_err(|_| Errno::BADF)?;
+/// Enters `to` as one more FD of `file`; the caller has duplicated it in the kernel. Returns what the table held there.
+fn enter_duplicate(
+    process: &'static Process,
+    file: &FileRef,
+    to: RawFd,
+    cloexec: bool,
+) -> Result<Option<Released<OpenFile>>, Errno> {
+    let FileRef::Entered(file) = file else { return Err(Errno::BADF) };
+    let replaced = process.files.insert_shared(to, file, cloexec).map_err(|_| Errno::BADF)?;
     STATES.set(to, FdState::Served);
-    drop(replaced);
-    Ok(())
+    Ok(replaced)
 }
 
 pub fn dup2(process: &'static Process, call: &Call) -> Served {
@@ -151,7 +165,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     if private_fd::is_private(from) || private_fd::is_private(to) {
         return Err(Errno::BADF);
     }
-    if to as u64 >= process.nofile.0.load(std::sync::atomic::Ordering::Relaxed) && to >= 0 {
+    if to as u64 >= process.fd_limit() && to >= 0 {
         return Err(Errno::BADF);
     }
     if interpose::in_vfork_child() || from == to {
@@ -159,6 +173,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     }
     let source = owner_for_dup(process, from);
     let target = file::served(process, to);
+    let together = process.descriptors.lock();
     if source.is_none() && target.is_none() {
         STATES.forget(to);
         let result = native::call(call);
@@ -179,15 +194,14 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     if result < 0 {
         return Ok(Reply::Value(result));
     }
-    let replaced = if source.is_some() {
-        let replaced = process.files.dup(from, to, cloexec).map_err(|_| Errno::BADF)?;
-        STATES.set(to, FdState::Served);
-        replaced
+    let replaced = if let Some(source) = &source {
+        enter_duplicate(process, source, to, cloexec)?
     } else {
         let replaced = process.files.remove(to);
         STATES.learn(to, STATES.get(from));
         replaced
     };
+    drop(together);
     if let Some(released) = replaced {
         let _ = finish(&released);
     }
@@ -233,10 +247,27 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
         | sys::F_OFD_GETLK
         | sys::F_OFD_SETLK
         | sys::F_OFD_SETLKW => locks::record_lock(process, &file, command, argument),
-        sys::F_GETOWN | sys::F_SETOWN | sys::F_GETSIG | sys::F_SETSIG => Ok(Reply::Pass),
-        // A pipe's size, seals, leases and notifications: not to be had here.
+        sys::F_GETOWN
+        | sys::F_SETOWN
+        | sys::F_GETOWN_EX
+        | sys::F_SETOWN_EX
+        | sys::F_GETOWNER_UIDS
+        | sys::F_GETSIG
+        | sys::F_SETSIG => Ok(Reply::Pass),
         sys::F_GETPIPE_SZ | sys::F_SETPIPE_SZ => Err(Errno::BADF),
-        _ => Err(Errno::INVAL),
+        // Seals, hints, leases, notifications: of the file behind, if there is one.
+        _ => match file.with_handle(|instance, handle| {
+            instance
+                .backing_fd(handle, plugin_abi::Purpose::Map)
+                .map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd))
+        }) {
+            Ok(backing) => {
+                let mut args = call.args;
+                args[0] = backing as u64;
+                Ok(Reply::Value(native::raw_call(call.nr, args)))
+            }
+            Err(_) => Err(Errno::INVAL),
+        },
     }
 }
 
@@ -269,7 +300,7 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
 }
 
 /// Calls `each` with every FD of the `SCM_RIGHTS` messages in the control buffer. What is malformed is the kernel's to refuse.
-fn for_each_passed(
+pub fn for_each_passed(
     control: u64,
     length: u64,
     mut each: impl FnMut(RawFd) -> Result<(), Errno>,
@@ -304,11 +335,13 @@ pub fn inner(call: &Call) -> Outcome {
     if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
         return Outcome::PassThrough;
     }
-    let result = native::call(call);
-    if result < 0 || thread::is_adopting() {
-        return Outcome::Return(result);
+    if thread::is_adopting() {
+        return Outcome::Return(native::call(call));
     }
-    Outcome::Return(private_fd::take(result as RawFd).map_or(result, i64::from))
+    match native::new_fd(call.nr, call.args) {
+        Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
+        Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
+    }
 }
 
 /// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.

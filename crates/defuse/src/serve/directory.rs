@@ -14,7 +14,7 @@ use crate::file::{self, stash_errno};
 use crate::namei::{self, Performed, Spot};
 use crate::process::{Cwd, Process};
 use crate::resolve::PathBytes;
-use crate::{native, user};
+use crate::{native, private_fd, user};
 
 /// The longest entry: header, name of 255 bytes, NUL, rounded up.
 const ENTRY_MAX: usize = 280;
@@ -52,7 +52,7 @@ fn read_entries(
     lay_out: impl Fn(&DirEntry<'_>, &mut [u8; ENTRY_MAX]) -> usize,
 ) -> Served {
     let [fd, buffer, size, ..] = call.args;
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served(process, fd as RawFd) else { return read_foreign(process, call) };
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
     }
@@ -93,6 +93,36 @@ fn read_entries(
     }
 }
 
+/// A directory of the kernel's; of FDs, it does not show the private ones.
+fn read_foreign(process: &'static Process, call: &Call) -> Served {
+    let [fd, buffer, size, ..] = call.args;
+    let Some((_, device, _)) = file::identity(fd as RawFd) else { return Ok(Reply::Pass) };
+    if call.nr != sys::__NR_getdents64 || !file::is_fd_directory(process, fd as RawFd, device) {
+        return Ok(Reply::Pass);
+    }
+    let mut entries = vec![0u8; (size as u32 as usize).min(64 * 1024)];
+    loop {
+        let args = [fd, entries.as_mut_ptr() as u64, entries.len() as u64, 0, 0, 0];
+        let count = native::checked(sys::__NR_getdents64, args)? as usize;
+        let (mut from, mut kept) = (0, 0);
+        while from + 19 <= count {
+            let length = usize::from(u16::from_ne_bytes([entries[from + 16], entries[from + 17]]));
+            let name = &entries[from + 19..from + length];
+            let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())];
+            let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok());
+            if !number.is_some_and(private_fd::is_private) {
+                entries.copy_within(from..from + length, kept);
+                kept += length;
+            }
+            from += length.max(1);
+        }
+        if kept > 0 || count == 0 {
+            user::write_bytes(buffer, &entries[..kept])?;
+            return Ok(Reply::Value(kept as i64));
+        }
+    }
+}
+
 pub fn chdir(process: &'static Process, call: &Call) -> Served {
     let at = At::cwd(0, true);
     let argument = at.argument(call)?;
@@ -126,7 +156,7 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
 }
 
 fn paths_settle(process: &'static Process, argument: &namei::PathArgument) -> Result<namei::Located, Errno> {
-    if argument.meets_link() { argument.walk(process, true) } else { Ok(namei::Located::Native(None)) }
+    if argument.meets_link(true) { argument.walk(process, true) } else { Ok(namei::Located::Native(None)) }
 }
 
 pub fn fchdir(process: &'static Process, call: &Call) -> Served {

@@ -114,7 +114,7 @@ fn look_up(process: &'static Process, argument: &PathArgument, follow: bool) -> 
             Ok(_) => spot,
         },
         Located::Native(path) => {
-            if path.is_none() && argument.meets_link() {
+            if path.is_none() && argument.meets_link(true) {
                 match argument.walk(process, follow)? {
                     Located::Served(spot) => spot,
                     Located::Native(path) => return native_program(argument, path),
@@ -124,7 +124,7 @@ fn look_up(process: &'static Process, argument: &PathArgument, follow: bool) -> 
             }
         }
     };
-    served_program(process, &spot)
+    served_program(process, &spot, &argument.text)
 }
 
 /// A program of the kernel's: only a script whose interpreter may lie on a mount needs a look.
@@ -144,7 +144,7 @@ fn native_program(argument: &PathArgument, path: Option<PathBytes>) -> Result<Fo
 }
 
 /// A program on a mount: the kernel runs a copy of it in the session's folder.
-fn served_program(process: &'static Process, spot: &Spot) -> Result<Found, Errno> {
+fn served_program(process: &'static Process, spot: &Spot, name: &[u8]) -> Result<Found, Errno> {
     let attributes = attributes_at(spot, false)?;
     match attributes.st_mode & sys::S_IFMT {
         sys::S_IFREG => {}
@@ -154,13 +154,13 @@ fn served_program(process: &'static Process, spot: &Spot) -> Result<Found, Errno
     if attributes.st_mode & 0o111 == 0 {
         return Err(Errno::ACCESS);
     }
-    let (copy, header) = program::stage(process, spot, &attributes)?;
+    let (copy, header) = program::stage(process, spot, &attributes, name)?;
     Ok((copy, header, namei::absolute(process, spot.mount.number, spot.path().as_bytes())?))
 }
 
 fn execute_file(process: &'static Process, file: &file::OpenFile, argv: u64, envp: u64) -> Served {
     let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
-    let (program, header, executable) = served_program(process, &spot)?;
+    let (program, header, executable) = served_program(process, &spot, &file.absolute_path()?)?;
     match header {
         Header::Other => {
             let program = Program::Path(program, executable);

@@ -1,13 +1,18 @@
 //! Before and after a new process: what both will have must be known to both, and no lock may be lost.
 
+use std::sync::atomic::Ordering;
+
 use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, shadow, thread};
+use crate::{heap, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
+        if !process.threaded.swap(true, Ordering::AcqRel) {
+            shadow::disown_all(process)?;
+        }
         return Ok(());
     }
     if !process.files.is_empty() {
@@ -15,6 +20,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     }
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
+        process.descriptors.acquire();
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
@@ -24,6 +30,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
                 instance.fork_prepare();
             }
         }
+        nofile::before_fork();
         heap::before_fork();
     }
     Ok(())
@@ -31,12 +38,14 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 
 fn release(process: &Process) {
     heap::after_fork();
+    nofile::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
     process.cwd.release();
     process.staging.release();
     process.rebuilding.release();
+    process.descriptors.release();
 }
 
 pub fn after_in_parent(process: &'static Process, fork: &ForkCall) {

@@ -16,9 +16,13 @@ use crate::user;
 /// This process has set a record lock on some served file: only then closing has to drop any.
 static USED: AtomicBool = AtomicBool::new(false);
 
+/// Whether this process has used record locks.
+pub fn used() -> bool {
+    USED.load(Ordering::Acquire)
+}
+
 /// fcntl(2)'s lock commands, POSIX and OFD.
 pub fn record_lock(process: &'static Process, file: &OpenFile, command: u32, address: u64) -> Served {
-    let _ = process;
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
     }
@@ -42,7 +46,11 @@ pub fn record_lock(process: &'static Process, file: &OpenFile, command: u32, add
     lock.l_start = lock.l_start.checked_add(base).ok_or(Errno::OVERFLOW)?;
     lock.l_whence = sys::SEEK_SET as _;
     if command == sys::F_SETLK || command == sys::F_SETLKW {
-        USED.store(true, Ordering::Relaxed);
+        // A descriptor of the file that is closed when its number changes would take the locks with it: from now on the
+        // plugin's descriptors keep their numbers.
+        if !USED.swap(true, Ordering::AcqRel) {
+            crate::shadow::separate_all(process)?;
+        }
     }
     file.with_handle(|instance, handle| instance.lock(handle, command as i32, &mut lock))
         .map_err(|error| if error == Errno::NOSYS { Errno::NOLCK } else { error })?;

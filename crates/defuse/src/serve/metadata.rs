@@ -53,7 +53,14 @@ fn set_with_flags(process: &'static Process, call: &Call, flags: u32, attributes
         return Ok(Reply::Pass);
     }
     if flags & sys::AT_EMPTY_PATH != 0 && is_empty(call.args[1])? {
-        return set_on(process, call.args[0] as RawFd, attributes);
+        let Some(file) = file::served(process, call.args[0] as RawFd) else { return Ok(Reply::Pass) };
+        if is_path_only(&file) {
+            let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
+            spot.call(|instance, path| instance.setattr(path, attributes))?;
+        } else {
+            file.with_handle(|instance, handle| instance.fsetattr(handle, attributes))?;
+        }
+        return DONE;
     }
     set_at(process, call, At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0), attributes)
 }

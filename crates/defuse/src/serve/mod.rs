@@ -11,8 +11,13 @@ mod locks;
 mod mapping;
 mod metadata;
 mod names;
+mod namespaces;
 mod open;
 mod paths;
+mod receiving;
+mod refused;
+#[cfg(test)]
+mod table_tests;
 mod transfer;
 mod xattr;
 
@@ -135,6 +140,10 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_removexattr => xattr::removexattr,
         sys::__NR_lremovexattr => xattr::lremovexattr,
         sys::__NR_fremovexattr => xattr::fremovexattr,
+        sys::__NR_setxattrat => xattr::setxattrat,
+        sys::__NR_getxattrat => xattr::getxattrat,
+        sys::__NR_listxattrat => xattr::listxattrat,
+        sys::__NR_removexattrat => xattr::removexattrat,
 
         sys::__NR_getdents => directory::getdents,
         sys::__NR_getdents64 => directory::getdents64,
@@ -150,6 +159,9 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_dup3 => descriptors::dup3,
         sys::__NR_fcntl => descriptors::fcntl,
         sys::__NR_sendmsg | sys::__NR_sendmmsg => descriptors::send_message,
+        sys::__NR_recvmsg => receiving::recvmsg,
+        sys::__NR_recvmmsg => receiving::recvmmsg,
+        sys::__NR_pidfd_getfd => receiving::pidfd_getfd,
 
         sys::__NR_flock => locks::flock,
 
@@ -162,8 +174,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_getrlimit => limits::getrlimit,
         sys::__NR_setrlimit => limits::setrlimit,
         sys::__NR_prlimit64 => limits::prlimit64,
-        sys::__NR_io_uring_setup => limits::refuse,
-        _ => return None,
+        sys::__NR_unshare => namespaces::unshare,
+        _ => return refused::server(nr),
     };
     Some(server)
 }

@@ -1,14 +1,16 @@
 //! Calls that make, remove, change or read names.
 
+use std::os::fd::AsRawFd;
+
 use interpose::Call;
 use linux_raw_sys::general as sys;
-use plugin_abi::{Capabilities, Instance};
+use plugin_abi::{Capabilities, Instance, Purpose};
 use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served};
-use crate::namei::{self, Located, PathArgument, Spot};
+use crate::namei::{self, Last, Located, PathArgument, Spot};
 use crate::process::Process;
 use crate::resolve::{PATH_MAX, PathBytes};
 use crate::{native, user};
@@ -22,6 +24,9 @@ pub fn mkdirat(process: &'static Process, call: &Call) -> Served {
 }
 
 fn make_directory(process: &'static Process, call: &Call, at: At, mode: u32) -> Served {
+    if at.argument(call)?.last() != Last::Name {
+        return unnamed(process, call, at, Errno::EXIST);
+    }
     paths::create(process, call, at, |spot| {
         if spot.is_root() {
             return Err(Errno::EXIST);
@@ -45,6 +50,9 @@ pub fn mknodat(process: &'static Process, call: &Call) -> Served {
 }
 
 fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: u64) -> Served {
+    if at.argument(call)?.last() != Last::Name {
+        return unnamed(process, call, at, Errno::EXIST);
+    }
     paths::create(process, call, at, |spot| {
         if spot.is_root() {
             return Err(Errno::EXIST);
@@ -67,19 +75,42 @@ fn exists(spot: &Spot) -> bool {
 }
 
 pub fn rmdir(process: &'static Process, call: &Call) -> Served {
-    paths::lookup(process, call, At::cwd(0, false), |spot| remove_directory(process, spot))
+    take_directory_away(process, call, At::cwd(0, false))
 }
 
 pub fn unlink(process: &'static Process, call: &Call) -> Served {
-    paths::lookup(process, call, At::cwd(0, false), remove_name)
+    take_name_away(process, call, At::cwd(0, false))
+}
+
+fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served {
+    let error = match at.argument(call)?.last() {
+        Last::Name => return paths::lookup(process, call, at, |spot| remove_directory(process, spot)),
+        Last::Dot => Errno::INVAL,
+        Last::DotDot => Errno::NOTEMPTY,
+        Last::Root => Errno::BUSY,
+    };
+    unnamed(process, call, at, error)
+}
+
+fn take_name_away(process: &'static Process, call: &Call, at: At) -> Served {
+    match at.argument(call)?.last() {
+        Last::Name => paths::lookup(process, call, at, remove_name),
+        _ => unnamed(process, call, at, Errno::ISDIR),
+    }
+}
+
+/// A call that needs a name, and has a path that ends in `.` or `..`: `error`, if the path leads to a mount at all.
+fn unnamed(process: &'static Process, call: &Call, at: At, error: Errno) -> Served {
+    paths::lookup(process, call, At { follow: true, ..at }, |spot| {
+        attributes_at(spot, true)?;
+        Err(error)
+    })
 }
 
 pub fn unlinkat(process: &'static Process, call: &Call) -> Served {
     match call.args[2] as u32 {
-        0 => paths::lookup(process, call, At::dir(false), remove_name),
-        sys::AT_REMOVEDIR => {
-            paths::lookup(process, call, At::dir(false), |spot| remove_directory(process, spot))
-        }
+        0 => take_name_away(process, call, At::dir(false)),
+        sys::AT_REMOVEDIR => take_directory_away(process, call, At::dir(false)),
         _ => Ok(Reply::Pass),
     }
 }
@@ -124,6 +155,9 @@ fn make_link(process: &'static Process, call: &Call, at: At) -> Served {
         return Err(Errno::NOENT);
     }
     target.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    if at.argument(call)?.last() != Last::Name {
+        return unnamed(process, call, at, Errno::EXIST);
+    }
     paths::create(process, call, at, |spot| {
         if spot.is_root() {
             return Err(Errno::EXIST);
@@ -153,7 +187,7 @@ fn read_link(process: &'static Process, call: &Call, at: At, buffer: u64, size: 
     }
     let size = size as usize;
     let argument = at.argument(call)?;
-    if let Some(text) = namei::magic_link(process, &argument.text)? {
+    if let Some(text) = namei::magic_text(process, &argument.text)? {
         let shown = &text[..text.len().min(size)];
         user::write_bytes(buffer, shown)?;
         return Ok(Reply::Value(shown.len() as i64));
@@ -228,6 +262,17 @@ pub fn renameat2(process: &'static Process, call: &Call) -> Served {
 }
 
 fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: u32) -> Served {
+    for at in [old, new] {
+        if at.argument(call)?.last() != Last::Name {
+            let exists = at.path == new.path && flags & sys::RENAME_NOREPLACE != 0;
+            let error = if exists { Errno::EXIST } else { Errno::BUSY };
+            let natives = [old, new].map(|at| at.argument(call).and_then(|path| path.locate(process)));
+            return match natives {
+                [Ok(Located::Native(None)), Ok(Located::Native(None))] => Ok(Reply::Pass),
+                _ => Err(error),
+            };
+        }
+    }
     two_paths(process, call, old, new, |old, new| {
         if old.is_root() || new.is_root() || is_mount_point(process, old) || is_mount_point(process, new) {
             return Err(Errno::BUSY);
@@ -313,11 +358,31 @@ pub fn name_to_handle_at(process: &'static Process, call: &Call) -> Served {
     paths::lookup(process, call, At::dir(follow), |_| Err(Errno::OPNOTSUPP))
 }
 
-/// Nothing would ever be reported for a served file: better no watch than one that is silent.
+/// A plugin that lends a descriptor gets the kernel's events on that; else nothing would ever be reported, and no watch is
+/// better than one that is silent.
 pub fn inotify_add_watch(process: &'static Process, call: &Call) -> Served {
     let at = At { dirfd: None, path: 1, follow: call.args[2] as u32 & sys::IN_DONT_FOLLOW == 0 };
     paths::lookup(process, call, at, |spot| {
-        attributes_at(spot, at.follow)?;
-        Err(Errno::NOSPC)
+        let attributes = attributes_at(spot, at.follow)?;
+        if !matches!(attributes.st_mode & sys::S_IFMT, sys::S_IFREG | sys::S_IFDIR) {
+            return Err(Errno::NOSPC);
+        }
+        let instance = spot.mount.instance()?;
+        let plugin_abi::Open::Served { handle, .. } =
+            spot.call(|instance, path| instance.open(path, 0, 0))?
+        else {
+            return Err(Errno::NOSPC);
+        };
+        let result = match instance.backing_fd(&handle, Purpose::Map) {
+            Ok(backing) => {
+                let name = format!("/proc/self/fd/{}\0", backing.as_raw_fd());
+                let mut args = call.args;
+                args[1] = name.as_ptr() as u64;
+                Ok(native::raw_call(call.nr, args))
+            }
+            Err(_) => Err(Errno::NOSPC),
+        };
+        let _ = instance.close(handle);
+        result
     })
 }

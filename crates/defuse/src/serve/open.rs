@@ -10,10 +10,12 @@ use plugin_abi::{Capabilities, Handle, Instance, Open};
 use rustix::io::Errno;
 use stash::{Description, Kind};
 
-use super::{Reply, Served};
-use crate::file::{OpenFile, plugin_errno};
+use super::attributes::attributes_at;
+use super::{Reply, Served, locks};
+use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
+use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
 use crate::{native, private_fd, thread, user};
 
@@ -62,23 +64,114 @@ pub fn openat2(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass); // The kernel says what is wrong with it.
     }
     let [flags, mode, resolve] = user::read::<[u64; 3]>(how)?;
+    if !is_valid(how, size, flags, mode, resolve)? {
+        return Ok(Reply::Pass);
+    }
     let argument = PathArgument::read(dirfd as RawFd, path)?;
-    let linkless = resolve & namei::NO_SYMLINKS != 0;
-    let scoped = resolve & u64::from(sys::RESOLVE_BENEATH | sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_XDEV) != 0;
-    let performed = argument.perform(process, !linkless && flags as u32 & sys::O_NOFOLLOW == 0, |spot| {
-        if scoped || flags >> 32 != 0 || flags as u32 & !KNOWN != 0 {
-            // Programs that ask for a kind of look-up that is not to be had fall back to openat.
-            return Err(Errno::NOSYS);
-        }
-        open_spot(process, spot, flags as u32, mode as u32)
-    })?;
-    match performed {
+    let asked = flags as u32;
+    let exclusive = asked & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
+    let follow = asked & sys::O_NOFOLLOW == 0 && !exclusive;
+    let scoped = resolve & u64::from(sys::RESOLVE_BENEATH | sys::RESOLVE_IN_ROOT) != 0;
+    if scoped || resolve & namei::NO_SYMLINKS != 0 || argument.is_magic() {
+        return open_scoped(process, call, &argument, asked, mode as u32, resolve);
+    }
+    match argument.perform(process, follow, |spot| open_spot(process, spot, asked, mode as u32))? {
         Performed::Served(fd) => Ok(Reply::Value(fd.into())),
         Performed::Native(None) => Ok(Reply::Pass),
         Performed::Native(Some(path)) => {
             let how = OpenHow { flags, mode, resolve };
             Ok(Reply::Value(namei::open_how(sys::AT_FDCWD, &path, &how)?.into()))
         }
+    }
+}
+
+/// Whether openat2(2) accepts the structure: unlike open(2) it refuses what it does not know.
+fn is_valid(how: u64, size: u64, flags: u64, mode: u64, resolve: u64) -> Result<bool, Errno> {
+    const RESOLVE: u32 = sys::RESOLVE_NO_XDEV
+        | sys::RESOLVE_NO_MAGICLINKS
+        | sys::RESOLVE_NO_SYMLINKS
+        | sys::RESOLVE_BENEATH
+        | sys::RESOLVE_IN_ROOT
+        | sys::RESOLVE_CACHED;
+    let mut tail = vec![0; (size as usize).min(4096) - size_of::<OpenHow>()];
+    user::read_bytes(how + size_of::<OpenHow>() as u64, &mut tail)?;
+    let creates = flags & u64::from(sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
+    let path_only = flags & u64::from(sys::O_PATH) != 0;
+    Ok(tail.iter().all(|&byte| byte == 0)
+        && flags & !u64::from(KNOWN) == 0
+        && resolve & !u64::from(RESOLVE) == 0
+        && if creates { mode & !0o7777 == 0 } else { mode == 0 }
+        && !(path_only && flags & !u64::from(WITH_PATH) != 0))
+}
+
+/// A look-up that must not leave a directory, or not meet any link. Below a mount it is made here, by the text; a
+/// symbolic link on the way is refused as `RESOLVE_NO_SYMLINKS` does, or with `ENOSYS`: programs then look up by themselves.
+fn open_scoped(
+    process: &'static Process,
+    call: &Call,
+    argument: &PathArgument,
+    flags: u32,
+    mode: u32,
+    resolve: u64,
+) -> Served {
+    if argument.is_magic() && resolve & u64::from(sys::RESOLVE_NO_MAGICLINKS | sys::RESOLVE_NO_SYMLINKS) != 0
+    {
+        return Ok(Reply::Pass);
+    }
+    let base = PathArgument { dirfd: argument.dirfd, text: PathBytes::from_iter(*b".") };
+    let namei::Located::Served(root) = base.locate(process)? else {
+        return match argument.locate(process)? {
+            namei::Located::Served(spot) if resolve & namei::NO_SYMLINKS != 0 => {
+                Ok(Reply::Value(open_spot(process, &spot, flags, mode)?.into()))
+            }
+            namei::Located::Served(_) => Err(Errno::NOSYS),
+            namei::Located::Native(_) => Ok(Reply::Pass),
+        };
+    };
+    let beneath = resolve & u64::from(sys::RESOLVE_BENEATH) != 0;
+    let in_root = resolve & u64::from(sys::RESOLVE_IN_ROOT) != 0;
+    if beneath && argument.is_absolute() {
+        return Err(Errno::XDEV);
+    }
+    let absolute = argument.is_absolute() && !in_root;
+    let mut names: Vec<&[u8]> = Vec::new();
+    for name in argument.text.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b".")) {
+        if name != b".." {
+            names.push(name);
+        } else if names.pop().is_none() {
+            if beneath {
+                return Err(Errno::XDEV);
+            }
+            if !in_root {
+                return Err(Errno::NOSYS);
+            }
+        }
+    }
+    if absolute {
+        return Err(Errno::NOSYS);
+    }
+    let root_path = root.path().as_bytes();
+    let mut path = PathBytes::new();
+    let put = |path: &mut PathBytes, bytes: &[u8]| {
+        path.try_extend_from_slice(bytes).map_err(|_| Errno::NAMETOOLONG)
+    };
+    if root_path != b"/" {
+        put(&mut path, root_path)?;
+    }
+    for name in names {
+        put(&mut path, b"/")?;
+        put(&mut path, name)?;
+    }
+    if path.is_empty() {
+        put(&mut path, b"/")?;
+    }
+    let directory = argument.text.ends_with(b"/");
+    let spot = Spot::new(root.mount, path, directory)?;
+    match open_spot(process, &spot, flags, mode) {
+        Err(Errno::LOOP) if resolve & namei::NO_SYMLINKS == 0 && flags & sys::O_NOFOLLOW == 0 => {
+            Err(Errno::NOSYS)
+        }
+        other => other.map(|fd| Reply::Value(fd.into())),
     }
 }
 
@@ -92,10 +185,16 @@ fn open_path(
 ) -> Served {
     let flags = flags & KNOWN;
     let flags = if flags & sys::O_PATH == 0 { flags } else { flags & WITH_PATH };
+    if flags & (sys::O_CREAT | sys::O_DIRECTORY) == sys::O_CREAT | sys::O_DIRECTORY {
+        return Err(Errno::INVAL);
+    }
     let argument = PathArgument::read(dirfd, path)?;
     let exclusive = flags & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
     let follow = flags & sys::O_NOFOLLOW == 0 && !exclusive;
     if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
+        return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
+    }
+    if let Some(file) = directory_itself(process, &argument) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
@@ -106,17 +205,31 @@ fn open_path(
     }
 }
 
+/// `.` relative to an FD: that very directory, wherever its name is now.
+fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<crate::file::FileRef> {
+    if argument.dirfd == sys::AT_FDCWD || argument.text.as_slice() != b"." {
+        return None;
+    }
+    crate::file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
+}
+
 /// Opens what lies on a mount, and gives the program a number for it.
 fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> Result<RawFd, Errno> {
     if spot.directory && flags & sys::O_CREAT != 0 {
-        let exclusive = flags & sys::O_EXCL != 0 && spot.call(Instance::getattr).is_ok();
-        return Err(if exclusive { Errno::EXIST } else { Errno::ISDIR });
+        if !spot.dot {
+            return Err(Errno::ISDIR);
+        }
+        spot.check_directory()?;
+        return Err(if flags & sys::O_EXCL == 0 { Errno::ISDIR } else { Errno::EXIST });
+    }
+    if flags & sys::O_PATH != 0 && flags & sys::O_NOFOLLOW == 0 {
+        attributes_at(spot, true)?;
     }
     spot.check_directory()?;
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(instance, || {
+    let opened = open_handle(process, instance, || {
         spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
     })?;
     let mut path = spot.path().as_bytes();
@@ -128,25 +241,34 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
 
 /// Opens a file that is open already once more, as `/proc/self/fd/N` does.
 fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<RawFd, Errno> {
-    let mut path = file.path()?;
-    let kept = path.clone();
-    path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
-    let name = std::ffi::CStr::from_bytes_until_nul(&path).map_err(|_| Errno::IO)?;
+    let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let opened = open_handle(instance, || {
-        instance.open(plugin_abi::MountPath::from_normalised(name), flags as i32, 0).map_err(plugin_errno)
-    })?;
-    enter(process, file.mount, instance, opened, &kept, flags)
+    let reopened = open_handle(process, instance, || {
+        file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
+    });
+    let opened = match reopened {
+        Err(Errno::NOSYS) => {
+            let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
+            open_handle(process, instance, || {
+                spot.call(|instance, path| instance.open(path, flags as i32, 0))
+            })?
+        }
+        other => other?,
+    };
+    enter(process, file.mount, instance, opened, &path, flags)
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
 /// says that they may become the program's own.
 fn open_handle(
+    process: &Process,
     instance: &Instance,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
-    if instance.capabilities().contains(Capabilities::RELOCATABLE) && !interpose::in_vfork_child() {
+    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE);
+    let threaded = process.threaded.load(Ordering::Acquire);
+    if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
         thread::set_adopting(true);
         let opened = open();
         thread::set_adopting(false);
@@ -190,9 +312,10 @@ fn enter(
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
+    let together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
         file.set_form(Form::Backing(fd));
-        if fd as u64 >= process.nofile.0.load(Ordering::Relaxed) {
+        if fd as u64 >= process.fd_limit() {
             return Err(Errno::MFILE);
         }
         fd
@@ -202,12 +325,14 @@ fn enter(
         fd
     };
     if interpose::in_vfork_child() {
+        drop(together);
         crate::handover::leave_behind(process, file)?;
         return Ok(fd);
     }
     let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
     STATES.set(fd, FdState::Served);
     process.serving.store(1, Ordering::Release);
+    drop(together);
     drop(replaced);
     Ok(fd)
 }
@@ -244,6 +369,9 @@ fn open_native(
 ) -> Served {
     let mode =
         if flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) == 0 { 0 } else { mode & 0o7777 };
+    if path.is_some() && flags & sys::O_CREAT != 0 && argument.last() != namei::Last::Name {
+        return Err(if flags & sys::O_EXCL == 0 { Errno::ISDIR } else { Errno::EXIST });
+    }
     let (dirfd, text, resolve) = match path {
         Some(path) => (sys::AT_FDCWD, path, 0),
         None => (argument.dirfd, argument.text.as_slice(), namei::NO_SYMLINKS),

@@ -66,7 +66,7 @@ pub fn lookup_argument(
         Performed::Native(None) => {
             let result = native::call(call);
             // The directory under a mount is empty: what lies on the mount does not exist for the kernel.
-            if !absent(result) || !argument.meets_link() {
+            if !absent(result) || !argument.meets_link(at.follow) {
                 return Ok(Reply::Value(result));
             }
             Ok(Reply::Value(match argument.walk(process, at.follow)? {
@@ -138,7 +138,7 @@ fn parent_meets_link(argument: &PathArgument) -> bool {
     let parent = if slash == 0 { b"/".as_slice() } else { &text[..slash] };
     let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY);
     let how = OpenHow { flags, mode: 0, resolve: namei::NO_SYMLINKS };
-    match namei::open_how(argument.dirfd, parent, &how) {
+    match namei::look_how(argument.dirfd, parent, &how) {
         Ok(fd) => {
             native::close(fd);
             false

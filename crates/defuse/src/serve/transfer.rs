@@ -27,13 +27,13 @@ const RWF_KNOWN: u32 =
 pub fn read(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
-    input(&file, &Buffers::one(buffer, length), None)
+    input(&file, &Buffers::one(buffer, length)?, None)
 }
 
 pub fn pread(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, offset, ..] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
-    input(&file, &Buffers::one(buffer, length), Some(offset as i64))
+    input(&file, &Buffers::one(buffer, length)?, Some(offset as i64))
 }
 
 pub fn readv(process: &'static Process, call: &Call) -> Served {
@@ -51,7 +51,7 @@ pub fn preadv(process: &'static Process, call: &Call) -> Served {
 pub fn preadv2(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, _, flags] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
-    if flags as u32 & !(RWF_KNOWN & !sys::RWF_APPEND & !RWF_NOAPPEND) != 0 {
+    if flags as u32 & !RWF_KNOWN != 0 || flags as u32 & sys::RWF_NOWAIT != 0 {
         return Err(Errno::OPNOTSUPP);
     }
     let offset = offset as i64;
@@ -61,13 +61,13 @@ pub fn preadv2(process: &'static Process, call: &Call) -> Served {
 pub fn write(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
-    output(process, &file, &Buffers::one(buffer, length), None, 0)
+    output(process, &file, &Buffers::one(buffer, length)?, None, 0)
 }
 
 pub fn pwrite(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, offset, ..] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
-    output(process, &file, &Buffers::one(buffer, length), Some(offset as i64), 0)
+    output(process, &file, &Buffers::one(buffer, length)?, Some(offset as i64), 0)
 }
 
 pub fn writev(process: &'static Process, call: &Call) -> Served {
@@ -104,8 +104,8 @@ pub fn lseek(process: &'static Process, call: &Call) -> Served {
     let target = match whence as u32 {
         sys::SEEK_SET => offset,
         sys::SEEK_CUR if offset == 0 => return Ok(Reply::Value(guard.slot().offset())),
-        sys::SEEK_CUR => guard.slot().offset().checked_add(offset).ok_or(Errno::OVERFLOW)?,
-        sys::SEEK_END => size_of_file(&file)?.checked_add(offset).ok_or(Errno::OVERFLOW)?,
+        sys::SEEK_CUR => guard.slot().offset().checked_add(offset).ok_or(Errno::INVAL)?,
+        sys::SEEK_END => end_of_file(&file)?.checked_add(offset).ok_or(Errno::INVAL)?,
         sys::SEEK_DATA | sys::SEEK_HOLE => find_extent(&file, offset, whence as u32)?,
         _ => return Err(Errno::INVAL),
     };
@@ -134,6 +134,11 @@ fn find_extent(file: &OpenFile, offset: i64, whence: u32) -> Result<i64, Errno> 
     }
 }
 
+/// Where `SEEK_END` counts from.
+fn end_of_file(file: &OpenFile) -> Result<i64, Errno> {
+    if file.is_directory()? { Err(Errno::INVAL) } else { size_of_file(file) }
+}
+
 /// The file's length in bytes.
 pub fn size_of_file(file: &OpenFile) -> Result<i64, Errno> {
     Ok(file.with_handle(Instance::fgetattr)?.st_size)
@@ -143,15 +148,21 @@ pub fn size_of_file(file: &OpenFile) -> Result<i64, Errno> {
 pub struct Buffers {
     one: [iovec; 1],
     many: Vec<iovec>,
-    /// All lengths together, bytes.
-    pub total: usize,
+}
+
+/// What the kernel checks first (`access_ok`): memory that no program can have is `EFAULT`, whatever the file holds.
+fn check_range(address: u64, length: u64) -> Result<(), Errno> {
+    const TASK_SIZE: u64 = 0x7fff_ffff_f000;
+    let end = address.checked_add(length).ok_or(Errno::FAULT)?;
+    if end > TASK_SIZE || (address == 0 && length > 0) { Err(Errno::FAULT) } else { Ok(()) }
 }
 
 impl Buffers {
     /// One buffer, cut at what one call may transfer.
-    pub fn one(address: u64, length: u64) -> Self {
-        let total = (length as usize).min(MOST);
-        Self { one: [iovec { iov_base: address as *mut _, iov_len: total }], many: Vec::new(), total }
+    pub fn one(address: u64, length: u64) -> Result<Self, Errno> {
+        check_range(address, length)?;
+        let length = (length as usize).min(MOST);
+        Ok(Self { one: [iovec { iov_base: address as *mut _, iov_len: length }], many: Vec::new() })
     }
 
     /// The buffers of an iovec array in the program's memory.
@@ -162,11 +173,13 @@ impl Buffers {
         for index in 0..count {
             let [base, length] = user::read::<[u64; 2]>(address + index as u64 * 16)?;
             let length = usize::try_from(length).ok().filter(|&length| isize::try_from(length).is_ok());
-            let length = length.ok_or(Errno::INVAL)?.min(MOST - total);
+            let length = length.ok_or(Errno::INVAL)?;
+            check_range(base, length as u64)?;
+            let length = length.min(MOST - total);
             total += length;
             many.push(iovec { iov_base: base as *mut _, iov_len: length });
         }
-        Ok(Self { one: [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }], many, total })
+        Ok(Self { one: [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }], many })
     }
 
     fn list(&self) -> &[iovec] {
@@ -224,7 +237,7 @@ fn read_at(file: &OpenFile, buffers: &Buffers, offset: i64) -> Result<usize, Err
 
 /// Writes `length` bytes of our own memory at the file's offset (or its end), as write(2) does.
 pub fn write_bytes(process: &Process, file: &FileRef, address: u64, length: usize) -> Result<usize, Errno> {
-    match output(process, file, &Buffers::one(address, length as u64), None, 0)? {
+    match output(process, file, &Buffers::one(address, length as u64)?, None, 0)? {
         Reply::Value(count) => Ok(count as usize),
         _ => Err(Errno::IO),
     }

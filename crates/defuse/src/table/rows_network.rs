@@ -63,7 +63,7 @@ pub const ROWS: &[Row] = &[
         "recvmsg",
         Served,
         Always,
-        "FDs that arrive may be served: their numbers are identified anew",
+        "FDs that arrive may be served: their numbers are identified anew; data alone is the kernel's",
     )
     .fds(&[0])
     .memory(&[Out(1, Message)]),

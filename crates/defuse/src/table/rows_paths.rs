@@ -159,39 +159,27 @@ pub const ROWS: &[Row] = &[
     Row::new(
         463,
         "setxattrat",
-        RefusedOnMount(Errno::OPNOTSUPP),
+        Served,
         Always,
-        "Linux 6.13; libc does not use it yet. The value is named by a struct",
+        "the path may lie on a mount; the value is named by a struct",
     )
     .paths(&[At(0, 1)])
     .memory(&[In(1, Text), In(3, Text), In(4, Arg(5))]),
     Row::new(
         464,
         "getxattrat",
-        RefusedOnMount(Errno::OPNOTSUPP),
+        Served,
         Always,
-        "Linux 6.13; libc does not use it yet. The value is named by a struct",
+        "the path may lie on a mount; the value is named by a struct",
     )
     .paths(&[At(0, 1)])
     .memory(&[In(1, Text), In(3, Text), In(4, Arg(5))]),
-    Row::new(
-        465,
-        "listxattrat",
-        RefusedOnMount(Errno::OPNOTSUPP),
-        Always,
-        "Linux 6.13; libc does not use it yet",
-    )
-    .paths(&[At(0, 1)])
-    .memory(&[In(1, Text), Out(3, Arg(4))]),
-    Row::new(
-        466,
-        "removexattrat",
-        RefusedOnMount(Errno::OPNOTSUPP),
-        Always,
-        "Linux 6.13; libc does not use it yet",
-    )
-    .paths(&[At(0, 1)])
-    .memory(&[In(1, Text), In(3, Text)]),
+    Row::new(465, "listxattrat", Served, Always, "the path may lie on a mount")
+        .paths(&[At(0, 1)])
+        .memory(&[In(1, Text), Out(3, Arg(4))]),
+    Row::new(466, "removexattrat", Served, Always, "the path may lie on a mount")
+        .paths(&[At(0, 1)])
+        .memory(&[In(1, Text), In(3, Text)]),
     Row::new(
         468,
         "file_getattr",
@@ -241,7 +229,7 @@ pub const ROWS: &[Row] = &[
         "inotify_add_watch",
         Served,
         Always,
-        "what happens on a mount is not seen by the kernel: refused there (EOPNOTSUPP)",
+        "what happens on a mount is not seen by the kernel: refused there (ENOSPC), so that programs poll",
     )
     .fds(&[0])
     .paths(&[Cwd(1)])

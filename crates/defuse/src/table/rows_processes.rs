@@ -64,7 +64,7 @@ pub const ROWS: &[Row] = &[
         "unshare",
         Served,
         Always,
-        "with CLONE_FILES threads would not have the same FDs: refused (EINVAL) while there are several",
+        "FDs and working directory are those of the process: a thread gets none of its own (EINVAL); name spaces are the kernel's",
     ),
     Row::new(
         308,

@@ -65,10 +65,10 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
         if vector::KIND.load(Relaxed) != vector::FXSAVE {
             let size = vector::signal_size();
             context.flags |= UC_FP_XSTATE;
-            software.cast::<u32>().write(MAGIC1);
-            software.add(4).cast::<u32>().write(size + 4);
-            software.add(8).cast::<u64>().write(u64::from(vector::SIGNAL_MASK.load(Relaxed)));
-            software.add(16).cast::<u32>().write(size);
+            software.cast::<u32>().write_unaligned(MAGIC1);
+            software.add(4).cast::<u32>().write_unaligned(size + 4);
+            software.add(8).cast::<u64>().write_unaligned(u64::from(vector::SIGNAL_MASK.load(Relaxed)));
+            software.add(16).cast::<u32>().write_unaligned(size);
             vector.add(size as usize).cast::<u32>().write_unaligned(MAGIC2);
         }
     }

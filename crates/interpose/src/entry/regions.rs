@@ -6,7 +6,9 @@
 //! | `interpose_tail_done` | `interpose_tail_pass` | all is restored: forward to `done` |
 //! | `interpose_tail_pass` | `interpose_tail_edited` | back to the site |
 //! | `interpose_tail_edited` | `interpose_edited_after` | back to the site, with the program's arguments |
-//! | `interpose_edited_after` | `interpose_pass_dispatching` | forward to `done`, with the program's arguments |
+//! | `interpose_edited_after` | `interpose_pass_32_bit` | forward to `done`, with the program's arguments |
+//! | `interpose_pass_32_bit` | `interpose_after_32_bit` | back to the site |
+//! | `interpose_after_32_bit` | `interpose_pass_dispatching` | forward to `done` |
 //! | `interpose_pass_dispatching` | `interpose_pass_after` | back to the site |
 //! | `interpose_pass_after` | `interpose_tail_clone` | forward to `done` |
 //! | `interpose_tail_clone` | `interpose_clone_after` | the clone is given up and made again |
@@ -47,6 +49,9 @@ unsafe extern "C" {
     fn interpose_pass_dispatching();
     fn interpose_pass_syscall();
     fn interpose_pass_after();
+    fn interpose_pass_32_bit();
+    fn interpose_after_32_bit();
+    fn interpose_sigreturn();
     fn interpose_tail_clone();
     fn interpose_clone_after();
     fn interpose_clone_back();
@@ -63,14 +68,19 @@ pub fn entry() -> u64 {
     at(interpose_entry)
 }
 
-/// Where a dispatched call is taken in: as the entry after its decision. The thread must be marked inside.
+/// The end of the decision.
 pub fn committed() -> u64 {
     at(interpose_committed)
 }
 
-/// Where a dispatched call that is not of interest is made.
-pub fn pass() -> u64 {
-    at(interpose_pass_dispatching)
+/// Where a dispatched 32-bit call is made, `rcx` being `resume`.
+pub fn pass_32_bit() -> u64 {
+    at(interpose_pass_32_bit)
+}
+
+/// Where a dispatched `rt_sigreturn` is made.
+pub fn sigreturn() -> u64 {
+    at(interpose_sigreturn)
 }
 
 /// Where a clone that is given up is continued, `rax` holding the result.
@@ -84,13 +94,15 @@ pub fn place(pc: u64) -> Place {
         return Place::Elsewhere;
     }
     // By falling address: the first label at or below the PC says it.
-    let labels: [(unsafe extern "C" fn(), Place); 11] = [
+    let labels: [(unsafe extern "C" fn(), Place); 13] = [
         (interpose_clone_end, Place::Elsewhere),
         (interpose_clone_after, Place::AfterClone),
         (interpose_tail_clone, Place::BeforeClone),
         (interpose_pass_after, Place::ForwardPassed),
         (interpose_pass_syscall, Place::BackPassed),
         (interpose_pass_dispatching, Place::Back),
+        (interpose_after_32_bit, Place::Forward),
+        (interpose_pass_32_bit, Place::Back),
         (interpose_edited_after, Place::ForwardEdited),
         (interpose_tail_edited, Place::BackEdited),
         (interpose_tail_pass, Place::Back),
@@ -113,6 +125,8 @@ mod tests {
             interpose_tail_pass,
             interpose_tail_edited,
             interpose_edited_after,
+            interpose_pass_32_bit,
+            interpose_after_32_bit,
             interpose_pass_dispatching,
             interpose_pass_syscall,
             interpose_pass_after,

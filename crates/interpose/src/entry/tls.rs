@@ -45,7 +45,8 @@ pub struct Tls {
     pub alt_disabled: u8,
     /// How to leave the call, a `LEAVE_` value of [`super::frame`].
     pub leave: u8,
-    _pad: u8,
+    /// Syscall User Dispatch was armed in this thread.
+    pub armed: u8,
     /// Where the next served call's frame goes: 64-byte aligned, 0 before the thread's first.
     pub top: u64,
     /// Lowest usable byte of the handler stack.
@@ -77,6 +78,10 @@ pub struct Tls {
     /// The number of a clone that is being made.
     pub number: u32,
     _spare: u32,
+    /// The context of a signal whose wrapper has not yet looked at it.
+    pub unsettled: u64,
+    /// Stands for a dispatched site, see [`crate::dispatch`].
+    pub record: [u64; 3],
     /// The signal that was held back.
     pub info: SigInfo,
 }
@@ -85,6 +90,7 @@ pub const SIZE: usize = size_of::<Tls>();
 const _: () = assert!(SIZE <= 512, "static TLS is scarce");
 
 pub const PENDING: usize = offset_of!(Tls, pending);
+pub const ARMED: usize = offset_of!(Tls, armed);
 pub const LEAVE: usize = offset_of!(Tls, leave);
 pub const PHASE: usize = offset_of!(Tls, phase);
 pub const TOP: usize = offset_of!(Tls, top);
@@ -98,6 +104,7 @@ pub const ALT_SIZE: usize = offset_of!(Tls, alt_size);
 pub const ALT: usize = offset_of!(Tls, alt);
 pub const ALT_DISABLED: usize = offset_of!(Tls, alt_disabled);
 pub const MASK: usize = offset_of!(Tls, mask);
+pub const UNSETTLED: usize = offset_of!(Tls, unsettled);
 pub const VIRTUAL_MASK: usize = offset_of!(Tls, virtual_mask);
 pub const ORIGINAL: usize = offset_of!(Tls, original);
 

@@ -2,7 +2,8 @@
 
 use core::hint::spin_loop;
 use core::mem::size_of;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::wrapper;
 use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit};
@@ -165,7 +166,7 @@ pub unsafe fn adopt() -> Result<(), InstallError> {
     Ok(())
 }
 
-/// The program's rt_sigaction.
+/// The program's `rt_sigaction`.
 pub fn serve(tls: &mut Tls, args: [u64; 6]) -> i64 {
     let [signal, new, old, size, ..] = args;
     if size != size_of::<u64>() as u64 || signal == 0 || signal >= SIGNALS as u64 {
@@ -269,7 +270,7 @@ pub fn disposition(tls: &Tls, signal: u32) -> Action {
     action
 }
 
-/// SA_RESETHAND: the first to call this gets to run the handler.
+/// `SA_RESETHAND`: the first to call this gets to run the handler.
 pub fn reset(signal: u32, action: &Action) -> bool {
     let entry = &TABLE[signal as usize];
     if entry.handler.compare_exchange(action.handler, SIG_DFL, AcqRel, Relaxed).is_err() {
@@ -292,6 +293,31 @@ pub fn reset(signal: u32, action: &Action) -> bool {
 pub fn set_default(signal: u32) {
     // SAFETY: the process is about to end by it.
     unsafe { set_native(signal, &Action::default()) };
+}
+
+/// In a child whose handlers the kernel has reset, ours among them.
+pub fn cleared() {
+    let _guard = lock();
+    for entry in &TABLE {
+        if entry.handler.load(Relaxed) > SIG_IGN {
+            entry.store(&Action::default());
+        }
+    }
+    for signal in virtual_signals() {
+        // SAFETY: ours.
+        unsafe { set_native(signal, &kernel_action(signal, &TABLE[signal as usize].load())) };
+    }
+}
+
+/// The same in a vfork child, where the table is the parent's.
+pub fn cleared_in_vfork_child(tls: &mut Tls) {
+    for signal in virtual_signals() {
+        if TABLE[signal as usize].handler.load(Relaxed) > SIG_IGN {
+            tls.vfork_default |= virtual_bit(signal);
+        }
+        // SAFETY: ours.
+        unsafe { set_native(signal, &kernel_action(signal, &Action::default())) };
+    }
 }
 
 /// Before exec: the signals the program ignores stay ignored in the new image.

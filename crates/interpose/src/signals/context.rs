@@ -85,8 +85,8 @@ impl SigInfo {
         self.signo as u32
     }
 
-    /// For SIGSYS: the `syscall` instruction's end.
-    pub fn call_address(&self) -> u64 {
-        self.rest[0]
+    /// For SIGSYS: the call's architecture, an `AUDIT_ARCH_` value.
+    pub fn architecture(&self) -> u32 {
+        (self.rest[1] >> 32) as u32
     }
 }

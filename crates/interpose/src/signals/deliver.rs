@@ -3,6 +3,7 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::actions::{self, SA_RESETHAND, SIG_DFL, SIG_IGN};
+use super::wrapper;
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls};
@@ -16,27 +17,37 @@ const RETURN: u64 = 0;
 
 /// Called by the wrapper on whatever stack the kernel chose. The result is the program's handler to go on at, with the
 /// same frame, or [`RETURN`].
-pub extern "C" fn on_signal(signal: u32, info: *mut SigInfo, context: *mut Context) -> u64 {
+pub extern "C" fn on_signal(
+    signal: u32,
+    info: *mut SigInfo,
+    context: *mut Context,
+    interrupted: *mut Context,
+) -> u64 {
     // SAFETY: the kernel passes its frame; the block is this thread's.
     let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
     if regions::place(context.rip) == Place::AfterClone && context.rax == 0 {
         settle_child(context);
     }
     if lodger::is_current() {
+        tls.unsettled = interrupted as u64;
         // The block is its parent's.
         let handler = actions::disposition(tls, signal).handler;
         return if handler > SIG_IGN { handler } else { RETURN };
     }
     if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
+        tls.unsettled = interrupted as u64;
         return synchronous(signal, info, context, tls);
     }
     if inside(tls) == INSIDE && !settle_inside(context, tls) {
         hold_back(info, context, tls);
+        tls.unsettled = interrupted as u64;
         return RETURN;
     }
     if inside(tls) == OUTSIDE {
+        settle_interrupted(interrupted, context, tls);
         settle_outside(context, tls);
     }
+    tls.unsettled = 0;
     if pending(tls) != PENDING_NONE {
         // Another signal was noted while this one looked around: all are blocked, queue both.
         requeue(info, context, tls);
@@ -99,6 +110,23 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
         // SAFETY: as above.
         Place::ForwardPassed => context.rip = unsafe { site::done(tls.resume) },
         Place::AfterClone => {}
+    }
+}
+
+/// Signals that came before this one and whose wrappers did not get to settle their contexts: they refer to the block,
+/// which the program's handler is about to use.
+fn settle_interrupted(interrupted: *mut Context, context: &Context, tls: &mut Tls) {
+    // SAFETY: the wrapper took it from the block; that signal's frame is live below this one's.
+    if let Some(interrupted) = unsafe { interrupted.as_mut() } {
+        settle_outside(interrupted, tls);
+    }
+    let mut outer = context;
+    // Delivered together: the frame interrupted the wrapper's first instructions, whose third argument is the other.
+    while wrapper::is_at_start(outer.rip) {
+        // SAFETY: the kernel set the wrapper's registers.
+        let inner = unsafe { &mut *(outer.rdx as *mut Context) };
+        settle_outside(inner, tls);
+        outer = inner;
     }
 }
 
@@ -223,8 +251,8 @@ fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls
         }
         return RETURN;
     }
-    if inside(tls) == INSIDE {
-        // The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
+    if inside(tls) == INSIDE && signal != SIGSYS {
+        // (A seccomp filter's SIGSYS is answered by the program's handler, and we go on.) The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
         // not land on the frames below.
         serve::abandon(context, tls);
     } else if inside(tls) == OUTSIDE {

@@ -9,7 +9,7 @@ const EFAULT: i64 = -14;
 const EINVAL: i64 = -22;
 const SET_SIZE: u64 = 8;
 
-/// The program's rt_sigprocmask.
+/// The program's `rt_sigprocmask`.
 pub fn serve(tls: &mut Tls, args: [u64; 6]) -> i64 {
     let [how, set, old, size, ..] = args;
     if size != SET_SIZE {

@@ -10,6 +10,13 @@ global_asm!(
     ".type interpose_signal,@function",
     "interpose_signal:",
     ".cfi_startproc",
+    // Another signal may come before this one's context is settled, and its handler make calls: leave word of it.
+    "mov r11, [rip + interpose_tls@gottpoff]",
+    "mov rcx, fs:[r11 + {unsettled}]",
+    "mov fs:[r11 + {unsettled}], rdx",
+    ".hidden interpose_signal_noted",
+    ".globl interpose_signal_noted",
+    "interpose_signal_noted:",
     "push rdi",
     ".cfi_adjust_cfa_offset 8",
     "push rsi",
@@ -46,16 +53,23 @@ global_asm!(
     ".size interpose_restorer, . - interpose_restorer",
     ".popsection",
     on_signal = sym super::deliver::on_signal,
+    unsettled = const crate::entry::tls::UNSETTLED,
 );
 
 unsafe extern "C" {
     fn interpose_signal();
+    fn interpose_signal_noted();
     fn interpose_restorer();
 }
 
 /// Where the kernel delivers.
 pub fn address() -> u64 {
     interpose_signal as *const () as u64
+}
+
+/// Whether the wrapper was interrupted before it did anything; its registers are the kernel's then.
+pub fn is_at_start(pc: u64) -> bool {
+    (address()..interpose_signal_noted as *const () as u64).contains(&pc)
 }
 
 /// Where our own handlers return to.

@@ -121,4 +121,11 @@ impl Instance {
         let answer = op!(self.ioctl(handle.0, request, arg, &raw mut result)).map(|()| result);
         missing(answer, Err(Errno::ENOTTY))
     }
+
+    /// Opens the handle's file once more; `ENOSYS` if the plugin cannot, then its path has to do.
+    pub fn reopen(&self, handle: &Handle, flags: c_int) -> Result<Open<Handle>> {
+        let mut opened = Opened::EMPTY;
+        let answer = op!(self.reopen(handle.0, flags & !libc::O_CLOEXEC, &raw mut opened));
+        self.opened("reopen", answer, opened)
+    }
 }

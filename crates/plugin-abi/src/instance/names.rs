@@ -12,6 +12,7 @@ impl Instance {
     /// Hands entries from `cookie` on to `emit` until it returns `true`.
     ///
     /// A name that is empty, longer than 255 bytes, or holds `/` or NUL ends the call with `EIO`.
+    /// `emit` must not call this instance: a serialised plugin is locked meanwhile, and others may be.
     pub fn readdir(&self, handle: &Handle, cookie: u64, emit: &mut DirSink<'_>) -> Result<()> {
         let mut relay = Relay { emit, stopped: false, wrong: false };
         let answer = op!(self.readdir(handle.0, cookie, relay_entry, (&raw mut relay).cast()));

@@ -1,0 +1,163 @@
+//! RLIMIT_NOFILE: what the program believes, and what the kernel enforces.
+//!
+//! The kernel's soft limit is the program's own, so that every call that makes an FD fails where it would fail without us, also the
+//! calls that we never see, before it has had any effect. Private descriptors lie above; the limit is raised for the moment in
+//! which one is made. Two things differ from what the program believes:
+//!
+//! - Where there is no room above its limit, the private range lies below: the kernel's soft limit is then the first private number,
+//!   and the program meets EMFILE somewhat early.
+//! - The kernel's hard limit is never lowered, and the runner may have raised it, to leave that room.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use crate::native;
+use crate::process::Process;
+use crate::sync::Lock;
+
+/// The program gets no number at or above this, whatever its limit.
+static CEILING: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The kernel's hard limit when it was last seen.
+static KERNEL_HARD: AtomicU64 = AtomicU64::new(0);
+/// Held while the kernel's soft limit is not the program's. Waited for by holders of any other lock but the heap's.
+static RAISING: Lock<()> = Lock::new(());
+
+/// Says where the private numbers begin and what limit the session's first program was to see. Called once, before any other
+/// function here.
+pub fn begin(private_fd_base: u32, first_limit: u64) {
+    let base = u64::from(private_fd_base);
+    if first_limit > base {
+        CEILING.store(base, Ordering::Relaxed);
+    }
+}
+
+/// The number below which the program's FDs are when it believes in the limit `soft`.
+pub fn enforced(soft: u64) -> u64 {
+    soft.min(CEILING.load(Ordering::Relaxed))
+}
+
+/// Runs `make`, which makes one FD, with room for it above the program's limit.
+pub fn with_room<R>(make: impl FnOnce() -> R) -> R {
+    let _one_at_a_time = RAISING.lock();
+    let before = raise();
+    let made = make();
+    if let Some(before) = before {
+        // Lowering is allowed to everybody.
+        let _ = set(&before);
+    }
+    made
+}
+
+/// Sets the soft limit to the hard one; the limits before, if that changed them.
+fn raise() -> Option<[u64; 2]> {
+    let known = KERNEL_HARD.load(Ordering::Relaxed);
+    let exchanged = if known == 0 { Err(Errno::PERM) } else { exchange(&[known, known]) };
+    let before = exchanged.or_else(|_| {
+        // Not asked yet, or somebody else has lowered it since.
+        let now = get()?;
+        KERNEL_HARD.store(now[1], Ordering::Relaxed);
+        set(&[now[1], now[1]]).map(|()| now)
+    });
+    before.ok().filter(|[soft, hard]| soft != hard)
+}
+
+/// Brings what the program is shown up to date: others can change a process's limits, and images that were not intercepted
+/// their own.
+pub fn refresh(process: &Process) {
+    let _one_at_a_time = RAISING.lock();
+    let Ok([soft, hard]) = get() else { return };
+    KERNEL_HARD.store(hard, Ordering::Relaxed);
+    let (shown_soft, shown_hard) = process.nofile();
+    if soft != enforced(shown_soft) {
+        process.nofile.0.store(soft, Ordering::Relaxed);
+    }
+    process.nofile.1.store(shown_hard.min(hard), Ordering::Relaxed);
+}
+
+/// Sets the program's limits, if it may.
+pub fn change(process: &Process, [soft, hard]: [u64; 2]) -> Result<(), Errno> {
+    if soft > hard {
+        return Err(Errno::INVAL);
+    }
+    let _one_at_a_time = RAISING.lock();
+    let kernel = get()?;
+    // What the kernel's own limit would allow may still be more than the program was given.
+    if hard > process.nofile().1 && hard <= kernel[1] && !privileged() {
+        return Err(Errno::PERM);
+    }
+    let wanted = [enforced(soft), kernel[1].max(hard)];
+    set(&wanted)?;
+    KERNEL_HARD.store(wanted[1], Ordering::Relaxed);
+    process.nofile.0.store(soft, Ordering::Relaxed);
+    process.nofile.1.store(hard, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Before a fork: the child must not inherit a limit that is raised.
+pub fn before_fork() {
+    RAISING.acquire();
+}
+
+/// After a fork, on both sides.
+pub fn after_fork() {
+    RAISING.release();
+}
+
+fn get() -> Result<[u64; 2], Errno> {
+    let mut limits = [0; 2];
+    prlimit(None, Some(&mut limits)).map(|()| limits)
+}
+
+fn set(limits: &[u64; 2]) -> Result<(), Errno> {
+    prlimit(Some(limits), None)
+}
+
+fn exchange(limits: &[u64; 2]) -> Result<[u64; 2], Errno> {
+    let mut before = [0; 2];
+    prlimit(Some(limits), Some(&mut before)).map(|()| before)
+}
+
+fn prlimit(new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<(), Errno> {
+    let new = new.map_or(0, |limits| limits.as_ptr() as u64);
+    let old = old.map_or(0, |limits| limits.as_mut_ptr() as u64);
+    native::checked(sys::__NR_prlimit64, [0, sys::RLIMIT_NOFILE.into(), new, old, 0, 0]).map(drop)
+}
+
+/// Whether this process may raise hard limits (CAP_SYS_RESOURCE, bit 24, effective).
+fn privileged() -> bool {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let mut sets = [0u32; 6];
+    let asked =
+        native::checked(sys::__NR_capget, [header.as_ptr() as u64, sets.as_mut_ptr() as u64, 0, 0, 0, 0]);
+    asked.is_ok() && sets[0] & 1 << 24 != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One test, since limits are the process's.
+    #[test]
+    fn room_is_there_only_while_a_descriptor_is_made() {
+        let [soft, hard] = get().unwrap();
+        let low = soft.min(hard - 1);
+        set(&[low, hard]).unwrap();
+        let inside = with_room(|| get().unwrap());
+        assert_eq!((inside, get().unwrap()), ([hard, hard], [low, hard]));
+        // Known by now, and wrong once somebody has lowered it.
+        set(&[low, hard - 1]).unwrap();
+        let inside = with_room(|| get().unwrap());
+        assert!(inside == [hard - 1, hard - 1] || inside == [hard, hard], "{inside:?}");
+        assert_eq!(get().unwrap()[0], low);
+    }
+
+    #[test]
+    fn without_room_above_the_private_range_is_the_limit() {
+        assert_eq!(enforced(1024), 1024);
+        begin(700, 1000);
+        assert_eq!((enforced(1000), enforced(512)), (700, 512));
+    }
+}

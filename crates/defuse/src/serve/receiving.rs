@@ -1,0 +1,68 @@
+//! FDs that come from other processes. Their numbers may have meant something else before, and the file behind may be
+//! served by whoever it comes from: they are looked at anew when they are used.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use interpose::Call;
+
+use super::descriptors::for_each_passed;
+use super::{Reply, Served};
+use crate::process::{Process, STATES};
+use crate::{native, user};
+
+/// UIO_MAXIOV: the kernel takes no more messages at once.
+const MESSAGES_MAX: u64 = 1024;
+/// Bytes of a `struct mmsghdr`.
+const STRIDE: u64 = 64;
+
+pub fn recvmsg(process: &'static Process, call: &Call) -> Served {
+    receive(process, call, |_| 1)
+}
+
+pub fn recvmmsg(process: &'static Process, call: &Call) -> Served {
+    let wanted = u64::from(call.args[2] as u32).min(MESSAGES_MAX);
+    receive(process, call, |received| received.map_or(wanted, |count| wanted.min(count)))
+}
+
+/// Data alone is the kernel's business. `messages` says how many there may be in the vector, and how many of them are
+/// filled in when the kernel has received as many as it says.
+fn receive(process: &'static Process, call: &Call, messages: impl Fn(Option<u64>) -> u64) -> Served {
+    let vector = call.args[1];
+    if interpose::in_vfork_child() || !(0..messages(None)).any(|index| has_control(vector + index * STRIDE)) {
+        return Ok(Reply::Pass);
+    }
+    let result = native::interruptible(call);
+    for index in 0..u64::try_from(result).map_or(0, |count| messages(Some(count))) {
+        let Ok([_, _, _, _, control, length, _]) = user::read::<[u64; 7]>(vector + index * STRIDE) else {
+            break;
+        };
+        // What cannot be read has not been received either.
+        let _ = for_each_passed(control, length, |fd| {
+            arrived(process, fd);
+            Ok(())
+        });
+    }
+    Ok(Reply::Value(result))
+}
+
+/// Whether a `struct msghdr` names room for control data.
+fn has_control(message: u64) -> bool {
+    user::read::<[u64; 7]>(message).is_ok_and(|[_, _, _, _, control, length, _]| control != 0 && length != 0)
+}
+
+pub fn pidfd_getfd(process: &'static Process, call: &Call) -> Served {
+    let result = native::call(call);
+    if result >= 0 && !interpose::in_vfork_child() {
+        arrived(process, result as RawFd);
+    }
+    Ok(Reply::Value(result))
+}
+
+/// `fd` is new here, and nothing is known about it.
+fn arrived(process: &'static Process, fd: RawFd) {
+    STATES.forget(fd);
+    // Closed unseen, or it would not be new.
+    drop(process.files.remove(fd));
+    process.serving.store(1, Ordering::Release);
+}

@@ -1,0 +1,32 @@
+//! A program that drops its privileges keeps what it holds and can open what it may.
+
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
+use defuse_e2e::{same_as_plain, script};
+
+same_as_plain! {
+    another_user_is_bound_by_modes_and_owners: script(r#"
+        cd "$MNT"; chmod 755 .; mkdir open closed; chmod 1777 open; chmod 700 closed; echo secret >closed/f; echo mine >mine; chmod 600 mine; echo shared >shared; echo w >writable; chmod 666 writable
+        setpriv --reuid=65534 --regid=65534 --clear-groups bash -c '
+            id -u; cat shared; cat mine; cat closed/f; ls closed; echo x >new; echo x >open/new; echo x >>writable; echo x >>shared; rm shared; rm writable; mv shared open/; chmod 777 shared; chown 65534 shared; mkdir open/d; touch -d @5 open/new; touch -d @5 shared; ln -s x open/l; truncate -s 0 mine; cd closed; cd open && pwd; cat ../shared; test -r ../mine || echo unreadable; test -w ../writable && echo writable
+            /bin/true; echo "rc $?"; cp ../shared copy; stat -c "%u %g %a" copy; python3 -c "import os; print(os.access(\"../mine\", os.R_OK))"; exit 0'
+        ls -ln --time-style=+ open | cut -d' ' -f1,3-; cat writable; setpriv --reuid=65534 --clear-groups rm open/copy; chown 65534 mine; setpriv --reuid=65534 --clear-groups cat mine
+    "#).needs(&["setpriv", "python3"]).needs_root();
+
+    held_descriptors_stay_usable: script(r#"
+        cd "$MNT"; echo held >f; chmod 600 f; exec 3<>f 4>>f; setpriv --reuid=65534 --regid=65534 --clear-groups bash -c 'cat <&3; echo more >&4; cat f; cat /dev/fd/3; exec 5<&3; echo "rc $?"; exit 0'; cat f
+        setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs bash -c 'echo again >&4; (exec 3<&-; echo sub >&4); /bin/echo program >&4'; cat f
+        chmod 755 .; python3 -c '
+import os
+open("g", "w").write("before"); os.chmod("g", 0o600); f = open("g"); os.setgroups([]); os.setregid(65534, 65534); os.setreuid(65534, 65534); print(f.read())
+for p in "g", "f", "new":
+    try: open(p, "a")
+    except OSError as e: print(p, e.strerror)
+print(os.path.exists("g"), os.stat("g").st_size, os.fork() == 0 or os.wait()[1])'
+    "#).needs(&["setpriv", "python3"]).needs_root();
+
+    /// Nothing of us is loaded into it; what it inherits of the mount is in the tests of unintercepted programs.
+    set_user_id_program_runs_with_the_mount_as_working_directory: script(r#"
+        cd "$MNT"; chmod 755 .; cp /usr/bin/id "$OUT/id"; chmod 755 "$(dirname "$OUT")" "$OUT"; chown 65534 "$OUT/id"; chmod 4755 "$OUT/id"; "$OUT/id" -u | tee f; cat f
+    "#).needs_root();
+}

@@ -1,0 +1,86 @@
+//! Calls that cannot be done to what is served say so; FDs that come from other processes are known for what they are.
+
+use defuse_e2e::process::End;
+use defuse_e2e::{Serving, Session, requirement};
+
+/// What the fixture says, run in the case's folder with `f` on the mount.
+fn said(session: Session, what: &str) -> Option<String> {
+    let session = session.fixture("refusals", &[]);
+    let script = format!("cd $DEFUSE_E2E_CASE; mkdir plain; echo content >$MNT/f; $FIX/refusals {what} $MNT plain");
+    let outcome = session.script(Serving::Plugin, &script);
+    let text = outcome.stdout_text();
+    assert_eq!(outcome.end, End::Exit(0), "{text}{}", outcome.stderr_text());
+    session.assert_nothing_left();
+    Some(text)
+}
+
+fn expect(what: &str, wanted: &[&str]) {
+    let Some(text) = Session::new().and_then(|session| said(session, what)) else { return };
+    if text.starts_with("setxattrat: EOPNOTSUPP") {
+        return requirement::skip("the back end's file system has no extended attributes of users");
+    }
+    assert_eq!(text.lines().collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn what_the_kernel_would_do_to_the_shadow_is_refused() {
+    let wanted = [
+        "mount: EINVAL",
+        "bind from: EINVAL",
+        "umount: EINVAL",
+        "pivot_root: EINVAL",
+        "open_tree: EOPNOTSUPP",
+        "open_tree of FD: EOPNOTSUPP",
+        "move_mount: EINVAL",
+        "fspick: EINVAL",
+        "acct: EACCES",
+        "swapon: EINVAL",
+        "quotactl: ENOTBLK",
+        "cachestat: EOPNOTSUPP",
+        "fchroot: EOPNOTSUPP",
+        "file_getattr: EOPNOTSUPP",
+        "io_uring_setup: ENOSYS",
+        "io_uring_enter: ENOSYS",
+        "io_uring_register: ENOSYS",
+        "plain open_tree: done",
+    ];
+    expect("refused", &wanted);
+}
+
+#[test]
+fn attributes_by_directory_and_name_are_the_plugins() {
+    let wanted = [
+        "setxattrat: done",
+        "getxattrat: done",
+        "green",
+        "listxattrat of FD: done",
+        "user.colour",
+        "removexattrat: done",
+        "getxattrat: ENODATA",
+    ];
+    expect("attributes", &wanted);
+}
+
+#[test]
+fn descriptors_that_arrive_are_known_for_what_they_are() {
+    let wanted = [
+        "same number, recvmsg: done",
+        "content",
+        "same number, recvmmsg: done",
+        "content",
+        "pidfd_getfd: done",
+        "content",
+    ];
+    expect("arrivals", &wanted);
+}
+
+#[test]
+fn threads_keep_the_descriptors_and_directory_of_the_process_and_waits_end_by_signals() {
+    let wanted = [
+        "interrupted recvmsg: EINTR",
+        "FDs of a thread: EINVAL",
+        "working directory of a thread: EINVAL",
+        "FDs of the process: done",
+    ];
+    expect("threads", &wanted);
+}
