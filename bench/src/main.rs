@@ -40,7 +40,9 @@ impl Options {
                 "--json" => options.json = Some(arguments.next().ok_or("--json needs a file")?.into()),
                 "foreign" | "files" | "memory" | "startup" => options.sections.push(argument),
                 _ => {
-                    return Err(format!("there is no option {argument:?}; see the head of bench/src/main.rs"));
+                    return Err(format!(
+                        "there is no option {argument:?}; see the head of bench/src/main.rs"
+                    ));
                 }
             }
         }

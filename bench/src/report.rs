@@ -40,8 +40,8 @@ pub struct Line<'a> {
     pub unit: &'a str,
     /// What is compared with the target: the ratio in each round, or the value.
     pub judged: Spread,
-    /// The same by processor time, where that is measured.
-    pub judged_cpu: Option<f64>,
+    /// The same by the wall clock, where that is measured.
+    pub judged_wall: Option<f64>,
     /// What it has to be.
     pub target: Target,
 }
@@ -63,20 +63,20 @@ impl Report {
         println!("\n{title}");
         println!(
             "  {:<16} {:<14} {:>12} {:>24} {:>8}  target",
-            "", "", "median", "judged (quartiles)", "by CPU"
+            "", "", "median", "judged (quartiles)", "by wall"
         );
     }
 
     /// One result.
     pub fn line(&mut self, line: &Line) -> io::Result<()> {
-        let Line { work, mode, value, unit, judged, judged_cpu, target } = line;
+        let Line { work, mode, value, unit, judged, judged_wall, target } = line;
         let met = target.met(judged.median);
         let mut text = format!(
             "  {work:<16} {mode:<14} {:>9.1} {unit:<2} {:>8.3} ({:.3}-{:.3})",
             value.median, judged.median, judged.low, judged.high
         );
-        match judged_cpu {
-            Some(cpu) => write!(text, " {cpu:>8.3}"),
+        match judged_wall {
+            Some(wall) => write!(text, " {wall:>8.3}"),
             None => write!(text, " {:>8}", ""),
         }
         .map_err(io::Error::other)?;
@@ -94,14 +94,14 @@ impl Report {
         let optional = |value: Option<String>| value.unwrap_or_else(|| "null".into());
         writeln!(
             json,
-            r#"{{"work":"{work}","mode":"{mode}","unit":"{unit}","median":{:.2},"low":{:.2},"high":{:.2},"judged":{:.4},"judged_low":{:.4},"judged_high":{:.4},"judged_cpu":{},"target":"{wanted}","met":{}}}"#,
+            r#"{{"work":"{work}","mode":"{mode}","unit":"{unit}","median":{:.2},"low":{:.2},"high":{:.2},"judged":{:.4},"judged_low":{:.4},"judged_high":{:.4},"judged_wall":{},"target":"{wanted}","met":{}}}"#,
             value.median,
             value.low,
             value.high,
             judged.median,
             judged.low,
             judged.high,
-            optional(judged_cpu.map(|cpu| format!("{cpu:.4}"))),
+            optional(judged_wall.map(|wall| format!("{wall:.4}"))),
             optional(met.map(|met| met.to_string())),
         )
     }

@@ -43,7 +43,7 @@ pub fn measure(report: &mut Report, product: &Product, session: &Path, starts: u
             value: spread(own.iter().map(|time| time.cpu)),
             unit: "us",
             judged,
-            judged_cpu: None,
+            judged_wall: None,
             target: if *mode == "in a session" { Target::AtMost(500.0) } else { Target::None },
         })?;
         let value = spread(own.iter().map(|time| time.wall));
@@ -55,7 +55,7 @@ pub fn measure(report: &mut Report, product: &Product, session: &Path, starts: u
             value,
             unit: "us",
             judged,
-            judged_cpu: None,
+            judged_wall: None,
             target: Target::None,
         })?;
     }
@@ -108,7 +108,7 @@ pub fn parts(report: &mut Report, product: &Product, base: &Path, starts: usize)
             value,
             unit: "us",
             judged: value,
-            judged_cpu: None,
+            judged_wall: None,
             target: Target::None,
         })?;
     }

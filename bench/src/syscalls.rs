@@ -60,7 +60,7 @@ pub fn count(report: &mut Report, product: &Product, base: &Path) -> io::Result<
             value,
             unit: "",
             judged: value,
-            judged_cpu: None,
+            judged_wall: None,
             target,
         })?;
     }

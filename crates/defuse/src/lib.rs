@@ -17,6 +17,7 @@ mod namei;
 #[allow(unsafe_code)]
 mod native;
 mod nofile;
+pub mod path_bytes;
 mod private_fd;
 mod process;
 mod program;
