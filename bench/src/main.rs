@@ -5,7 +5,10 @@
 //! ```
 //!
 //! A workload process that runs plainly and others in sessions do the same work in turn; what is judged is the median of the ratios
-//! of the rounds. Everything is made below one folder in `/dev/shm`, which is gone afterwards.
+//! of the rounds, of processor time: the column `by wall` has the same by the wall clock, which on a busy machine tells of the others.
+//! Where a session waits more often (voluntary context switches) than the plain process, that has a line of its own. Everything is made below one folder in `/dev/shm`, which is gone afterwards.
+
+#![allow(clippy::cast_precision_loss)] // Times and counts are far below 2^52.
 
 mod product;
 mod report;
@@ -82,7 +85,7 @@ fn measure(options: &Options) -> io::Result<()> {
         Worker::in_session(&product, base, &foreign, name, plugin, flags)
     };
     if options.wants("foreign") {
-        report.section("Calls that are not ours: time with the interposer / without");
+        Report::section("Calls that are not ours: time with the interposer / without");
         let mut beside = session("beside", "passthrough", "")?;
         let works = ["getppid", "read-foreign", "write-foreign", "stat-foreign", "open-foreign"];
         let mut contenders =
@@ -93,7 +96,7 @@ fn measure(options: &Options) -> io::Result<()> {
         files(&mut report, options, &mut direct, session)?;
     }
     if options.wants("memory") {
-        report.section("Data that a plugin holds in memory: time on tmpfs / on the mount");
+        Report::section("Data that a plugin holds in memory: time on tmpfs / on the mount");
         let mut memory = session("memory", "memory", "")?;
         let works = ["read-128", "read-4096", "write-128", "write-4096"];
         let mut contenders =
@@ -102,7 +105,7 @@ fn measure(options: &Options) -> io::Result<()> {
         syscalls::count(&mut report, &product, base)?;
     }
     if options.wants("startup") {
-        report.section("Start of a process: processor time, added to that of the plain process");
+        Report::section("Start of a process: processor time, added to that of the plain process");
         let holder = session("startup", "passthrough", "")?;
         startup::measure(&mut report, &product, &holder.session()?, options.rounds(400))?;
         startup::parts(&mut report, &product, base, options.rounds(200))?;
@@ -119,7 +122,7 @@ fn files(
     direct: &mut Worker,
     session: impl Fn(&str, &str, &str) -> io::Result<Worker>,
 ) -> io::Result<()> {
-    report.section("Passthrough: time of plain files / time on the mount");
+    Report::section("Passthrough: time of plain files / time on the mount");
     let mut plugin = session("plugin", "passthrough", "")?;
     let mut backing = session("backing", "passthrough", ",backing-fd")?;
     let parts: [(&[&str], usize, f64); 3] = [

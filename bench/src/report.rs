@@ -59,7 +59,7 @@ impl Report {
     }
 
     /// A heading.
-    pub fn section(&self, title: &str) {
+    pub fn section(title: &str) {
         println!("\n{title}");
         println!(
             "  {:<16} {:<14} {:>12} {:>24} {:>8}  target",

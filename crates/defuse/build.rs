@@ -1,7 +1,6 @@
 //! Links the unwinder into the library itself.
 //!
-//! Rust's standard library asks for `-lgcc_s`, so every process would load libgcc_s.so.1 with ours: some 90 us, a good part of them in its
-//! constructor. A linker script of that name, found before the real one, gives the same code from the compiler's static library.
+//! Rust's standard library asks for `-lgcc_s`, so every process would load `libgcc_s.so.1` with ours: some 80 us, in part of its constructor. A linker script of that name, found before the real one, gives the same code from the compiler's static library.
 
 use std::path::Path;
 use std::process::Command;

@@ -111,9 +111,9 @@ impl Work {
                 })
             }
             "write-128" => self.stream(128, |fd, content| write(fd, content)),
-            "read-128" => self.stream(128, |fd, content| read(fd, content)),
+            "read-128" => self.stream(128, read),
             "write-4096" => self.stream(4096, |fd, content| write(fd, content)),
-            "read-4096" => self.stream(4096, |fd, content| read(fd, content)),
+            "read-4096" => self.stream(4096, read),
             _ => return None,
         })
     }
