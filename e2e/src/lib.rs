@@ -43,17 +43,18 @@ pub use session::Session;
 #[macro_export]
 macro_rules! same_as_plain {
     ($($(#[$meta:meta])* $name:ident: $case:expr;)+) => {$(
-        $(#[$meta])*
         mod $name {
             #[allow(unused_imports)]
             use super::*;
 
+            $(#[$meta])*
             #[test]
             fn served() {
                 let case: $crate::Case = $case;
                 case.compare($crate::Serving::Plugin);
             }
 
+            $(#[$meta])*
             #[test]
             fn native() {
                 let case: $crate::Case = $case;

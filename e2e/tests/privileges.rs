@@ -5,6 +5,7 @@
 use defuse_e2e::{same_as_plain, script};
 
 same_as_plain! {
+    #[ignore = "issue 2: the arena cannot be opened again by the next program once the privileges are gone"]
     another_user_is_bound_by_modes_and_owners: script(r#"
         cd "$MNT"; chmod 755 .; mkdir open closed; chmod 1777 open; chmod 700 closed; echo secret >closed/f; echo mine >mine; chmod 600 mine; echo shared >shared; echo w >writable; chmod 666 writable
         setpriv --reuid=65534 --regid=65534 --clear-groups bash -c '
@@ -13,6 +14,7 @@ same_as_plain! {
         ls -ln --time-style=+ open | cut -d' ' -f1,3-; cat writable; setpriv --reuid=65534 --clear-groups rm open/copy; chown 65534 mine; setpriv --reuid=65534 --clear-groups cat mine
     "#).needs(&["setpriv", "python3"]).needs_root();
 
+    #[ignore = "issue 2: the arena cannot be opened again by the next program once the privileges are gone"]
     held_descriptors_stay_usable: script(r#"
         cd "$MNT"; echo held >f; chmod 600 f; exec 3<>f 4>>f; setpriv --reuid=65534 --regid=65534 --clear-groups bash -c 'cat <&3; echo more >&4; cat f; cat /dev/fd/3; exec 5<&3; echo "rc $?"; exit 0'; cat f
         setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs bash -c 'echo again >&4; (exec 3<&-; echo sub >&4); /bin/echo program >&4'; cat f

@@ -1,12 +1,14 @@
 //! Calls that cannot be done to what is served say so; FDs that come from other processes are known for what they are.
 
 use defuse_e2e::process::End;
-use defuse_e2e::{Serving, Session, requirement};
+use defuse_e2e::{Serving, Session, requirement, same_as_plain, script};
 
 /// What the fixture says, run in the case's folder with `f` on the mount.
+#[allow(clippy::unnecessary_wraps, reason = "used with and_then")]
 fn said(session: Session, what: &str) -> Option<String> {
     let session = session.fixture("refusals", &[]);
-    let script = format!("cd $DEFUSE_E2E_CASE; mkdir plain; echo content >$MNT/f; $FIX/refusals {what} $MNT plain");
+    let script =
+        format!("cd $DEFUSE_E2E_CASE; mkdir plain; echo content >$MNT/f; $FIX/refusals {what} $MNT plain");
     let outcome = session.script(Serving::Plugin, &script);
     let text = outcome.stdout_text();
     assert_eq!(outcome.end, End::Exit(0), "{text}{}", outcome.stderr_text());
@@ -83,4 +85,9 @@ fn threads_keep_the_descriptors_and_directory_of_the_process_and_waits_end_by_si
         "FDs of the process: done",
     ];
     expect("threads", &wanted);
+}
+
+same_as_plain! {
+    /// At its limit of open files a program gets EMFILE, with no effect, from what makes a descriptor, and all else works.
+    full_descriptor_table: script("cd \"$MNT\"; \"$FIX/full_table\"").fixture("full_table");
 }

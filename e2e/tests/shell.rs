@@ -169,6 +169,7 @@ END
         CDPATH=$MNT; cd /; cd a; pwd
     "#);
 
+    #[ignore = "issue 2: the working directory is a path, so a removed one cannot be listed"]
     removed_working_directory: script(r#"
         cd "$MNT"; mkdir d; cd d; rmdir ../d
         /bin/pwd || echo "rc $?"

@@ -23,12 +23,17 @@ use failure::Failure;
 pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     match arguments::parse(arguments).and_then(perform) {
         Ok(status) => status,
-        Err(failure) => {
-            // When standard error cannot be written there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "defuse: {failure}");
-            failure.status
-        }
+        Err(failure) => report(&failure),
     }
+}
+
+/// Says why the command gives up, and returns the exit status.
+fn report(failure: &Failure) -> i32 {
+    if !failure.is_told() {
+        // When standard error cannot be written there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "defuse: {failure}");
+    }
+    failure.status
 }
 
 fn perform(request: Request) -> Result<i32, Failure> {
@@ -38,10 +43,7 @@ fn perform(request: Request) -> Result<i32, Failure> {
         Request::Run(request) => run::run(&request),
         Request::ExecInside(command) => Ok(run::exec_inside(&command)),
         Request::PluginList => print(&plugin::list()),
-        Request::PluginCheck(request) => {
-            let (result, status) = plugin::check(&request)?;
-            print(&result).map(|_| status)
-        }
+        Request::PluginCheck(request) => plugin::check(&request, print),
         Request::Doctor => {
             let report = doctor::examine();
             print(&report.to_string())?;

@@ -17,7 +17,7 @@ use crate::{namei, user};
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
-/// What this image leaves to the next: `PROCESS SERVING TOKEN SOFT HARD LENGTH CWD EXE`, see [`Inheritance`].
+/// What this image leaves to the next: `PROCESS SERVING TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
 const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
 
 /// What the previous image left.
@@ -35,6 +35,8 @@ pub struct Inheritance {
     pub cwd: Vec<u8>,
     /// Absolute path of the program, if that is on a mount.
     pub executable: Vec<u8>,
+    /// Base name by which the program was called, where the kernel shows another one in `comm`; else empty.
+    pub name: Vec<u8>,
 }
 
 impl Inheritance {
@@ -42,22 +44,23 @@ impl Inheritance {
         let process = self.process.map_or(0, ProcessId::to_bits);
         let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
         let (soft, hard) = self.nofile;
-        let numbers =
-            format!("{process} {} {token} {soft} {hard} {} ", u8::from(self.serving), self.cwd.len());
-        [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, b"\0"].concat()
+        let (serving, cwd, executable) = (u8::from(self.serving), self.cwd.len(), self.executable.len());
+        let numbers = format!("{process} {serving} {token} {soft} {hard} {cwd} {executable} ");
+        [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, &self.name, b"\0"].concat()
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
         let mut words =
-            text.splitn(7, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
+            text.splitn(8, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let process = number()?;
         let serving = number()? != 0;
         let token = words.next()?.1?;
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let nofile = (number()?, number()?);
-        let cwd_length = number()? as usize;
-        let (cwd, executable) = words.next()?.0.split_at_checked(cwd_length)?;
+        let (cwd_length, executable_length) = (number()? as usize, number()? as usize);
+        let (cwd, rest) = words.next()?.0.split_at_checked(cwd_length)?;
+        let (executable, name) = rest.split_at_checked(executable_length)?;
         Some(Self {
             process: (process != 0).then(|| ProcessId::from_bits(process as u32)),
             serving,
@@ -65,6 +68,7 @@ impl Inheritance {
             nofile,
             cwd: cwd.to_vec(),
             executable: executable.to_vec(),
+            name: name.to_vec(),
         })
     }
 }
@@ -147,6 +151,7 @@ impl Environment {
         envp: u64,
         token: Option<ExecToken>,
         executable: &[u8],
+        name: &[u8],
     ) -> Result<Self, Errno> {
         let mut preload = [PRELOAD, &process.library].concat();
         let mut pointers_to = Vec::new();
@@ -174,6 +179,7 @@ impl Environment {
             nofile: process.nofile(),
             cwd,
             executable: executable.to_vec(),
+            name: name.to_vec(),
         }
         .to_variable();
         let strings = vec![preload, session, inheritance];
@@ -191,13 +197,14 @@ impl Environment {
 /// The entries of a null-terminated array of pointers in the program's memory; a null array has none.
 pub fn pointers(array: u64) -> Result<Vec<u64>, Errno> {
     let mut entries = Vec::with_capacity(64);
-    let mut at = array;
-    while array != 0 {
+    if array == 0 {
+        return Ok(entries);
+    }
+    for at in (array..).step_by(8) {
         match user::read::<u64>(at)? {
             0 => break,
             entry => entries.push(entry),
         }
-        at += 8;
     }
     Ok(entries)
 }
@@ -236,6 +243,7 @@ mod tests {
                 token: None,
                 nofile: (soft, hard),
                 cwd: cwd.into_bytes(),
+                name: executable.as_bytes().iter().rev().copied().collect(),
                 executable: executable.into_bytes(),
             };
             let text = left.to_variable();
@@ -246,7 +254,16 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_inheritance() {
-        for text in ["", "-", "1 0 -", "1 0 - a b 0 ", "1 0 x-y-z 1 2 0 ", "1 0 - 1 2 9 /", "1 0 - 1 2"] {
+        for text in [
+            "",
+            "-",
+            "1 0 -",
+            "1 0 - a b 0 0 ",
+            "1 0 x-y-z 1 2 0 0 ",
+            "1 0 - 1 2 9 0 /",
+            "1 0 - 1 2 0 9 /",
+            "1 0 - 1 2 0 ",
+        ] {
             assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
         }
     }

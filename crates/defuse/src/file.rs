@@ -207,10 +207,10 @@ impl OpenFile {
 impl Drop for OpenFile {
     /// The last FD of this process and the last call that used it are gone.
     fn drop(&mut self) {
-        if let Some(instance) = self.process.mounts[self.mount].loaded() {
-            if let Err(error) = instance.close(borrowed(*self.handle.get_mut())) {
-                trace::debug(format_args!("close: {error}"));
-            }
+        if let Some(instance) = self.process.mounts[self.mount].loaded()
+            && let Err(error) = instance.close(borrowed(*self.handle.get_mut()))
+        {
+            trace::debug(format_args!("close: {error}"));
         }
         shadow::let_go(self.process, self.slot);
     }
@@ -252,12 +252,12 @@ fn look(process: &'static Process, fd: RawFd) -> Owner {
     let Some((mode, device, inode)) = identity(fd) else {
         return Owner::Foreign; // Not open: the kernel will say EBADF.
     };
+    if device == process.folder_device
+        && let Some(slot) = process.arena.find_by_shadow(inode)
+    {
+        return shadow::rebuild(process, fd, slot);
+    }
     if mode & sys::S_IFMT == sys::S_IFDIR {
-        if device == process.folder_device {
-            if let Some(slot) = process.arena.find_by_shadow(inode) {
-                return shadow::rebuild(process, fd, slot);
-            }
-        }
         if is_fd_directory(process, fd, device) {
             return Owner::Foreign; // And not to be forgotten about: getdents asks again.
         }

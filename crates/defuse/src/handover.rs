@@ -62,7 +62,7 @@ pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
         saved.push(file.slot);
         match save(file) {
             Ok(kept) => {
-                entries.extend(kept.iter().map(|&fd| ExecEntry { fd: fd as u32, slot: file.slot, cloexec }))
+                entries.extend(kept.iter().map(|&fd| ExecEntry { fd: fd as u32, slot: file.slot, cloexec }));
             }
             // The next image opens it again by its path.
             Err(error) => trace::debug(format_args!("a file cannot be saved for exec: {error}")),
@@ -78,7 +78,9 @@ pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
         process.me()
     };
     let token = process.arena.put_exec_map(me, entries).map_err(stash_errno)?;
-    kept.iter().for_each(|&fd| set_cloexec(fd, false));
+    for &fd in &kept {
+        set_cloexec(fd, false);
+    }
     Ok(Prepared { token: Some(token), kept })
 }
 

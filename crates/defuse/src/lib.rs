@@ -3,6 +3,7 @@
 //! `docs/architecture.md` follows one `read` through it.
 #![deny(unsafe_code)]
 
+mod address_space;
 #[allow(unsafe_code)]
 mod environment;
 pub mod errno;

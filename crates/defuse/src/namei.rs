@@ -225,6 +225,7 @@ impl PathArgument {
 }
 
 /// What became of an operation on a path.
+#[allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 pub enum Performed<R> {
     /// Done by a plugin.
     Served(R),
@@ -232,6 +233,7 @@ pub enum Performed<R> {
     Native(Option<PathBytes>),
 }
 
+#[allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 enum Base {
     Path(PathBytes),
     /// A directory of the kernel's that is not above any mount point.

@@ -1,4 +1,4 @@
-//! RLIMIT_NOFILE: what the program believes, and what the kernel enforces.
+//! `RLIMIT_NOFILE`: what the program believes, and what the kernel enforces.
 //!
 //! The kernel's soft limit is the program's own, so that every call that makes an FD fails where it would fail without us, also the
 //! calls that we never see, before it has had any effect. Private descriptors lie above; the limit is raised for the moment in
@@ -125,7 +125,7 @@ fn prlimit(new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<(), Err
     native::checked(sys::__NR_prlimit64, [0, sys::RLIMIT_NOFILE.into(), new, old, 0, 0]).map(drop)
 }
 
-/// Whether this process may raise hard limits (CAP_SYS_RESOURCE, bit 24, effective).
+/// Whether this process may raise hard limits (`CAP_SYS_RESOURCE`, bit 24, effective).
 fn privileged() -> bool {
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];

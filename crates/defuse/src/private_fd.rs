@@ -1,7 +1,7 @@
 //! Descriptors that are not the program's: those that plugins hold open, and our placeholder.
 //!
-//! They live at and above a base number that the program cannot reach by its own RLIMIT_NOFILE (see [`nofile`]), so that the
-//! lowest free number is the same as without us. A close, dup2 or close_range of the program never touches them.
+//! They live at and above a base number that the program cannot reach by its own `RLIMIT_NOFILE` (see [`nofile`]), so that the
+//! lowest free number is the same as without us. A close, dup2 or `close_range` of the program never touches them.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

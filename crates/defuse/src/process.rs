@@ -204,13 +204,12 @@ impl Process {
         path.extend_from_slice(format!("/nowhere-{}\0", thread::id()).as_bytes());
         let name = path.as_ptr() as u64;
         let made = native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]);
-        let entered = match made {
-            Ok(_) => native::checked(sys::__NR_chdir, [name, 0, 0, 0, 0, 0]),
-            Err(_) => {
-                // A process without the privileges of who made the session: an empty directory it cannot write.
-                let null = [self.folder.as_slice(), b"/null\0"].concat();
-                native::checked(sys::__NR_chdir, [null.as_ptr() as u64, 0, 0, 0, 0, 0])
-            }
+        let entered = if made.is_ok() {
+            native::checked(sys::__NR_chdir, [name, 0, 0, 0, 0, 0])
+        } else {
+            // A process without the privileges of who made the session: an empty directory it cannot write.
+            let null = [self.folder.as_slice(), b"/null\0"].concat();
+            native::checked(sys::__NR_chdir, [null.as_ptr() as u64, 0, 0, 0, 0, 0])
         };
         if made.is_ok() {
             native::raw_call(sys::__NR_rmdir, [name, 0, 0, 0, 0, 0]);

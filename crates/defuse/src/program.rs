@@ -40,17 +40,16 @@ impl Header {
         let start = &start[..start.len().min(HEADER)];
         let Some(line) = start.strip_prefix(b"#!") else { return Ok(Self::Other) };
         let blank = |byte: u8| matches!(byte, b' ' | b'\t');
-        let line = match line.iter().position(|&byte| byte == b'\n') {
-            Some(end) => &line[..end],
+        let line = if let Some(end) = line.iter().position(|&byte| byte == b'\n') {
+            &line[..end]
+        } else {
             // Cut off: the interpreter's name at least must be whole.
-            None => {
-                let name = line.iter().position(|&byte| !blank(byte)).unwrap_or(line.len());
-                let whole = line[name..].iter().any(|&byte| blank(byte) || byte == 0);
-                if start.len() == HEADER && !whole {
-                    return Err(Errno::NOEXEC);
-                }
-                line
+            let name = line.iter().position(|&byte| !blank(byte)).unwrap_or(line.len());
+            let whole = line[name..].iter().any(|&byte| blank(byte) || byte == 0);
+            if start.len() == HEADER && !whole {
+                return Err(Errno::NOEXEC);
             }
+            line
         };
         let line = &line[..line.iter().position(|&byte| byte == 0).unwrap_or(line.len())];
         let line = trim(line);

@@ -4,9 +4,10 @@
 //! therefore cheap; or, cheaper still, the very descriptor that the plugin opened, if it can let go of the number. Before anybody else can get hold of it (fork, exec, FD passing) it becomes a *shadow*: a directory
 //! of its own in the session's folder, whose inode number names the slot of the arena that describes the
 //! file. Both are directories opened for reading, so that a process that is not intercepted gets EISDIR, EBADF or
-//! ENODEV from every attempt to use them as a file.
+//! ENODEV from every attempt to use them as a file. The shadow of a directory is the other way round a file opened for
+//! writing, in which nothing can be listed, found or made.
 //!
-//! A shadow carries an open-file-description read lock on its directory. The kernel keeps it over fork and passing
+//! A shadow carries an open-file-description lock on its object. The kernel keeps it over fork and passing
 //! and drops it with the last descriptor anywhere, so it tells whether a slot is still in use when
 //! processes were killed.
 
@@ -59,6 +60,8 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     if file.form() == Form::Shadow {
         return Ok(());
     }
+    let kind = u64::from(file.kind()?);
+    file.shared()?.user_words()[KIND].store(kind, Ordering::Relaxed);
     let shadow = open_shadow(process, file.slot, true)?;
     if let Form::Backing(fd) = file.form() {
         // The plugin goes on with a private number. Calls under way with the old one may meet the shadow; they are
@@ -233,22 +236,79 @@ fn open_placeholder(process: &Process) -> Result<RawFd, Errno> {
     Ok(private)
 }
 
-/// Opens the slot's own directory, making it at the slot's first use, and locks the description.
-fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
-    let path = folder_path(process, "slots/", Some(slot));
-    let fd = match open_directory(&path, cloexec) {
-        Err(Errno::NOENT) => {
-            let made = native::checked(sys::__NR_mkdir, [path.as_ptr() as u64, 0o700, 0, 0, 0, 0]);
-            if !matches!(made, Ok(_) | Err(Errno::EXIST)) {
-                return Err(made.err().unwrap_or(Errno::IO));
+/// Which object in the session's folder stands for a description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Object {
+    /// For a file: an empty directory, opened for reading. Reading it is EISDIR, writing EBADF, mapping ENODEV.
+    Directory,
+    /// For a directory: an empty file, opened for writing. Listing it, entering it and names relative to it are ENOTDIR.
+    File,
+}
+
+impl Object {
+    /// The one that stands for the description in `slot`.
+    fn of(process: &Process, slot: SlotId) -> Result<Self, Errno> {
+        let kind = process.arena.slot(slot).map_err(stash_errno)?.user_words()[KIND].load(Ordering::Relaxed);
+        Ok(if kind as u32 == sys::S_IFDIR { Self::File } else { Self::Directory })
+    }
+
+    fn path(self, process: &Process, slot: SlotId) -> ArrayVec<u8, 4096> {
+        match self {
+            Self::Directory => folder_path(process, "slots/", Some(slot)),
+            Self::File => folder_path(process, "slots/d", Some(slot)),
+        }
+    }
+
+    fn open(self, path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
+        let cloexec = if cloexec { sys::O_CLOEXEC } else { 0 };
+        let kind = match self {
+            Self::Directory => sys::O_RDONLY | sys::O_DIRECTORY,
+            Self::File => sys::O_WRONLY,
+        };
+        let args = [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0];
+        native::new_fd(sys::__NR_open, args)
+    }
+
+    fn make(self, path: &ArrayVec<u8, 4096>) -> Result<(), Errno> {
+        let name = path.as_ptr() as u64;
+        let made = match self {
+            Self::Directory => native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]),
+            Self::File => {
+                native::checked(sys::__NR_mknod, [name, u64::from(sys::S_IFREG | 0o600), 0, 0, 0, 0])
             }
-            open_directory(&path, cloexec)?
+        };
+        match made {
+            Ok(_) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The lock that a description of it may have.
+    fn lock(self) -> u32 {
+        match self {
+            Self::Directory => sys::F_RDLCK,
+            Self::File => sys::F_WRLCK,
+        }
+    }
+}
+
+/// The user word of a slot that holds the type of what it has open, as `S_IFMT` bits.
+pub const KIND: usize = 1;
+
+/// Opens the slot's own object, making it at the slot's first use, and locks the description.
+fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
+    let object = Object::of(process, slot)?;
+    let path = object.path(process, slot);
+    let fd = match object.open(&path, cloexec) {
+        Err(Errno::NOENT) => {
+            object.make(&path)?;
+            object.open(&path, cloexec)?
         }
         other => other?,
     };
-    let ready = lock_description(fd).and_then(|()| {
+    let ready = lock_call(fd, sys::F_OFD_SETLK, object.lock()).and_then(|_| {
         let (_, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
-        let shared = process.arena.slot(slot).map_err(|_| Errno::IO)?;
+        let shared = process.arena.slot(slot).map_err(stash_errno)?;
         if shared.shadow() != inode {
             shared.set_shadow(inode).map_err(stash_errno)?;
         }
@@ -262,22 +322,19 @@ fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, 
 }
 
 fn open_directory(path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
-    let flags = sys::O_RDONLY | sys::O_DIRECTORY | if cloexec { sys::O_CLOEXEC } else { 0 };
-    let path = path.as_ptr() as u64;
-    native::new_fd(sys::__NR_open, [path, u64::from(flags), 0, 0, 0, 0])
+    Object::Directory.open(path, cloexec)
 }
 
-fn lock_description(fd: RawFd) -> Result<(), Errno> {
-    lock_call(fd, sys::F_OFD_SETLK, sys::F_RDLCK).map(drop)
-}
-
-/// Whether any descriptor of the slot's directory is open anywhere: then its read lock forbids a write lock.
+/// Whether any descriptor of the slot's object is open anywhere: then its lock forbids a write lock.
 fn held_anywhere(process: &Process, slot: SlotId) -> bool {
-    let path = folder_path(process, "slots/", Some(slot));
-    let Ok(fd) = open_directory(&path, true) else { return false };
+    // When it cannot be known, a leaked slot is better than one that two files share.
+    let Ok(object) = Object::of(process, slot) else { return true };
+    let fd = match object.open(&object.path(process, slot), true) {
+        Ok(fd) => fd,
+        Err(error) => return error != Errno::NOENT,
+    };
     let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK);
     native::close(fd);
-    // When it cannot be known, a leaked slot is better than one that two files share.
     !matches!(found, Ok(kind) if kind == sys::F_UNLCK)
 }
 

@@ -19,7 +19,10 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{file, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
+
+/// linux/prctl.h
+const PR_SET_NAME: u32 = 15;
 
 /// Runs when the library is loaded, before the program.
 #[used]
@@ -167,7 +170,7 @@ impl Stages {
 fn open_arena(session: &OpenedSession) -> Result<Arena, Box<dyn std::error::Error>> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&session.folder, names::ARENA, flags, Mode::empty())?;
-    Ok(Arena::open(file.as_fd())?)
+    Ok(Arena::open(file.as_fd()).map_err(|error| address_space::explain(&error))?)
 }
 
 /// The mount table, what serves it, and the directories above the mount points.
@@ -216,6 +219,12 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         None => process.register(),
     }
     let Some(left) = left else { return Ok(()) };
+    if !left.name.is_empty() {
+        let mut name = [0u8; 16];
+        let length = left.name.len().min(15);
+        name[..length].copy_from_slice(&left.name[..length]);
+        native::raw_call(sys::__NR_prctl, [u64::from(PR_SET_NAME), name.as_ptr() as u64, 0, 0, 0, 0]);
+    }
     process.serving.store(left.serving.into(), Ordering::Relaxed);
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
@@ -240,8 +249,7 @@ fn keep_what_was_inherited(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut inherited = Vec::new();
     for_each_open_fd(|fd| {
-        if let Some((mode, device, inode)) = file::identity(fd)
-            && mode & sys::S_IFMT == sys::S_IFDIR
+        if let Some((_, device, inode)) = file::identity(fd)
             && device == process.folder_device
         {
             inherited.extend(process.arena.find_by_shadow(inode));

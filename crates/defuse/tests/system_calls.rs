@@ -134,8 +134,7 @@ fn treatment(treatment: Treatment) -> String {
 fn interest(interest: Interest) -> &'static str {
     match interest {
         Interest::Never => "",
-        Interest::ByFd => "by FD",
-        Interest::Closes => "by FD",
+        Interest::ByFd | Interest::Closes => "by FD",
         Interest::WhileServing => "while serving",
         Interest::Always => "always",
     }

@@ -1,1 +1,37 @@
-//! The `uffd-pager` crate.
+#![doc = include_str!("../README.md")]
+
+mod attached;
+mod buffers;
+mod cache;
+mod error;
+mod fault;
+mod fork;
+mod ledger;
+mod mapping;
+mod memory;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+mod owner;
+mod page;
+mod pager;
+mod resident;
+mod runs;
+pub mod signal;
+mod signals;
+mod source;
+mod table;
+mod uffd;
+mod wait;
+mod writeback;
+
+pub use buffers::MAX_NESTING;
+pub use cache::{Cache, DEFAULT_CAPACITY};
+pub use error::{Error, Result};
+pub use fault::{Handled, Prefaulted};
+pub use mapping::{Protection, Sharing};
+pub use memory::{Place, Remap};
+pub use page::PAGE;
+pub use pager::{MapRequest, Mode, Pager, Source};
+pub use rustix::io::Errno;
+pub use source::PageSource;
+pub use uffd::Features;

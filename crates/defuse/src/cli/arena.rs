@@ -9,9 +9,13 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 use stash::{Arena, ArenaConfig, StashError};
 
+/// Room for 131,072 open file descriptions, 16,384 processes at one time, and 32,768 long paths and plugins' blobs: 170 MiB of every
+/// process's address space, of which only what is used takes memory. What does not fit is ENFILE.
+const SIZE: ArenaConfig = ArenaConfig { slots: 1 << 17, processes: 1 << 14, blocks: 1 << 15 };
+
 /// Makes an arena of the empty file `fd`.
 pub fn create(fd: BorrowedFd<'_>) -> Result<Arena, SessionError> {
-    Arena::create(fd, &ArenaConfig::default()).map_err(|error| damaged("make the session's arena", &error))
+    Arena::create(fd, &SIZE).map_err(|error| damaged("make the session's arena", &error))
 }
 
 /// Ids of the processes of the session that live now. A runner, which does not register, does not count.

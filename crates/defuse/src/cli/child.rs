@@ -8,6 +8,7 @@
 use std::ffi::CString;
 use std::io::{PipeWriter, Read, Write, pipe};
 
+use super::failure::Failure;
 use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{
@@ -126,6 +127,44 @@ impl Signals {
             {
                 send(child, signal.ssi_signo as i32);
             }
+        }
+    }
+}
+
+/// Does `work` in a process of its own, reports its failure there, and tells how the process ended. For code that may crash.
+pub fn run_apart(work: impl FnOnce() -> Result<i32, Failure>) -> Result<End, Errno> {
+    // Where SIGCHLD is ignored, nobody can be told how a child ended.
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action, and then what was there before, install no handler of ours.
+    let before = unsafe { sigaction(Signal::SIGCHLD, &default) }?;
+    let ended = run_and_wait(work);
+    // SAFETY: as above.
+    unsafe { sigaction(Signal::SIGCHLD, &before) }?;
+    ended
+}
+
+fn run_and_wait(work: impl FnOnce() -> Result<i32, Failure>) -> Result<End, Errno> {
+    // SAFETY: this process has one thread only, so its child may do whatever it could.
+    let child = match unsafe { fork() }? {
+        ForkResult::Child => {
+            // How it ends is all that is wanted, not a core.
+            let _ = set_dumpable(false);
+            std::process::exit(work().unwrap_or_else(|failure| super::report(&failure)))
+        }
+        ForkResult::Parent { child } => Pid::from_raw(child.as_raw()).ok_or(Errno::ESRCH)?,
+    };
+    loop {
+        match waitpid(Some(child), WaitOptions::empty()) {
+            Ok(Some((_, status))) => {
+                if let Some(status) = status.exit_status() {
+                    return Ok(End::Exited(status));
+                }
+                if let Some(signal) = status.terminating_signal() {
+                    return Ok(End::Killed(signal));
+                }
+            }
+            Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
         }
     }
 }

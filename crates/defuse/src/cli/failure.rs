@@ -15,7 +15,7 @@ pub const CANNOT_START: i32 = 126;
 /// `run`: the program was not found.
 pub const NOT_FOUND: i32 = 127;
 
-/// Why the command gives up: one or more lines for people, and the exit status.
+/// Why the command gives up: one or more lines for people (none if it has been said), and the exit status.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit status.
@@ -27,6 +27,16 @@ impl Failure {
     /// A failure that ends in `status`.
     pub fn new(status: i32, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
+    }
+
+    /// A failure that ends in `status`, of which people know already.
+    pub fn told(status: i32) -> Self {
+        Self { status, message: String::new() }
+    }
+
+    /// Whether there is anything to say.
+    pub fn is_told(&self) -> bool {
+        self.message.is_empty()
     }
 }
 

@@ -6,11 +6,14 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use defuse::session::{PluginSpec, absolute_backend, find_plugin};
+use defuse::log::{self, Level};
+use defuse::session::{Mount, PluginSpec, absolute_backend, find_plugin};
+use nix::sys::signal::Signal;
 use plugin_abi::conformance::{self, Config, Failed};
 use plugin_abi::{Form, Host, Plugin};
 
-use super::failure::{FAILED, Failure, USAGE};
+use super::child::{self, End};
+use super::failure::{FAILED, Failure, RUN_FAILED, USAGE};
 use super::run::plugin_search;
 
 /// Where a plugin that is tried believes to be mounted; nothing is there.
@@ -84,19 +87,76 @@ pub struct CheckRequest {
     pub sequences: Option<u32>,
 }
 
-/// Drives a plugin with generated sequences of operations. Returns what there is to print, and the exit status.
+/// Drives a plugin with generated sequences of operations and prints what was found. Returns the exit status.
 ///
 /// # Errors
 ///
-/// Why the plugin cannot be found, loaded, started or tried.
-pub fn check(request: &CheckRequest) -> Result<(String, i32), Failure> {
+/// Why the plugin cannot be found, loaded, started or tried, or how it crashed.
+pub fn check(request: &CheckRequest, print: Print) -> Result<i32, Failure> {
+    let path = find_plugin(&request.plugin.library, &plugin_search())
+        .map_err(|error| Failure::new(FAILED, error.to_string()))?;
+    apart(&path, "checked", FAILED, || {
+        check_here(request, &path).and_then(|(text, status)| print(&text).map(|_| status))
+    })
+}
+
+/// Writes what was found.
+pub type Print = fn(&str) -> Result<i32, Failure>;
+
+/// Starts the plugin of `mount` and ends it again, so that a back end it cannot serve is known before there is a program.
+///
+/// # Errors
+///
+/// Why it cannot be loaded or started, or how it crashed.
+pub fn try_mount(mount: &Mount) -> Result<(), Failure> {
+    let failed = |message: String| Failure::new(RUN_FAILED, message);
+    let status = apart(&mount.library, "started", RUN_FAILED, || {
+        let plugin = Plugin::load(&mount.library).map_err(|error| failed(error.to_string()))?;
+        let (name, path) = (plugin.name(), mount.library.display());
+        log::line(Level::Info, format_args!("plugin {name} is {path}"));
+        let point = c_string(mount.point.as_os_str(), RUN_FAILED)?;
+        let (backend, options) =
+            (c_string(&mount.backend, RUN_FAILED)?, c_string(&mount.options, RUN_FAILED)?);
+        match plugin.instantiate(&point, &backend, &options, Host::STDERR) {
+            Ok(_) => Ok(0),
+            Err(error) => Err(failed(format!("cannot mount {}: {error}", mount.point.display()))),
+        }
+    })?;
+    if status == 0 { Ok(()) } else { Err(Failure::told(status)) }
+}
+
+/// Does `work`, which runs code of the plugin at `path`, in a process of its own, which reports its failures itself. Returns its exit
+/// status.
+fn apart(
+    path: &Path,
+    what: &str,
+    failure: i32,
+    work: impl FnOnce() -> Result<i32, Failure>,
+) -> Result<i32, Failure> {
+    let failed = |message: String| Failure::new(failure, message);
+    let ended = child::run_apart(work)
+        .map_err(|errno| failed(format!("cannot start a process for the plugin: {}", errno.desc())))?;
+    match ended {
+        End::Exited(status) => Ok(status),
+        End::Killed(signal) => Err(failed(format!(
+            "the plugin {} crashed while it was {what}: killed by signal {signal} ({})",
+            path.display(),
+            Signal::try_from(signal).map_or("of the real-time signals", Signal::as_str),
+        ))),
+    }
+}
+
+fn c_string(text: &OsStr, failure: i32) -> Result<CString, Failure> {
+    CString::new(text.as_bytes()).map_err(|error| Failure::new(failure, error.to_string()))
+}
+
+/// What there is to print, and the exit status.
+fn check_here(request: &CheckRequest, path: &Path) -> Result<(String, i32), Failure> {
     let failed = |message: String| Failure::new(FAILED, message);
     let spec = &request.plugin;
-    let path = find_plugin(&spec.library, &plugin_search()).map_err(|error| failed(error.to_string()))?;
-    let plugin = Plugin::load(&path).map_err(|error| failed(error.to_string()))?;
-    let c_string =
-        |text: &OsStr| CString::new(text.as_bytes()).map_err(|error| Failure::new(USAGE, error.to_string()));
-    let (backend, options) = (c_string(&absolute_backend(&spec.backend))?, c_string(&spec.options)?);
+    let plugin = Plugin::load(path).map_err(|error| failed(error.to_string()))?;
+    let backend = c_string(&absolute_backend(&spec.backend), USAGE)?;
+    let options = c_string(&spec.options, USAGE)?;
     let instance = plugin
         .instantiate(POINT, &backend, &options, Host::STDERR)
         .map_err(|error| failed(format!("plugin {} does not start: {error}", plugin.name())))?;

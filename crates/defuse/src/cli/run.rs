@@ -13,13 +13,12 @@ use defuse::session::{
 };
 use defuse::site_lists::SessionLists;
 use nix::errno::Errno;
-use plugin_abi::Plugin;
 use stash::Arena;
 
 use super::arguments::{EXEC_INSIDE, RunRequest, parse_log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
-use super::{arena, environment, library, nofile, reaper};
+use super::{arena, environment, library, nofile, plugin, reaper};
 
 /// Runs a program in a session of its own and returns its exit status.
 ///
@@ -35,11 +34,7 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     let log = log_target(request)?;
     log::init(log.clone());
     let mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
-    for mount in &mounts {
-        let plugin =
-            Plugin::load(&mount.library).map_err(|error| Failure::new(RUN_FAILED, error.to_string()))?;
-        log::line(Level::Info, format_args!("plugin {} is {}", plugin.name(), mount.library.display()));
-    }
+    mounts.iter().try_for_each(plugin::try_mount)?;
     let preloaded = library::find()?;
 
     // From here on there is something to undo, so signals wait.

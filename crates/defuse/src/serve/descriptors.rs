@@ -57,7 +57,7 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
 /// What closing an FD means for the file, whether or not it is the last one.
 fn finish(file: &Released<OpenFile>) -> Result<(), Errno> {
     locks::drop_record_locks(file);
-    match file.with_handle(|instance, handle| instance.flush(handle)) {
+    match file.with_handle(plugin_abi::Instance::flush) {
         Err(Errno::INTR) => Ok(()),
         other => other,
     }

@@ -26,7 +26,7 @@ pub fn execve(process: &'static Process, call: &Call) -> Served {
     let [_, argv, envp, ..] = call.args;
     let argument = At::cwd(0, true).argument(call)?;
     if let Some(file) = namei::proc_fd(process, &argument.text) {
-        return execute_file(process, &file, argv, envp);
+        return execute_file(process, &file, argument.text.to_vec(), argv, envp);
     }
     execute(process, argument, argv, envp, true)
 }
@@ -39,10 +39,11 @@ pub fn execveat(process: &'static Process, call: &Call) -> Served {
     }
     if flags & sys::AT_EMPTY_PATH != 0 && user::read::<u8>(path)? == 0 {
         let Some(file) = file::served(process, dirfd as RawFd) else {
-            let plan = Plan { program: Program::Call(*call.original_args()), argv: Vec::new() };
+            let program = Program::Call(*call.original_args());
+            let plan = Plan { called: Vec::new(), program, argv: Vec::new() };
             return run(process, &plan, argv, envp);
         };
-        return execute_file(process, &file, argv, envp);
+        return execute_file(process, &file, Vec::new(), argv, envp);
     }
     let argument = PathArgument::read(dirfd as RawFd, path)?;
     execute(process, argument, argv, envp, flags & sys::AT_SYMLINK_NOFOLLOW == 0)
@@ -50,6 +51,8 @@ pub fn execveat(process: &'static Process, call: &Call) -> Served {
 
 /// What is handed to the kernel.
 struct Plan {
+    /// The path by which the program was called, for `comm`; empty: the kernel finds the name itself.
+    called: Vec<u8>,
     program: Program,
     /// Words that replace the program's `argv[0]`; empty: argv as it is.
     argv: Vec<Vec<u8>>,
@@ -63,12 +66,23 @@ enum Program {
 }
 
 fn execute(process: &'static Process, argument: PathArgument, argv: u64, envp: u64, follow: bool) -> Served {
+    let called = argument.text.to_vec();
     let mut words: Vec<Vec<u8>> = Vec::new();
     let mut argument = argument;
     for _ in 0..NESTED {
         let (program, header, executable) = look_up(process, &argument, follow)?;
         match header {
+            // A script of the kernel's with an interpreter of the kernel's: permissions and all are the kernel's business.
+            Header::Script { ref interpreter, .. }
+                if executable.is_empty() && !is_served(process, interpreter)? =>
+            {
+                let program = Program::Path(program, executable);
+                return run(process, &Plan { called: Vec::new(), program, argv: words }, argv, envp);
+            }
             Header::Script { interpreter, option } => {
+                if executable.is_empty() {
+                    check_executable(&program)?;
+                }
                 // The name by which the interpreter is to find the script.
                 let script = argument_for_interpreter(&argument);
                 if let Some(first) = words.first_mut() {
@@ -85,11 +99,32 @@ fn execute(process: &'static Process, argument: PathArgument, argv: u64, envp: u
             }
             Header::Other => {
                 let program = Program::Path(program, executable);
-                return run(process, &Plan { program, argv: words }, argv, envp);
+                return run(process, &Plan { called, program, argv: words }, argv, envp);
             }
         }
     }
     Err(Errno::LOOP)
+}
+
+/// Whether the interpreter at `path` lies on a mount.
+fn is_served(process: &'static Process, path: &[u8]) -> Result<bool, Errno> {
+    let text = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
+    let argument = PathArgument { dirfd: sys::AT_FDCWD, text };
+    Ok(match paths::locate_for_sure(process, &argument, true)? {
+        Located::Served(_) => true,
+        Located::Native(_) if argument.meets_link(true) => {
+            matches!(argument.walk(process, true), Ok(Located::Served(_)))
+        }
+        Located::Native(_) => false,
+    })
+}
+
+/// `EACCES` unless this process may execute the kernel's file at `path`.
+fn check_executable(path: &PathBytes) -> Result<(), Errno> {
+    let mut name = path.clone();
+    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    let args = [sys::AT_FDCWD as u64, name.as_ptr() as u64, 1, u64::from(sys::AT_EACCESS), 0, 0];
+    native::checked(sys::__NR_faccessat2, args).map(drop)
 }
 
 /// Where the program is for the kernel, what it begins with, and where it lies on a mount.
@@ -158,13 +193,19 @@ fn served_program(process: &'static Process, spot: &Spot, name: &[u8]) -> Result
     Ok((copy, header, namei::absolute(process, spot.mount.number, spot.path().as_bytes())?))
 }
 
-fn execute_file(process: &'static Process, file: &file::OpenFile, argv: u64, envp: u64) -> Served {
+fn execute_file(
+    process: &'static Process,
+    file: &file::OpenFile,
+    called: Vec<u8>,
+    argv: u64,
+    envp: u64,
+) -> Served {
     let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
     let (program, header, executable) = served_program(process, &spot, &file.absolute_path()?)?;
     match header {
         Header::Other => {
             let program = Program::Path(program, executable);
-            run(process, &Plan { program, argv: Vec::new() }, argv, envp)
+            run(process, &Plan { called, program, argv: Vec::new() }, argv, envp)
         }
         Header::Script { .. } => {
             let named = PathArgument { dirfd: sys::AT_FDCWD, text: file.absolute_path()? };
@@ -181,29 +222,36 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
-    let result = Environment::for_next_image(process, envp, prepared.token, executable).map(|environment| {
-        let argv = words.as_ref().map_or(argv, Words::pointer);
-        let envp = environment.pointer();
-        if interpose::in_vfork_child() {
-            process.leave_to_parent(Box::new((words, environment)));
-        }
-        match &plan.program {
-            Program::Path(path, _) => {
-                let mut name = path.clone();
-                if name.try_push(0).is_err() {
-                    return -i64::from(Errno::NAMETOOLONG.raw_os_error());
+    let result =
+        Environment::for_next_image(process, envp, prepared.token, executable, base_name(&plan.called)).map(
+            |environment| {
+                let argv = words.as_ref().map_or(argv, Words::pointer);
+                let envp = environment.pointer();
+                if interpose::in_vfork_child() {
+                    process.leave_to_parent(Box::new((words, environment)));
                 }
-                native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
-            }
-            Program::Call(args) => {
-                let mut args = *args;
-                args[3] = envp;
-                native::exec(sys::__NR_execveat, args)
-            }
-        }
-    });
+                match &plan.program {
+                    Program::Path(path, _) => {
+                        let mut name = path.clone();
+                        if name.try_push(0).is_err() {
+                            return -i64::from(Errno::NAMETOOLONG.raw_os_error());
+                        }
+                        native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
+                    }
+                    Program::Call(args) => {
+                        let mut args = *args;
+                        args[3] = envp;
+                        native::exec(sys::__NR_execveat, args)
+                    }
+                }
+            },
+        );
     prepared.undo(process);
     result.map(Reply::Value)
+}
+
+fn base_name(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|&byte| byte == b'/').map_or(path, |slash| &path[slash + 1..])
 }
 
 /// An argv of our own.

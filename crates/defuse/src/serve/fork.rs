@@ -24,13 +24,17 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
+        process.vfork.acquire();
         for mount in &process.mounts {
             mount.before_fork();
             if let Some(instance) = mount.loaded() {
                 instance.fork_prepare();
             }
         }
-        nofile::before_fork();
+    }
+    // Every child has limits of its own from now on, and must not keep one that is raised.
+    nofile::before_fork();
+    if fork.kind == ForkKind::Fork {
         heap::before_fork();
     }
     Ok(())
@@ -42,13 +46,14 @@ fn release(process: &Process) {
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
+    process.vfork.release();
     process.cwd.release();
     process.staging.release();
     process.rebuilding.release();
     process.descriptors.release();
 }
 
-pub fn after_in_parent(process: &'static Process, fork: &ForkCall) {
+pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) {
     match fork.kind {
         ForkKind::Fork => {
             release(process);
@@ -56,14 +61,22 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall) {
                 instance.fork_parent();
             }
         }
-        ForkKind::Vfork => process.after_vfork(),
-        ForkKind::Thread | ForkKind::SharedVm => {}
+        ForkKind::Vfork => {
+            if result < 0 {
+                nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
+            }
+            process.after_vfork();
+        }
+        ForkKind::SharedVm => nofile::after_fork(),
+        ForkKind::Thread => {}
     }
 }
 
 pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
-    if fork.kind != ForkKind::Fork {
-        return;
+    match fork.kind {
+        ForkKind::Fork => {}
+        ForkKind::Vfork => return nofile::after_fork(),
+        ForkKind::Thread | ForkKind::SharedVm => return,
     }
     thread::after_fork_in_child();
     release(process);

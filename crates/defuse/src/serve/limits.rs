@@ -1,4 +1,4 @@
-//! umask, and RLIMIT_NOFILE as the program is to see it.
+//! umask, and `RLIMIT_NOFILE` as the program is to see it.
 
 use std::sync::atomic::Ordering;
 

@@ -48,7 +48,7 @@ pub fn mmap(process: &'static Process, call: &Call) -> Served {
 /// Anonymous memory with the file's present content.
 #[allow(unsafe_code)]
 fn copy(file: &OpenFile, call: &Call, length: usize, offset: u64) -> Served {
-    if length == 0 || offset % 4096 != 0 {
+    if length == 0 || !offset.is_multiple_of(4096) {
         return Err(Errno::INVAL);
     }
     let flags = call.args[3] as u32 & !sys::MAP_TYPE | sys::MAP_PRIVATE | sys::MAP_ANONYMOUS;

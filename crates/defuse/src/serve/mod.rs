@@ -1,5 +1,8 @@
 //! The system calls that are served, one module for each family.
 
+#![allow(clippy::unnecessary_wraps, reason = "all serving functions have one type")]
+#![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
+
 mod attributes;
 mod copying;
 mod descriptors;
@@ -50,6 +53,7 @@ pub type Server = fn(&'static Process, &Call) -> Served;
 pub const DONE: Served = Ok(Reply::Value(0));
 
 /// The function that serves system call `nr`, if it is served.
+#[allow(clippy::too_many_lines, reason = "a table")]
 pub fn server(nr: u32) -> Option<Server> {
     let server: Server = match nr {
         sys::__NR_open => open::open,
@@ -205,8 +209,8 @@ impl Handler for &'static Process {
         fork::before(self, fork).map_err(Errno::raw_os_error)
     }
 
-    fn after_fork_parent(&self, fork: &ForkCall, _result: i64) {
-        fork::after_in_parent(self, fork);
+    fn after_fork_parent(&self, fork: &ForkCall, result: i64) {
+        fork::after_in_parent(self, fork, result);
     }
 
     fn after_fork_child(&self, fork: &ForkCall) {

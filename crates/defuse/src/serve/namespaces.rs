@@ -21,7 +21,7 @@ pub fn unshare(_: &'static Process, call: &Call) -> Served {
     Ok(Reply::Pass)
 }
 
-/// unshare(2): CLONE_THREAD changes nothing in a process of one thread, and is EINVAL in others.
+/// unshare(2): `CLONE_THREAD` changes nothing in a process of one thread, and is EINVAL in others.
 fn has_threads() -> bool {
     native::raw_call(sys::__NR_unshare, [sys::CLONE_THREAD.into(), 0, 0, 0, 0, 0]) < 0
 }

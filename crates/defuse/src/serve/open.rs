@@ -108,7 +108,7 @@ fn is_valid(how: u64, size: u64, flags: u64, mode: u64, resolve: u64) -> Result<
 /// symbolic link on the way is refused as `RESOLVE_NO_SYMLINKS` does, or with `ENOSYS`: programs then look up by themselves.
 fn open_scoped(
     process: &'static Process,
-    call: &Call,
+    _call: &Call,
     argument: &PathArgument,
     flags: u32,
     mode: u32,
@@ -310,6 +310,7 @@ fn enter(
         }
     };
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
+    slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
     let together = process.descriptors.lock();

@@ -11,7 +11,7 @@ use super::{Reply, Served};
 use crate::process::{Process, STATES};
 use crate::{native, user};
 
-/// UIO_MAXIOV: the kernel takes no more messages at once.
+/// `UIO_MAXIOV`: the kernel takes no more messages at once.
 const MESSAGES_MAX: u64 = 1024;
 /// Bytes of a `struct mmsghdr`.
 const STRIDE: u64 = 64;

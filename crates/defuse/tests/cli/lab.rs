@@ -62,6 +62,11 @@ impl Lab {
         fs::read_dir(self.run_directory()).unwrap().map(|entry| entry.unwrap().path()).collect()
     }
 
+    /// Compiles a plugin, to be found by `name`.
+    pub fn add_plugin(&self, name: &str, text: &str) {
+        self.install(&format!("lib{name}.so"), &compile(text));
+    }
+
     fn install(&self, name: &str, library: &[u8]) {
         fs::write(self.at(name), library).unwrap();
         fs::set_permissions(self.at(name), fs::Permissions::from_mode(0o755)).unwrap();

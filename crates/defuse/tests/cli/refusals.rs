@@ -45,6 +45,17 @@ fn plugins_that_do_not_load() {
 }
 
 #[test]
+fn a_plugin_that_crashes_at_its_start() {
+    let lab = Lab::new();
+    let with = |plugin: &str| format!("-m{}={plugin}:/nonexistent", lab.point().display());
+    lab.add_plugin(
+        "fall",
+        "#include <stdlib.h>\nint usfs_open(void) { return 38; }\nvoid usfs_init(void) { abort(); }",
+    );
+    refused(&lab, &[&with("fall")], "SIGABRT");
+}
+
+#[test]
 fn a_run_without_the_interposer() {
     let lab = Lab::new();
     let run = |library: &str| {

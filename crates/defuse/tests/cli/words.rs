@@ -62,6 +62,23 @@ fn a_plugin_that_cannot_be_tried_is_named() {
 }
 
 #[test]
+fn a_plugin_that_crashes_is_reported_with_the_signal() {
+    let lab = Lab::new();
+    let open = "int usfs_open(const char *path, int flags, unsigned mode, unsigned long *handle)";
+    lab.add_plugin(
+        "fall",
+        &format!("#include <stdlib.h>\n{open} {{ return 0; }}\nint usfs_init(void) {{ abort(); }}"),
+    );
+    let output = lab.command(&["plugin", "check", "fall:/tmp"]).output().unwrap();
+    assert_refused(&output, 1, "libfall.so");
+    assert!(
+        stderr(&output).contains("crashed") && stderr(&output).contains("SIGABRT"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn the_doctor_s_status_says_whether_something_lacks() {
     let lab = Lab::new();
     let output = lab.command(&["doctor"]).output().unwrap();

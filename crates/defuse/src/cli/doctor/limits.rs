@@ -7,7 +7,7 @@ use rustix::process::{Resource, getrlimit};
 use super::Finding;
 
 /// What a session's arena takes of a file's size and of each process's address space, in bytes.
-const ARENA: u64 = 1 << 30;
+const ARENA: u64 = 200 << 20;
 /// Numbers that should be left for FDs that the program does not see.
 const PRIVATE_FDS: u64 = 256;
 
@@ -26,7 +26,11 @@ pub fn open_files() -> Finding {
         "ulimit -Sn {} (or a higher hard limit in /etc/security/limits.conf)",
         soft - lower.min(soft)
     );
-    Finding::note(subject, format!("{detail}: programs get a quarter less, to leave room for plugins"), mend)
+    Finding::note(
+        subject,
+        format!("{detail}: programs meet EMFILE at three quarters, to leave room for plugins"),
+        mend,
+    )
 }
 
 pub fn file_size() -> Finding {

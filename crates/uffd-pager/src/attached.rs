@@ -1,0 +1,94 @@
+//! A source together with its cache, as this process uses it.
+
+mod window;
+
+pub(crate) use window::Window;
+
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::ledger::Ledger;
+use crate::owner::Owner;
+use crate::runs::Runs;
+use crate::source::PageSource;
+use crate::uffd::Uffd;
+use rustix::io::Errno;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+pub(crate) struct Attached {
+    pub(crate) source: Arc<dyn PageSource>,
+    pub(crate) cache: Cache,
+    pub(crate) ledger: Ledger,
+    pub(crate) window: Window,
+    pub(crate) runs: Runs,
+    /// This process's slot in the ledger.
+    slot: AtomicUsize,
+    owner: AtomicU64,
+}
+
+impl Attached {
+    pub(crate) fn new(uffd: &Uffd, source: Arc<dyn PageSource>, cache: Cache) -> Result<Self> {
+        let ledger = Ledger::map(&cache.ledger)?;
+        let window = Window::default();
+        window.cover(uffd, &cache, ledger.length())?;
+        let owner = Owner::this_process();
+        let slot = AtomicUsize::new(ledger.claim(owner)?);
+        Ok(Self {
+            source,
+            cache,
+            ledger,
+            window,
+            runs: Runs::default(),
+            slot,
+            owner: AtomicU64::new(owner.0),
+        })
+    }
+
+    pub(crate) fn slot(&self) -> usize {
+        self.slot.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        Owner(self.owner.load(Ordering::Relaxed))
+    }
+
+    /// In the child of a fork: a slot and a window of its own.
+    pub(crate) fn renew(&self, uffd: &Uffd) -> Result<()> {
+        let owner = Owner::this_process();
+        self.owner.store(owner.0, Ordering::Relaxed);
+        self.slot.store(self.ledger.claim(owner)?, Ordering::Relaxed);
+        self.window.forget();
+        self.window.cover(uffd, &self.cache, self.ledger.length())
+    }
+
+    /// Identifies it among purposes of buffers.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    pub(crate) fn check_capacity(&self, length: u64) -> Result<()> {
+        if length > self.ledger.capacity() {
+            return Err(Error::new("growing a mapped file past its cache's capacity", Errno::FBIG));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attached")
+            .field("cache", &self.cache)
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // Only where the slot is this process's: not in a child that was never told of its fork.
+        if self.owner() == Owner::this_process() {
+            crate::writeback::write_last(self);
+            self.ledger.release(self.slot(), self.owner());
+        }
+    }
+}

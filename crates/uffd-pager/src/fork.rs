@@ -1,0 +1,131 @@
+//! Over a fork: served mappings are not inherited (`MADV_DONTFORK`), the child maps them again.
+//!
+//! An inherited mapping would not be registered in the child, and its first touch of a missing page would put
+//! a page of zeros into the cache that everybody shares. So a child whose program got past these calls
+//! has nothing there, and gets SIGSEGV.
+
+use crate::error::{Error, Result};
+use crate::mapping::{Mapping, Sharing};
+use crate::memory::{self, Place};
+use crate::page::{PAGE, offset_of};
+use crate::pager::Pager;
+use crate::uffd::Uffd;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, pread};
+use std::cell::UnsafeCell;
+
+/// Bits of `/proc/PID/pagemap` (pagemap(5)): in memory or swapped out, and not of the file's own.
+const PRESENT: u64 = 1 << 63 | 1 << 62;
+const OF_FILE: u64 = 1 << 61;
+
+/// What private mappings hold of their own at a fork: addresses and pages.
+#[derive(Debug, Default)]
+pub(crate) struct Saved(UnsafeCell<Vec<(usize, Vec<u8>)>>);
+
+// SAFETY: accessed between `before_fork` and `after_fork_in_*` only, which hold the table's and the
+// registry's locks against other threads' forks.
+unsafe impl Sync for Saved {}
+
+impl Pager {
+    /// To be called before fork(2), clone(2) without `CLONE_VM`, in the thread that makes it. Copies the pages that
+    /// private mappings have of their own; the other threads' `map`s and `unmap`s wait until
+    /// [`Pager::after_fork_in_parent`]. Not for vfork, where the child shares the memory and needs nothing.
+    pub fn before_fork(&self) -> Result<()> {
+        let change = self.table.change();
+        self.attached.hold();
+        let saved = save(change.rows());
+        std::mem::forget(change);
+        match saved {
+            Ok(pages) => {
+                // SAFETY: the locks are held.
+                unsafe { *self.saved.0.get() = pages };
+                Ok(())
+            }
+            Err(errno) => {
+                self.after_fork_in_parent();
+                Err(Error::new("copying private pages for a fork", errno))
+            }
+        }
+    }
+
+    /// To be called after the fork in the parent, also if the fork failed.
+    pub fn after_fork_in_parent(&self) {
+        // SAFETY: the locks taken by `before_fork` are held.
+        unsafe { (*self.saved.0.get()).clear() };
+        self.attached.let_go();
+        self.table.release();
+    }
+
+    /// To be called in the child before its program goes on: maps and registers everything again, at the same
+    /// addresses. With an error some mappings are missing: touching them is SIGSEGV. A
+    /// [`Monitor`](crate::monitor) must be started again after it.
+    ///
+    /// Without [`Pager::before_fork`] in the parent, what was stored to private mappings is lost in the child.
+    pub fn after_fork_in_child(&self) -> Result<()> {
+        const ACTION: &str = "mapping sources again after a fork";
+        self.buffers.free_all();
+        self.table.reset();
+        self.attached.let_go();
+        self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?);
+        let mut result = Ok(());
+        for attached in self.attached.all() {
+            result = result.and(attached.renew(&self.uffd));
+        }
+        // SAFETY: the only thread of this process.
+        let saved = std::mem::take(unsafe { &mut *self.saved.0.get() });
+        for mapping in self.table.read().rows() {
+            result = result.and(map_again(&self.uffd, mapping, &saved).map_err(Error::on(ACTION)));
+        }
+        result
+    }
+}
+
+fn map_again(uffd: &Uffd, mapping: &Mapping, saved: &[(usize, Vec<u8>)]) -> std::result::Result<(), Errno> {
+    let memory = &mapping.memory;
+    let place = Place::FixedNoReplace(memory.start);
+    memory::reserve(
+        &mapping.attached.cache,
+        place,
+        memory.len(),
+        offset_of(mapping.first_page),
+        mapping.sharing,
+    )?;
+    memory::register(uffd, memory, mapping.tracked)?;
+    for (address, pages) in saved.iter().filter(|(address, _)| memory.contains(address)) {
+        uffd.copy(*address, pages)?;
+    }
+    memory::protect(memory, mapping.protection)
+}
+
+/// Reads what private mappings have of their own, by `/proc/self/mem`: whatever their protection.
+fn save(rows: &[Mapping]) -> std::result::Result<Vec<(usize, Vec<u8>)>, Errno> {
+    let mut saved = Vec::new();
+    if rows.iter().all(|row| row.sharing == Sharing::Shared) {
+        return Ok(saved);
+    }
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let pagemap = open(c"/proc/self/pagemap", flags, Mode::empty())?;
+    let contents = open(c"/proc/self/mem", flags, Mode::empty())?;
+    let mut entries = [0; 512 * 8];
+    for row in rows.iter().filter(|row| row.sharing == Sharing::Private) {
+        for chunk in row.memory.clone().step_by(512 * PAGE) {
+            let pages = ((row.memory.end - chunk) / PAGE).min(512);
+            let bytes = &mut entries[..pages * 8];
+            if pread(&pagemap, &mut *bytes, (chunk / PAGE * 8) as u64)? != bytes.len() {
+                return Err(Errno::IO);
+            }
+            for (index, entry) in bytes.chunks_exact(8).enumerate() {
+                let entry = u64::from_ne_bytes(entry.try_into().expect("eight bytes"));
+                if entry & PRESENT != 0 && entry & OF_FILE == 0 {
+                    let address = chunk + index * PAGE;
+                    let mut page = vec![0; PAGE];
+                    if pread(&contents, &mut page, address as u64)? != PAGE {
+                        return Err(Errno::IO);
+                    }
+                    saved.push((address, page));
+                }
+            }
+        }
+    }
+    Ok(saved)
+}

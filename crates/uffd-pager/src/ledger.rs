@@ -1,0 +1,191 @@
+//! What the processes that map one file know together: its length, which pages are dirty, who writes back.
+//!
+//! A shared file of its own beside the pages, so that it outlives each of the processes. Layout: a
+//! [`Header`] in the first page, then one bitmap per slot. Slot 0 has no owner: its bits are *orphans*,
+//! pages that are to be written back though no page table may write them. Every other slot belongs to
+//! one process. The rule that everything rests on: **a page that a process can store to without a fault
+//! has its bit set in that process's slot.**
+
+mod bits;
+mod gate;
+mod lock;
+
+pub(crate) use bits::Dirty;
+pub(crate) use gate::InFlight;
+pub(crate) use lock::Locked;
+
+use crate::error::{Error, Result};
+use crate::owner::Owner;
+use crate::page::{PAGE, pages_of};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg01");
+/// Owners' slots and the orphans' one: as many processes can have one file attached, less one.
+pub(crate) const SLOTS: usize = 128;
+/// The slot of pages whose writer is gone.
+pub(crate) const ORPHANS: usize = 0;
+
+#[repr(C)]
+pub(crate) struct Header {
+    magic: u64,
+    capacity_pages: u64,
+    /// Length of the file in bytes. Changed with the gate closed.
+    length: AtomicU64,
+    /// The process that writes back, evicts or changes the length.
+    locked_by: AtomicU64,
+    /// The process that keeps faults out.
+    closed_by: AtomicU64,
+    slots: [Slot; SLOTS],
+}
+
+#[repr(C)]
+struct Slot {
+    owner: AtomicU64,
+    /// Faults being served.
+    in_flight: AtomicU32,
+    /// Ranges that must stay resident.
+    pins: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Header>() <= PAGE);
+
+/// A ledger file, mapped.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    base: NonNull<u8>,
+    size: usize,
+    stride: usize,
+}
+
+// SAFETY: all shared memory is accessed through atomics, except the fields written before the file had a
+// second reader.
+unsafe impl Send for Ledger {}
+// SAFETY: as above.
+unsafe impl Sync for Ledger {}
+
+impl Ledger {
+    /// A file for sources of up to `capacity` bytes, now `length`.
+    pub(crate) fn create(length: u64, capacity: u64) -> Result<OwnedFd> {
+        let capacity_pages = pages_of(capacity.max(length)).next_multiple_of(8 * PAGE as u64);
+        let create = || {
+            let file = rustix::fs::memfd_create(c"uffd-pager ledger", rustix::fs::MemfdFlags::CLOEXEC)?;
+            rustix::fs::ftruncate(&file, (PAGE + SLOTS * stride(capacity_pages)) as u64)?;
+            let mut header = [0; 24];
+            header[..8].copy_from_slice(&MAGIC.to_ne_bytes());
+            header[8..16].copy_from_slice(&capacity_pages.to_ne_bytes());
+            header[16..].copy_from_slice(&length.to_ne_bytes());
+            rustix::io::pwrite(&file, &header, 0)?;
+            Ok(file)
+        };
+        create().map_err(Error::on("creating the ledger of a mapped file"))
+    }
+
+    pub(crate) fn map(file: &OwnedFd) -> Result<Self> {
+        const ACTION: &str = "mapping the ledger of a mapped file";
+        let mut head = [0; 16];
+        let read = rustix::io::pread(file.as_fd(), &mut head, 0).map_err(Error::on(ACTION))?;
+        let (magic, capacity) = head.split_at(8);
+        if read != 16 || magic != MAGIC.to_ne_bytes() {
+            return Err(Error::new(ACTION, Errno::INVAL));
+        }
+        let stride = stride(u64::from_ne_bytes(capacity.try_into().expect("eight bytes")));
+        let size = PAGE + SLOTS * stride;
+        if rustix::fs::fstat(file).map_err(Error::on(ACTION))?.st_size != size as i64 {
+            return Err(Error::new(ACTION, Errno::INVAL));
+        }
+        let (protection, flags) =
+            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) }
+            .map_err(Error::on(ACTION))?;
+        Ok(Self { base: NonNull::new(base.cast()).expect("mmap does not return null"), size, stride })
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.header().length.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        crate::page::offset_of(self.header().capacity_pages)
+    }
+
+    /// A slot for this process. EAGAIN: all are taken by processes that live.
+    pub(crate) fn claim(&self, me: Owner) -> Result<usize> {
+        for attempt in 0..2 {
+            for index in 1..SLOTS {
+                let slot = self.slot(index);
+                if slot.owner.compare_exchange(0, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                    slot.in_flight.store(0, Ordering::Relaxed);
+                    slot.pins.store(0, Ordering::Relaxed);
+                    return Ok(index);
+                }
+            }
+            if attempt == 0 {
+                self.lock(me).adopt_orphans();
+            }
+        }
+        Err(Error::new("attaching to a mapped file: too many processes", Errno::AGAIN))
+    }
+
+    /// Gives the slot back; what is dirty in it becomes an orphan.
+    pub(crate) fn release(&self, slot: usize, me: Owner) {
+        self.lock(me).orphan(slot);
+    }
+
+    /// Processes that are attached now, the calling one included.
+    pub(crate) fn owners(&self) -> usize {
+        (1..SLOTS).filter(|&index| self.owner(index).is_alive()).count()
+    }
+
+    /// A range of this process is about to be used by a system call.
+    pub(crate) fn pin(&self, slot: usize) {
+        self.slot(slot).pins.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn unpin(&self, slot: usize) {
+        self.slot(slot).pins.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn pinned(&self, slot: usize) -> bool {
+        self.slot(slot).pins.load(Ordering::SeqCst) != 0
+    }
+
+    fn owner(&self, slot: usize) -> Owner {
+        Owner(self.slot(slot).owner.load(Ordering::Acquire))
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: `map` has checked that the file holds a header; the mapping lives as long as `self`
+        // and page alignment is more than enough.
+        unsafe { self.base.cast::<Header>().as_ref() }
+    }
+
+    fn slot(&self, index: usize) -> &Slot {
+        &self.header().slots[index]
+    }
+
+    /// 64 pages' bits of a slot.
+    fn word(&self, slot: usize, word: usize) -> &AtomicU64 {
+        assert!(slot < SLOTS && word < self.stride / 8);
+        // SAFETY: inside the mapping by the assertion (header page, then `SLOTS` bitmaps of `stride`
+        // bytes), aligned, and accessed as an atomic everywhere.
+        unsafe { self.base.add(PAGE + slot * self.stride).cast::<AtomicU64>().add(word).as_ref() }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map` with this size; references into it do not outlive `self`.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.size) };
+        debug_assert_eq!(unmapped, Ok(()));
+    }
+}
+
+/// Bytes of a slot's bitmap, whole pages.
+fn stride(capacity_pages: u64) -> usize {
+    (capacity_pages as usize / 8).next_multiple_of(PAGE)
+}

@@ -1,0 +1,107 @@
+//! Faults on one side, taking pages away on the other: never both.
+//!
+//! Serving a fault brings a page in or lets it be stored to. Evicting or cutting off pages meanwhile
+//! would lose a store or bring back what was cut off. A fault enters ([`InFlight`]); who takes pages away
+//! closes the gate and waits until all who are inside have left. The dead do not count on either side.
+
+use super::{Header, Ledger, Locked, SLOTS};
+use crate::owner::Owner;
+use crate::signals::{Blocked, block_all};
+use crate::wait::Backoff;
+use std::sync::atomic::Ordering;
+
+impl Ledger {
+    /// Enters, waiting while the gate is closed. Any thread, signal handlers too; not recursive: who is
+    /// inside may not wait for the gate again ([`Ledger::enter_nested`]).
+    pub(crate) fn enter(&self, slot: usize) -> InFlight<'_> {
+        let mut backoff = Backoff::default();
+        loop {
+            let inside = self.enter_nested(slot);
+            if self.header().closed_by.load(Ordering::SeqCst) == 0 {
+                return inside;
+            }
+            drop(inside);
+            if backoff.pause() {
+                self.break_gate();
+            }
+        }
+    }
+
+    /// Enters without waiting: for who is inside already.
+    pub(crate) fn enter_nested(&self, slot: usize) -> InFlight<'_> {
+        self.slot(slot).in_flight.fetch_add(1, Ordering::SeqCst);
+        InFlight { ledger: self, slot }
+    }
+
+    fn break_gate(&self) {
+        let word = &self.header().closed_by;
+        let holder = word.load(Ordering::Relaxed);
+        if holder != 0 && !Owner(holder).is_alive() {
+            let _ = word.compare_exchange(holder, 0, Ordering::SeqCst, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A fault is being served.
+pub(crate) struct InFlight<'a> {
+    ledger: &'a Ledger,
+    slot: usize,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.ledger.slot(self.slot).in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Locked<'_> {
+    /// Closes the gate and waits for the faults inside. Signals are blocked until it opens again: a
+    /// handler of this thread that touches the file would wait for ever.
+    pub(crate) fn close_gate(&self) -> Closed<'_> {
+        let signals = block_all();
+        let word = &self.ledger.header().closed_by;
+        // Only the lock's holder closes; a dead one may have left it closed.
+        word.store(self.me.0, Ordering::SeqCst);
+        for slot in 1..SLOTS {
+            let mut backoff = Backoff::default();
+            while self.ledger.slot(slot).in_flight.load(Ordering::SeqCst) != 0 {
+                if backoff.pause() && !self.ledger.owner(slot).is_alive() {
+                    break;
+                }
+            }
+        }
+        Closed { ledger: self.ledger, _signals: signals }
+    }
+}
+
+/// No fault is served until this is dropped.
+pub(crate) struct Closed<'a> {
+    ledger: &'a Ledger,
+    _signals: Blocked,
+}
+
+impl Closed<'_> {
+    /// Whether a system call in some process relies on resident pages.
+    pub(crate) fn anything_pinned(&self) -> bool {
+        (1..SLOTS).any(|slot| self.ledger.pinned(slot) && self.ledger.owner(slot).is_alive())
+    }
+
+    /// Sets the length and forgets what was dirty past it.
+    pub(crate) fn set_length(&self, length: u64) {
+        let Header { length: word, capacity_pages, .. } = self.ledger.header();
+        let old = word.swap(length, Ordering::AcqRel);
+        let gone = crate::page::pages_of(length)..crate::page::pages_of(old).min(*capacity_pages);
+        for slot in 0..SLOTS {
+            if slot == super::ORPHANS || self.ledger.owner(slot) != Owner::NOBODY {
+                self.ledger.clear(slot, gone.start..gone.end.max(gone.start));
+            }
+        }
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        // The gate opens before the signals are let in: fields drop after this.
+        self.ledger.header().closed_by.store(0, Ordering::SeqCst);
+    }
+}

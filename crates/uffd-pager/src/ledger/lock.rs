@@ -1,0 +1,75 @@
+//! One at a time writes back, evicts or changes the length.
+
+use super::{Ledger, ORPHANS, SLOTS};
+use crate::owner::Owner;
+use crate::wait::Backoff;
+use std::sync::atomic::Ordering;
+
+impl Ledger {
+    /// Waits for the lock, or takes it from a process that is dead. Not for signal handlers: it is not recursive.
+    pub(crate) fn lock(&self, me: Owner) -> Locked<'_> {
+        let mut backoff = Backoff::default();
+        loop {
+            if let Some(locked) = self.try_lock(me) {
+                return locked;
+            }
+            if backoff.pause() {
+                self.break_lock();
+            }
+        }
+    }
+
+    pub(crate) fn try_lock(&self, me: Owner) -> Option<Locked<'_>> {
+        let word = &self.header().locked_by;
+        word.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        Some(Locked { ledger: self, me })
+    }
+
+    fn break_lock(&self) {
+        let word = &self.header().locked_by;
+        let holder = word.load(Ordering::Relaxed);
+        if holder != 0 && !Owner(holder).is_alive() {
+            // Whoever comes first; what the dead one was writing back is still marked as an orphan.
+            let _ = word.compare_exchange(holder, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The lock is held.
+pub(crate) struct Locked<'a> {
+    pub(super) ledger: &'a Ledger,
+    pub(super) me: Owner,
+}
+
+impl Locked<'_> {
+    /// Takes over the slots of dead processes.
+    pub(crate) fn adopt_orphans(&self) {
+        for slot in 1..SLOTS {
+            let owner = self.ledger.owner(slot);
+            if owner != Owner::NOBODY && owner != self.me && !owner.is_alive() {
+                self.orphan(slot);
+            }
+        }
+    }
+
+    /// Makes a slot's dirty pages orphans and frees the slot. Nobody may store by it any more.
+    pub(crate) fn orphan(&self, slot: usize) {
+        let words = crate::page::pages_of(self.ledger.length()).div_ceil(64) as usize;
+        for word in 0..words.min(self.ledger.stride / 8) {
+            let bits = self.ledger.word(slot, word);
+            let dirty = bits.load(Ordering::Acquire);
+            if dirty != 0 {
+                // Orphans first: a page is never in neither.
+                self.ledger.word(ORPHANS, word).fetch_or(dirty, Ordering::SeqCst);
+                bits.store(0, Ordering::SeqCst);
+            }
+        }
+        self.ledger.slot(slot).owner.store(0, Ordering::Release);
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.ledger.header().locked_by.store(0, Ordering::Release);
+    }
+}

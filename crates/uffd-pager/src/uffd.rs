@@ -1,0 +1,205 @@
+//! The userfaultfd itself: ioctl_userfaultfd(2), made by rustix so that errno stays as it is.
+
+use linux_raw_sys::{general as kernel, ioctl as request};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Updater, ioctl};
+use std::ops::Range;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+/// `_IOWR(0xAA, 8, struct uffdio_poison)`; newer than linux-raw-sys' list of request codes.
+const UFFDIO_POISON: Opcode = 3 << 30 | (size_of::<kernel::uffdio_poison>() as u32) << 16 | 0xAA << 8 | 8;
+const WRITEPROTECT_MODE_WP: u64 = 1;
+
+/// Bits of `UFFDIO_API`'s features that the kernel has. Linux 6.1 has all that the pager cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features(u64);
+
+impl Features {
+    const NEEDED: u64 = (kernel::UFFD_FEATURE_MISSING_SHMEM | kernel::UFFD_FEATURE_WP_HUGETLBFS_SHMEM) as u64;
+
+    /// Faults become SIGBUS in the faulting thread (4.14).
+    pub fn sigbus(self) -> bool {
+        self.has(kernel::UFFD_FEATURE_SIGBUS)
+    }
+
+    /// A page can be made to give SIGBUS by `UFFDIO_POISON` (6.6).
+    pub fn poison(self) -> bool {
+        self.has(kernel::UFFD_FEATURE_POISON)
+    }
+
+    /// Shared memory can be served and write-protected (4.11, 5.19).
+    pub fn shared_memory(self) -> bool {
+        self.0 & Self::NEEDED == Self::NEEDED
+    }
+
+    fn has(self, bit: u32) -> bool {
+        self.0 & u64::from(bit) != 0
+    }
+}
+
+/// A userfaultfd of this process's memory. The number can be replaced after a fork; readers in other
+/// threads do not exist then.
+#[derive(Debug)]
+pub(crate) struct Uffd {
+    fd: AtomicI32,
+}
+
+impl Uffd {
+    /// Asks the system call, then `/dev/userfaultfd` (6.1), for a userfaultfd with `features`.
+    pub(crate) fn open(features: u64, user_mode_only: bool) -> Result<Self, Errno> {
+        let fd = create(user_mode_only)?;
+        handshake(fd.as_fd(), features)?;
+        Ok(Self::from(fd))
+    }
+
+    /// What the kernel offers; of a userfaultfd made for the question, as one can be asked only once.
+    pub(crate) fn probe(user_mode_only: bool) -> Result<Features, Errno> {
+        handshake(create(user_mode_only)?.as_fd(), 0)
+    }
+
+    /// Puts `other` in this one's place and closes the FD used so far. Only where no other thread uses it.
+    pub(crate) fn replace(&self, other: Self) {
+        let fd = other.fd.swap(-1, Ordering::Relaxed);
+        drop(Self { fd: AtomicI32::new(self.fd.swap(fd, Ordering::Relaxed)) });
+    }
+
+    /// Reports missing pages, and stores to write-protected ones if `write_protect`.
+    pub(crate) fn register(&self, memory: &Range<usize>, write_protect: bool) -> Result<(), Errno> {
+        let mut mode = kernel::UFFDIO_REGISTER_MODE_MISSING;
+        if write_protect {
+            mode |= kernel::UFFDIO_REGISTER_MODE_WP;
+        }
+        let mut arg = kernel::uffdio_register { range: range(memory), mode: mode.into(), ioctls: 0 };
+        self.call::<{ request::UFFDIO_REGISTER }, _>(&mut arg)
+    }
+
+    /// Gives the shmem file below `memory` the pages in `data`, each of them at once and only where there
+    /// is none yet. Returns the bytes copied before a page that was there already (EEXIST, no error).
+    ///
+    /// ENOENT: not registered (any more). EFAULT: past the end of the file.
+    pub(crate) fn copy(&self, memory: usize, data: &[u8]) -> Result<usize, Errno> {
+        let mut done = 0;
+        while done < data.len() {
+            let mut arg = kernel::uffdio_copy {
+                dst: (memory + done) as u64,
+                src: data[done..].as_ptr() as u64,
+                len: (data.len() - done) as u64,
+                mode: 0,
+                copy: 0,
+            };
+            match self.call::<{ request::UFFDIO_COPY }, _>(&mut arg) {
+                Ok(()) => done = data.len(),
+                // A part was copied, or the memory map was being changed.
+                Err(Errno::AGAIN) => done += arg.copy.max(0) as usize,
+                Err(Errno::EXIST) => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Write-protects the pages, absent ones too, or ends the protection and wakes who waits for that.
+    pub(crate) fn write_protect(&self, memory: &Range<usize>, protect: bool) -> Result<(), Errno> {
+        let mode = if protect { WRITEPROTECT_MODE_WP } else { 0 };
+        loop {
+            let mut arg = kernel::uffdio_writeprotect { range: range(memory), mode };
+            match self.call::<{ request::UFFDIO_WRITEPROTECT }, _>(&mut arg) {
+                Err(Errno::AGAIN) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Makes the absent pages give SIGBUS, in kernel mode EHWPOISON, until they are unmapped (6.6).
+    pub(crate) fn poison(&self, memory: &Range<usize>) -> Result<(), Errno> {
+        let mut arg = kernel::uffdio_poison { range: range(memory), mode: 0, updated: 0 };
+        self.call::<{ UFFDIO_POISON }, _>(&mut arg)
+    }
+
+    fn call<const REQUEST: Opcode, T>(&self, arg: &mut T) -> Result<(), Errno> {
+        // SAFETY: every caller in this file pairs the request with the structure that
+        // <linux/userfaultfd.h> gives for it. What the ioctls do to memory is that of the ranges
+        // named, which the pager has mapped itself (`window`, `map`).
+        unsafe { ioctl(self.as_fd(), Updater::<REQUEST, T>::new(arg)) }
+    }
+}
+
+impl From<OwnedFd> for Uffd {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd: AtomicI32::new(rustix::fd::IntoRawFd::into_raw_fd(fd)) }
+    }
+}
+
+impl AsFd for Uffd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `fd` is an open FD from construction to drop; `replace` leaves another open one.
+        unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) }
+    }
+}
+
+impl Drop for Uffd {
+    fn drop(&mut self) {
+        let fd = *self.fd.get_mut();
+        if fd >= 0 {
+            // SAFETY: owned by this structure since construction, closed nowhere else.
+            unsafe { rustix::io::close(fd) };
+        }
+    }
+}
+
+fn create(user_mode_only: bool) -> Result<OwnedFd, Errno> {
+    use rustix::mm::{UserfaultfdFlags, userfaultfd};
+    let mut flags = UserfaultfdFlags::CLOEXEC;
+    if user_mode_only {
+        flags |= UserfaultfdFlags::from_bits_retain(kernel::UFFD_USER_MODE_ONLY);
+    }
+    // SAFETY: the FD stays in this crate, which uses it on memory that it has mapped itself.
+    match unsafe { userfaultfd(flags) } {
+        Err(Errno::PERM) => from_device(flags).map_err(|_| Errno::PERM),
+        other => other,
+    }
+}
+
+/// `ioctl(open("/dev/userfaultfd"), USERFAULTFD_IOC_NEW, flags)`: for whom the device's mode allows it.
+fn from_device(flags: rustix::mm::UserfaultfdFlags) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{Mode, OFlags, open};
+    let device = open(c"/dev/userfaultfd", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: USERFAULTFD_IOC_NEW takes the flags as its argument and returns a new FD.
+    unsafe { ioctl(device, NewUffd(flags.bits())) }
+}
+
+struct NewUffd(u32);
+
+// SAFETY: `_IO(0xAA, 0)` takes an integer in place of the pointer, changes no memory and returns an FD.
+unsafe impl rustix::ioctl::Ioctl for NewUffd {
+    type Output = OwnedFd;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        kernel::USERFAULTFD_IOC << 8
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        std::ptr::without_provenance_mut(self.0 as usize)
+    }
+
+    unsafe fn output_from_ptr(
+        fd: rustix::ioctl::IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> rustix::io::Result<OwnedFd> {
+        // SAFETY: the ioctl has just returned this FD to us alone.
+        Ok(unsafe { rustix::fd::FromRawFd::from_raw_fd(fd) })
+    }
+}
+
+fn handshake(fd: BorrowedFd<'_>, features: u64) -> Result<Features, Errno> {
+    let mut arg = kernel::uffdio_api { api: kernel::UFFD_API.into(), features, ioctls: 0 };
+    // SAFETY: UFFDIO_API takes this structure and touches nothing else.
+    unsafe { ioctl(fd, Updater::<{ request::UFFDIO_API }, _>::new(&mut arg)) }?;
+    Ok(Features(arg.features))
+}
+
+fn range(memory: &Range<usize>) -> kernel::uffdio_range {
+    kernel::uffdio_range { start: memory.start as u64, len: memory.len() as u64 }
+}

@@ -1,0 +1,229 @@
+//! Runs the tests one after another, each in a process of its own, and reports them by name.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::kmsg::{self, Kmsg};
+use super::port::Port;
+use super::tests::{self, Test};
+use super::{module, port};
+use crate::report::{Outcome, Record};
+
+/// Output of the test that runs, on the guest's tmpfs.
+const OUTPUT: &str = "/run/vmtest-output";
+/// Names the module's file to the tests.
+pub const MODULE_VARIABLE: &str = "VMTEST_MODULE";
+/// A test from another test binary has this long.
+const EXTERNAL_LIMIT: Duration = Duration::from_secs(120);
+
+/// One thing to run: a test of this crate, or of another test binary.
+struct Job {
+    name: String,
+    limit: Duration,
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// Load the module, run what matches, unload; then the machine powers off.
+pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
+    let mut port = match Port::open() {
+        Ok(port) => port,
+        Err(error) => {
+            eprintln!("vmtest guest: open the report port: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let jobs = jobs(rest);
+    port.send(&Record::Plan(jobs.len() + 2 + usize::from(kmsg::has_leak_checker())));
+
+    let mut kmsg = Kmsg::from_now().expect("open /dev/kmsg as root");
+    step(&mut port, &mut kmsg, "module::load", || module::load(ko).map_err(|error| error.to_string()));
+    for job in &jobs {
+        let name = job.name.clone();
+        port.send(&Record::Start { name: name.clone(), limit: job.limit });
+        let began = Instant::now();
+        let (mut outcome, mut text) = run_job(job, ko, &port);
+        if let Some(log) = kmsg.alarms() {
+            outcome = Outcome::Fail;
+            text = format!("{text}\nthe kernel complained:\n{log}");
+        }
+        if let Some(left) = leftovers() {
+            outcome = Outcome::Fail;
+            text = format!("{text}\n{left}");
+        }
+        port.send(&Record::End { name, outcome, took: began.elapsed(), text });
+    }
+    if kmsg::has_leak_checker() {
+        step(&mut port, &mut kmsg, "module::leaks", || kmsg::leaks().map_or(Ok(()), Err));
+    }
+    step(&mut port, &mut kmsg, "module::unload", || module::unload().map_err(|error| error.to_string()));
+    port.send(&Record::Done);
+    ExitCode::SUCCESS
+}
+
+/// Run one of this crate's tests in this process.
+pub fn one(name: &str) -> ExitCode {
+    let Some(test) = tests::all().find(|test| test.name == name) else {
+        eprintln!("no test is named {name}");
+        return ExitCode::FAILURE;
+    };
+    (test.run)();
+    ExitCode::SUCCESS
+}
+
+/// Part of the run itself, reported like a test.
+fn step(port: &mut Port, kmsg: &mut Kmsg, name: &str, action: impl FnOnce() -> Result<(), String>) {
+    port.send(&Record::Start { name: name.to_owned(), limit: Duration::from_secs(30) });
+    let began = Instant::now();
+    let mut result = action();
+    if let Some(log) = kmsg.alarms() {
+        result = Err(format!("{}\nthe kernel complained:\n{log}", result.err().unwrap_or_default()));
+    }
+    let (outcome, text) = match result {
+        Ok(()) => (Outcome::Pass, String::new()),
+        Err(text) => (Outcome::Fail, text),
+    };
+    port.send(&Record::End { name: name.to_owned(), outcome, took: began.elapsed(), text });
+}
+
+fn jobs(rest: &[&str]) -> Vec<Job> {
+    let mut filters = Vec::new();
+    let mut external: Vec<&str> = Vec::new();
+    let mut slowness = 1;
+    let mut words = rest.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--external" => external.extend(words.next()),
+            "--slowness" => slowness = words.next().and_then(|word| word.parse().ok()).unwrap_or(1),
+            filter => filters.push(filter),
+        }
+    }
+    let me = std::env::current_exe().expect("the guest sees its own executable");
+    let own = tests::all().map(|Test { name, limit, .. }| Job {
+        name: name.to_owned(),
+        limit,
+        program: me.clone(),
+        arguments: vec!["guest".into(), "one".into(), name.to_owned()],
+    });
+    own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file))))
+        .filter(|job| filters.is_empty() || filters.iter().any(|filter| job.name.contains(filter)))
+        .map(|job| Job { limit: job.limit * slowness, ..job })
+        .collect()
+}
+
+/// The tests of a binary that `cargo test` built.
+fn external_jobs(program: &Path) -> Vec<Job> {
+    let listed = Command::new(program).args(["--list", "--format", "terse"]).output();
+    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let stem = program.file_stem().unwrap_or_default().to_string_lossy();
+    let stem = stem.rsplit_once('-').map_or(&*stem, |(stem, _hash)| stem).to_owned();
+    text.lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(|test| Job {
+            name: format!("{stem}::{test}"),
+            limit: EXTERNAL_LIMIT,
+            program: program.to_owned(),
+            arguments: vec!["--exact".into(), test.to_owned(), "--nocapture".into()],
+        })
+        .collect()
+}
+
+fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
+    let output = File::create(OUTPUT).expect("create the output file on tmpfs");
+    let spawned = Command::new(&job.program)
+        .args(&job.arguments)
+        .env("RUST_BACKTRACE", "0")
+        .env(MODULE_VARIABLE, ko)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("dup"))
+        .stderr(output)
+        .process_group(0)
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => return (Outcome::Fail, format!("start {}: {error}", job.program.display())),
+    };
+    let pid = Pid::from_child(&child);
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("pidfd_open");
+    let in_time = wait(&pidfd, port, job.limit);
+    if !in_time {
+        // The kernel log tells the host where every blocked task hangs.
+        let _ = fs::write("/proc/sysrq-trigger", "w");
+    }
+    // Children that the test left, or all of it when it ran out of time.
+    let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    let status = child.wait().expect("wait for the test");
+    let text = fs::read_to_string(OUTPUT).unwrap_or_default();
+    judge(in_time, status, text)
+}
+
+/// Whether the process ended within the limit. A host that hangs up ends the machine.
+fn wait(pidfd: &OwnedFd, port: &Port, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = left.try_into().expect("a limit of seconds fits");
+        let mut fds = [PollFd::new(pidfd, PollFlags::IN), PollFd::new(port, PollFlags::empty())];
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(0) => return false,
+            Ok(_) if fds[0].revents().contains(PollFlags::IN) => return true,
+            Ok(_) if fds[1].revents().contains(PollFlags::HUP) => port::power_off(),
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+fn judge(in_time: bool, status: ExitStatus, text: String) -> (Outcome, String) {
+    if !in_time {
+        return (Outcome::Fail, format!("{text}\nran out of time"));
+    }
+    if !status.success() {
+        let signal = status.signal().map(|signal| format!("\nkilled by signal {signal}"));
+        return (Outcome::Fail, text + &signal.unwrap_or_default());
+    }
+    if let Some(line) = text.lines().find(|line| line.starts_with("skipped: ")) {
+        return (Outcome::Skip, line["skipped: ".len()..].to_owned());
+    }
+    let measured: Vec<_> = text.lines().filter(|line| line.starts_with("measured: ")).collect();
+    (Outcome::Pass, measured.join("\n"))
+}
+
+/// What a test must not leave behind: mounts, a missing module, shadow inodes.
+fn leftovers() -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+    let left: Vec<_> = mounts.lines().filter(|line| line.contains(" - defuse ")).collect();
+    if !left.is_empty() {
+        return Some(format!("mounts were left: {left:?}"));
+    }
+    if !module::is_loaded() {
+        return Some("the module is not loaded any more".to_owned());
+    }
+    // Inodes are freed after a grace period.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match module::slab_objects("defuse_inode") {
+            None | Some(0) => return None,
+            Some(left) if Instant::now() > deadline => {
+                return Some(format!("{left} shadow inodes were left"));
+            }
+            Some(_) => settle(),
+        }
+    }
+}
+
+/// Let a grace period pass, and let the slab allocator count anew.
+pub fn settle() {
+    // SAFETY: membarrier takes no pointers; GLOBAL waits for a grace period.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    // Drop per-CPU partial slabs, whose free objects count as used.
+    for cache in ["defuse_inode", "defuse_desc"] {
+        let _ = fs::write(format!("/sys/kernel/slab/{cache}/shrink"), "1");
+    }
+}

@@ -1,0 +1,223 @@
+//! One virtual machine: boot it, read its report, see that it ends.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, Signal};
+
+use crate::error::Error;
+use crate::kernels::Kernel;
+use crate::lab::Lab;
+use crate::report::Record;
+use crate::{kmod, kvm, tools, virtme};
+
+/// From power-on until the guest reports, under emulation on a busy machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+/// From the last record until the machine is off.
+const OFF_LIMIT: Duration = Duration::from_secs(60);
+
+const KERNEL_OPTIONS: &[&str] = &[
+    // An oops ends the run.
+    "oops=panic",
+    // Each cache of slabs counts alone.
+    "slab_nomerge",
+    // Use after free is found: always for descriptions, by sampling for everything else.
+    "slub_debug=FZP,defuse_desc",
+    "kfence.sample_interval=10",
+    // A busy host is no stall of the guest.
+    "nowatchdog",
+    "rcupdate.rcu_cpu_stall_suppress=1",
+];
+
+/// What to boot.
+pub struct Machine<'a> {
+    /// The kernel.
+    pub kernel: &'a Kernel,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Use KVM.
+    pub kvm: bool,
+    /// Arguments of `vmtest guest`.
+    pub guest: Vec<OsString>,
+}
+
+/// A machine that runs. Ended when dropped.
+pub struct Vm {
+    vng: Child,
+    /// Holds the socket and the pid file.
+    folder: PathBuf,
+    log: PathBuf,
+    report: Option<BufReader<UnixStream>>,
+    listener: UnixListener,
+}
+
+/// What came from the guest.
+pub enum Event {
+    /// A record.
+    Record(Record),
+    /// The machine is gone.
+    End,
+    /// Nothing came in time.
+    Silence,
+}
+
+impl Vm {
+    /// Power on.
+    pub fn boot(lab: &Lab, machine: &Machine<'_>) -> Result<Vm, Error> {
+        let logs = lab.cache().join("logs");
+        fs::create_dir_all(&logs).map_err(Error::io("create", &logs))?;
+        let log = logs.join(format!("{}.log", machine.kernel.name));
+        let output = File::create(&log).map_err(Error::io("create", &log))?;
+        // Socket names are short, cache folders may not be.
+        let folder = std::env::temp_dir().join(format!("vmtest-{}", std::process::id()));
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let socket = folder.join("report");
+        let _ = fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).map_err(Error::io("listen on", &socket))?;
+
+        let mut command = virtme::vng(lab);
+        base_options(&mut command, lab, machine)?;
+        // The kernel's log goes to the output.
+        command.arg("--verbose");
+        command.arg(format!(
+            "--qemu-opts=-pidfile {folder}/pid -device virtio-serial -chardev socket,id=vmtest,path={folder}/report \
+             -device virtserialport,chardev=vmtest,name=vmtest.report",
+            folder = folder.display()
+        ));
+        command.arg("--exec").arg(guest_command(&machine.guest)?);
+        let error_output = output.try_clone().map_err(Error::io("duplicate the FD of", &log))?;
+        command.stdin(Stdio::null()).stdout(output).stderr(error_output);
+        let vng =
+            command.spawn().map_err(|source| Error::Io { attempt: "start virtme-ng".into(), source })?;
+        Ok(Vm { vng, folder, log, report: None, listener })
+    }
+
+    /// The kernel's log and all other output.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Wait until the guest has begun to report. False if the machine ended or nothing came in time.
+    pub fn wait_until_up(&mut self, limit: Option<Duration>) -> bool {
+        let deadline = Instant::now() + limit.unwrap_or(BOOT_LIMIT);
+        while Instant::now() < deadline {
+            let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
+            let second = Duration::from_secs(1).try_into().expect("a second fits");
+            if rustix::event::poll(&mut fds, Some(&second)) == Ok(1) {
+                // QEMU connects at power-on; the guest is up when the first record is there.
+                let Ok((stream, _)) = self.listener.accept() else { return false };
+                self.report = Some(BufReader::new(stream));
+                return self.wait_for_data(deadline);
+            }
+            if !matches!(self.vng.try_wait(), Ok(None)) {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn wait_for_data(&mut self, deadline: Instant) -> bool {
+        let Some(report) = &mut self.report else { return false };
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        report.get_ref().set_read_timeout(Some(left)).is_ok()
+            && report.fill_buf().is_ok_and(|data| !data.is_empty())
+    }
+
+    /// The next record, if one comes within the limit.
+    pub fn next(&mut self, limit: Duration) -> Event {
+        let Some(report) = &mut self.report else { return Event::End };
+        if report.get_ref().set_read_timeout(Some(limit)).is_err() {
+            return Event::End;
+        }
+        let mut line = Vec::new();
+        match report.read_until(b'\n', &mut line) {
+            Ok(0) => Event::End,
+            Ok(_) => match Record::parse(String::from_utf8_lossy(&line).trim_end_matches('\n')) {
+                Some(record) => Event::Record(record),
+                None => Event::End,
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Event::Silence,
+            Err(_) => Event::End,
+        }
+    }
+
+    /// Wait until the machine has powered off by itself; false if it did not.
+    pub fn wait_until_off(&mut self) -> bool {
+        // QEMU closes its end when it exits.
+        matches!(self.next(OFF_LIMIT), Event::End) && self.vng.wait().is_ok()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if matches!(self.vng.try_wait(), Ok(None)) {
+            let pid = fs::read_to_string(self.folder.join("pid")).ok();
+            let pid = pid.and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw);
+            if let Some(pid) = pid {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            // vng ends when QEMU does; if it has not started QEMU yet, it must not.
+            if pid.is_none() {
+                let _ = self.vng.kill();
+            }
+            let _ = self.vng.wait();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn base_options(command: &mut Command, lab: &Lab, machine: &Machine<'_>) -> Result<(), Error> {
+    command.args(["--disable-microvm", "--force-9p", "--user", "root", "--memory", "1G"]);
+    if !machine.kvm {
+        command.arg("--disable-kvm");
+    }
+    command.arg("--cpus").arg(machine.cpus.to_string());
+    command.arg("--run").arg(lab.image(machine.kernel)?);
+    for option in KERNEL_OPTIONS {
+        command.arg("--append").arg(option);
+    }
+    command.current_dir(lab.cache());
+    Ok(())
+}
+
+/// A shell command that runs this executable in the guest, which sees the host's files.
+fn guest_command(arguments: &[OsString]) -> Result<String, Error> {
+    let me = std::env::current_exe()
+        .map_err(|source| Error::Io { attempt: "find the own executable".into(), source })?;
+    let words = [me.into_os_string(), "guest".into()];
+    let quoted: Vec<_> = words
+        .iter()
+        .chain(arguments)
+        .map(|word| format!("'{}'", word.to_string_lossy().replace('\'', "'\\''")))
+        .collect();
+    Ok(quoted.join(" "))
+}
+
+/// `vmtest shell`: a prompt on this terminal.
+pub fn shell(lab: &Lab, kernel: &Kernel) -> Result<(), Error> {
+    tools::require(&[kernel])?;
+    let ko = kmod::build(lab, kernel, false)?;
+    let kvm = kvm::works(lab, kernel)?;
+    let mut command = virtme::vng(lab);
+    let machine = Machine { kernel, cpus: 1, kvm, guest: Vec::new() };
+    base_options(&mut command, lab, &machine)?;
+    let prepare = guest_command(&["prepare".into(), ko.into(), "/mnt".into()])?;
+    let script = lab.cache().join("shell");
+    fs::write(&script, format!("#!/bin/bash\n{prepare} && grep defuse /proc/mounts\nexec bash \"$@\"\n"))
+        .map_err(Error::io("write", &script))?;
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, executable).map_err(Error::io("make executable", &script))?;
+    command.arg("--shell").arg(&script);
+    let status =
+        command.status().map_err(|source| Error::Io { attempt: "start virtme-ng".into(), source })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Program { attempt: "run a shell in the machine".into(), status, output: String::new() })
+}
