@@ -5,9 +5,10 @@
 //! `malloc`: this allocator takes its memory straight from the kernel.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dlmalloc::Dlmalloc;
-use rustix::mm::{self, MapFlags, MremapFlags, ProtFlags};
+use rustix::mm::{self, Advice, MapFlags, MremapFlags, ProtFlags};
 
 use crate::sync::Lock;
 
@@ -53,6 +54,13 @@ unsafe impl GlobalAlloc for PrivateHeap {
     }
 }
 
+/// The least that is asked from the kernel, in bytes.
+const PIECE: usize = 256 * 1024;
+/// What the start of a process uses, in bytes.
+const USED_AT_START: usize = 64 * 1024;
+/// The first piece is there.
+static STARTED: AtomicBool = AtomicBool::new(false);
+
 /// Whole pages from the kernel, through calls that never touch libc.
 struct Pages;
 
@@ -60,6 +68,8 @@ struct Pages;
 // which becomes the null or `false` that dlmalloc expects.
 unsafe impl dlmalloc::Allocator for Pages {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
+        // Few large pieces: each is a mapping for the kernel to keep.
+        let size = size.max(PIECE);
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice overlaps nothing.
         let mapped = unsafe {
             mm::mmap_anonymous(
@@ -69,7 +79,13 @@ unsafe impl dlmalloc::Allocator for Pages {
                 MapFlags::PRIVATE,
             )
         };
-        mapped.map_or((std::ptr::null_mut(), 0, 0), |pointer| (pointer.cast(), size, 0))
+        let Ok(pointer) = mapped else { return (std::ptr::null_mut(), 0, 0) };
+        if !STARTED.swap(true, Ordering::Relaxed) {
+            // Costs less than a page fault for each; if it cannot be done, they will come.
+            // SAFETY: our own mapping, at least so long.
+            let _ = unsafe { mm::madvise(pointer, USED_AT_START, Advice::LinuxPopulateWrite) };
+        }
+        (pointer.cast(), size, 0)
     }
 
     fn remap(&self, pointer: *mut u8, old_size: usize, new_size: usize, can_move: bool) -> *mut u8 {

@@ -18,6 +18,7 @@ mod namei;
 #[allow(unsafe_code)]
 mod native;
 mod nofile;
+pub mod path_bytes;
 mod private_fd;
 mod process;
 mod program;
@@ -25,6 +26,7 @@ pub mod resolve;
 mod serve;
 pub mod session;
 mod shadow;
+pub mod site_lists;
 #[allow(unsafe_code)]
 mod start;
 #[allow(unsafe_code)]

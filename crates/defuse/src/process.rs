@@ -18,6 +18,8 @@ use crate::{native, nofile, shadow, thread, trace};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
+/// The served FDs. Static, so that its 16 KiB are pages that nobody touches before a file is served.
+pub static FILES: FdTable<OpenFile> = FdTable::new();
 
 /// The state of this process; one, made by the constructor and never dropped.
 pub struct Process {
@@ -42,7 +44,7 @@ pub struct Process {
     /// Device of /proc: its directories of FDs show ours too.
     pub proc_device: u64,
     /// The served FDs.
-    pub files: FdTable<OpenFile>,
+    pub files: &'static FdTable<OpenFile>,
     /// The working directory.
     pub cwd: Lock<Cwd>,
     /// umask(2), tracked.

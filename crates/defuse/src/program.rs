@@ -155,7 +155,7 @@ fn stage_from(
     // Nobody forks while the copy is open for writing: a child would keep it so, and exec would say ETXTBSY.
     let _alone = process.staging.lock();
     if native::checked(sys::__NR_access, [c_string(&mut path)?, 1, 0, 0, 0, 0]).is_ok() {
-        return Ok((copy, Header::Other));
+        return Ok((PathBytes::try_from(copy.as_slice())?, Header::Other));
     }
     let mut folder = ArrayVec::<u8, 4096>::new();
     folder.try_extend_from_slice(&path[..folder_end]).map_err(|_| Errno::NAMETOOLONG)?;
@@ -168,7 +168,7 @@ fn stage_from(
     write_copy(&mut temporary, attributes.st_mode & 0o777, read)?;
     let renamed = [c_string(&mut temporary)?, c_string(&mut copy.clone())?, 0, 0, 0, 0];
     native::checked(sys::__NR_rename, renamed)?;
-    Ok((copy, Header::Other))
+    Ok((PathBytes::try_from(copy.as_slice())?, Header::Other))
 }
 
 fn write_copy(path: &mut ArrayVec<u8, 4096>, mode: u32, read: Read<'_>) -> Result<(), Errno> {

@@ -5,7 +5,6 @@
 //! links by `ELOOP` (the plugin's contract, and `RESOLVE_NO_SYMLINKS` outside) and then calls [`walk`], which reads
 //! every link on the way (path_resolution(7)), in the mounts and outside.
 
-use arrayvec::ArrayVec;
 use rustix::io::Errno;
 
 use crate::mounts::MountTable;
@@ -15,8 +14,7 @@ pub const PATH_MAX: usize = 4096;
 /// The kernel's `MAXSYMLINKS`.
 const MAX_LINKS: u32 = 40;
 
-/// A path in a buffer of its own. Holds no NUL and fits `PATH_MAX` with one added.
-pub type PathBytes = ArrayVec<u8, PATH_MAX>;
+pub use crate::path_bytes::PathBytes;
 
 /// Where a path leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +91,7 @@ pub fn walk(
         let last = rest[end..].iter().all(|&byte| byte == b'/');
         let slash_after = end < rest.len();
         let name = PathBytes::try_from(&rest[begin..end]).map_err(|_| Errno::NAMETOOLONG)?;
-        rest.drain(..end);
+        rest.remove_front(end);
         match name.as_slice() {
             b"." | b".." => {
                 if unverified {

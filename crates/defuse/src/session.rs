@@ -11,6 +11,7 @@
 //! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
 //! | `locks/` | 0711 | files that carry the record locks of served files |
 //! | `null/` | 0711 | an empty directory |
+//! | `sites/` | 0711 | lists of system call sites of the libraries that were met, see [`crate::site_lists`] |
 //!
 //! Folders with mode 0711 can be gone through, but not listed, by a process that has dropped its privileges.
 //!
@@ -35,6 +36,7 @@ pub use error::SessionError;
 pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
 pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
+pub(crate) use open::check_regular as check_trusted_file;
 pub use run_directory::{RunDirectory, choose_run_directory};
 pub use sweep::{Swept, sweep_stale};
 
@@ -54,6 +56,8 @@ pub mod names {
     pub const LOCKS: &str = "locks";
     /// An empty directory.
     pub const NULL: &str = "null";
+    /// Lists of system call sites.
+    pub const SITES: &str = "sites";
 }
 
 /// The variable of the environment that tells a process the folder of its session, an absolute path.

@@ -1,13 +1,12 @@
 //! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use fdtable::FdTable;
-use interpose::{Config, DispatchPolicy};
+use arrayvec::ArrayVec;
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -16,11 +15,12 @@ use stash::Arena;
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
-use crate::process::{Cwd, Process, STATES};
+use crate::process::{Cwd, FILES, Process, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
+use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, native, nofile, private_fd, serve, table, trace};
+use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -92,12 +92,16 @@ impl Auxiliary {
 }
 
 fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>> {
+    let begin = trace::instant();
     let session = nofile::with_room(|| OpenedSession::open(folder))?;
     let folder_stat = rustix::fs::fstat(&session.folder)?;
     log::init(session.config.log.clone());
     private_fd::set_base(session.config.private_fd_base);
+    let mut stages = Stages::since(begin);
+    stages.end("session");
     let inherited = found.inheritance.as_ref().and_then(|left| left.arena);
     let (arena, arena_fd) = open_arena(&session, inherited)?;
+    stages.end("arena");
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
@@ -115,7 +119,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         folder: folder.as_os_str().as_bytes().to_vec(),
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
-        files: FdTable::new(),
+        files: &FILES,
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -131,8 +135,40 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         sweep_at: AtomicU32::new(4096),
     }));
     nofile::refresh(process);
+    stages.end("mounts");
     inherit(process, inheritance)?;
-    install(process)
+    stages.end("registration");
+    install(process)?;
+    stages.end("interposer");
+    stages.tell();
+    Ok(())
+}
+
+/// How long the parts of the start took, for the log at level debug; nothing is kept otherwise.
+struct Stages {
+    last: Option<u64>,
+    ended: ArrayVec<(&'static str, u64), 8>,
+}
+
+impl Stages {
+    fn since(begin: u64) -> Self {
+        Self { last: log::enabled(log::Level::Debug).then_some(begin), ended: ArrayVec::new() }
+    }
+
+    /// The part `name` took the time since the one before.
+    fn end(&mut self, name: &'static str) {
+        if let Some(last) = &mut self.last {
+            let now = trace::instant();
+            self.ended.push((name, now - *last));
+            *last = now;
+        }
+    }
+
+    fn tell(&self) {
+        for (name, nanoseconds) in &self.ended {
+            trace::debug(format_args!("start: {name} {nanoseconds} ns"));
+        }
+    }
 }
 
 /// The session's shared memory, and a private descriptor of it. A process that has dropped its privileges inherits that.
@@ -270,14 +306,8 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 }
 
 fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
-    let mut config =
-        Config::new().serving(process.serving).dispatch(DispatchPolicy::Auto).fd_states(states());
-    for row in table::rows() {
-        config = config.interest(row.nr.into(), row.interest);
-    }
-    for &nr in serve::INNER {
-        config = config.inner(nr);
-    }
+    let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
+    let config = site_lists::interests().serving(process.serving).fd_states(states()).plans(lists);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

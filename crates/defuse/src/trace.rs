@@ -47,6 +47,12 @@ unsafe extern "C" fn plugin_line(_: *mut c_void, level: u32, text: *const c_char
     0
 }
 
+/// Nanoseconds since some moment.
+pub fn instant() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
 /// The time that serving one call takes, if it is to be logged.
 pub struct Span {
     start: Option<Timespec>,

@@ -52,20 +52,26 @@ impl<T> Directory<T> {
 
     /// The entries in existing chunks from `first` to `last` (inclusive) in ascending order.
     pub(crate) fn range(&self, first: u32, last: u32) -> impl Iterator<Item = (u32, &Entry<T>)> {
-        let chunks = self.chunks().skip_while(move |(start, _)| start + (LEAF_LEN as u32 - 1) < first);
-        chunks.take_while(move |(start, _)| *start <= last).flat_map(move |(start, leaf)| {
+        self.chunks(first, last).flat_map(move |(start, leaf)| {
             let end = start + (LEAF_LEN as u32 - 1);
             (start.max(first)..=end.min(last)).map(|fd| (fd, &leaf[leaf_index(fd)]))
         })
     }
 
-    /// The existing chunks, with the first FD of each.
-    fn chunks(&self) -> impl Iterator<Item = (u32, &Leaf<T>)> {
-        let middles = self.root.iter().enumerate().filter_map(|(index, slot)| Some((index, follow(slot)?)));
-        middles.flat_map(|(root, middle)| {
-            middle.iter().enumerate().filter_map(move |(index, slot)| {
-                Some((((root * MIDDLE_LEN + index) * LEAF_LEN) as u32, follow(slot)?))
-            })
+    /// The existing chunks that hold FDs from `first` to `last`, with the first FD of each.
+    fn chunks(&self, first: u32, last: u32) -> impl Iterator<Item = (u32, &Leaf<T>)> {
+        // Only the slots of the range are looked at: most walks are over a handful of FDs.
+        let slots = |length: usize, from: u32, to: u32, bits: u32| {
+            (from >> bits) as usize..((to >> bits) as usize + 1).min(length)
+        };
+        let roots = slots(ROOT_LEN, first, last, MIDDLE_BITS + LEAF_BITS);
+        let roots = if first <= last { roots } else { 0..0 };
+        let middles = roots.filter_map(|root| Some((root, follow(&self.root[root])?)));
+        middles.flat_map(move |(root, middle)| {
+            let begin = (root << (MIDDLE_BITS + LEAF_BITS)) as u32;
+            let end = begin + ((MIDDLE_LEN * LEAF_LEN) as u32 - 1);
+            let slots = slots(MIDDLE_LEN, first.max(begin) - begin, last.min(end) - begin, LEAF_BITS);
+            slots.filter_map(move |slot| Some((begin + (slot * LEAF_LEN) as u32, follow(&middle[slot])?)))
         })
     }
 }
@@ -175,7 +181,10 @@ mod tests {
         let directory = Directory::<u8>::new();
         assert!(directory.get(i32::MAX as u32).is_none());
         assert!(directory.get_or_grow(i32::MAX as u32).is_some());
-        assert_eq!(directory.chunks().map(|(start, _)| start).collect::<Vec<_>>(), [i32::MAX as u32 - 1023]);
+        assert_eq!(
+            directory.chunks(0, u32::MAX).map(|(start, _)| start).collect::<Vec<_>>(),
+            [i32::MAX as u32 - 1023]
+        );
     }
 
     #[test]

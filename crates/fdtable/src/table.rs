@@ -26,19 +26,21 @@ pub struct FdTable<T: Send + Sync> {
     directory: Directory<T>,
     /// Entries that hold a description, or are about to, or did.
     open: AtomicUsize,
+    /// One more than the highest FD that was ever entered: walks end there.
+    end: AtomicUsize,
 }
 
 impl<T: Send + Sync> FdTable<T> {
     /// An empty table. Allocates nothing.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { directory: Directory::new(), open: AtomicUsize::new(0) }
+        Self { directory: Directory::new(), open: AtomicUsize::new(0), end: AtomicUsize::new(0) }
     }
 
     /// An empty table. (The atomics of the model checker cannot be made in a `const`.)
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { directory: Directory::new(), open: AtomicUsize::new(0) }
+        Self { directory: Directory::new(), open: AtomicUsize::new(0), end: AtomicUsize::new(0) }
     }
 
     /// What this FD stands for; `None` if it is not in the table.
@@ -106,7 +108,7 @@ impl<T: Send + Sync> FdTable<T> {
     /// `close_range(2)`: the FDs from `first` to `last` (inclusive) leave the table, and are passed to `closed`
     /// in ascending order. Takes time by the FDs that ever were in the table, not by the size of the range.
     pub fn close_range(&self, first: u32, last: u32, mut closed: impl FnMut(RawFd, Released<T>)) {
-        for (fd, entry) in self.directory.range(first, last) {
+        for (fd, entry) in self.range(first, last) {
             if let Some(released) = self.removed(entry.remove()) {
                 closed(fd as RawFd, released);
             }
@@ -115,7 +117,7 @@ impl<T: Send + Sync> FdTable<T> {
 
     /// `execve(2)`: the FDs with close-on-exec leave the table, and are passed to `closed` in ascending order.
     pub fn close_on_exec(&self, mut closed: impl FnMut(RawFd, Released<T>)) {
-        for (fd, entry) in self.directory.range(0, u32::MAX) {
+        for (fd, entry) in self.range(0, u32::MAX) {
             if let Some(released) = self.removed(entry.remove_if_cloexec()) {
                 closed(fd as RawFd, released);
             }
@@ -136,7 +138,7 @@ impl<T: Send + Sync> FdTable<T> {
     /// `close_range(2)` with `CLOSE_RANGE_CLOEXEC`: sets the close-on-exec flag of the FDs from `first` to `last`
     /// (inclusive).
     pub fn cloexec_range(&self, first: u32, last: u32) {
-        for (_, entry) in self.directory.range(first, last) {
+        for (_, entry) in self.range(first, last) {
             entry.set_cloexec(true);
         }
     }
@@ -144,7 +146,7 @@ impl<T: Send + Sync> FdTable<T> {
     /// Visits the FDs in ascending order, with their close-on-exec flags. FDs that come or go meanwhile are visited
     /// or not: a visitor that enters an FD above the one it visits may well meet it.
     pub fn for_each(&self, mut visitor: impl FnMut(RawFd, &Ref<'_, T>, bool)) {
-        for (fd, entry) in self.directory.range(0, u32::MAX) {
+        for (fd, entry) in self.range(0, u32::MAX) {
             if let Some((description, cloexec)) = entry.get() {
                 visitor(fd as RawFd, &description, cloexec);
             }
@@ -176,11 +178,18 @@ impl<T: Send + Sync> FdTable<T> {
     /// one shares the table with the threads of the parent.
     pub unsafe fn after_fork_in_child(&self) {
         // SAFETY: single thread (the caller). Each reference is used before the next entry is looked at.
-        let held =
-            || self.directory.range(0, u32::MAX).filter_map(|(_, entry)| unsafe { entry.forget_readers() });
+        let held = || self.range(0, u32::MAX).filter_map(|(_, entry)| unsafe { entry.forget_readers() });
         held().for_each(Description::reset);
         held().for_each(Description::recount_entry);
         self.open.store(held().count(), Ordering::Relaxed);
+    }
+
+    /// The entries from `first` to `last` (inclusive) that may ever have been filled.
+    fn range(&self, first: u32, last: u32) -> impl Iterator<Item = (u32, &Entry<T>)> {
+        let end = self.end.load(Ordering::Acquire);
+        // None at all before the first FD.
+        let last = end.checked_sub(1).map(|highest| last.min(highest as u32));
+        last.into_iter().flat_map(move |last| self.directory.range(first, last))
     }
 
     #[inline]
@@ -190,6 +199,10 @@ impl<T: Send + Sync> FdTable<T> {
 
     fn entry_to_fill(&self, fd: RawFd) -> Result<&Entry<T>, Error> {
         let index = u32::try_from(fd).map_err(|_| Error::NegativeFd { fd })?;
+        // Before the entry is filled: whoever knows of the FD finds it in a walk.
+        if self.end.load(Ordering::Relaxed) <= index as usize {
+            self.end.fetch_max(index as usize + 1, Ordering::AcqRel);
+        }
         self.directory.get_or_grow(index).ok_or(Error::OutOfMemory { fd })
     }
 

@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 
 use crate::entry::regions;
 use crate::rewrite::{
-    AddressMap, Error, Image, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
+    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
 };
 use crate::signals::Context;
-use crate::{Config, DispatchPolicy, dispatch, raw, serve, table};
+use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, serve, table};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -34,17 +34,6 @@ struct Settings {
     dispatch: DispatchPolicy,
 }
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
-
-/// Keeps plans from one process to the next: scanning the C library takes over a millisecond, reading its plan 10 us.
-/// Called inside, under this module's lock, so one at a time.
-pub trait PlanStore: Sync + 'static {
-    /// What was stored under this key. The bytes must come from a trusted place: rewriting by a wrong plan is refused where the
-    /// code differs from it, but not where a branch leads that it does not mention.
-    fn load(&self, key: &[u8]) -> Option<Vec<u8>>;
-
-    /// Keeps `plan`, if it can.
-    fn store(&self, key: &[u8], plan: &[u8]);
-}
 
 fn records() -> impl Iterator<Item = &'static Record> {
     let mut next = RECORDS.load(Acquire).cast_const();
@@ -135,7 +124,7 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
         let plans = unsafe { plans(&object) };
         let mut rewritten = false;
         for (plan, text) in plans {
-            if known(&text) || (plan.sites.is_empty() && plan.missed().next().is_none()) {
+            if plan.sites.is_empty() && plan.missed().next().is_none() {
                 continue;
             }
             // SAFETY: a mapping of a loaded object, planned just now; our entry keeps the contract, and this code is in
@@ -156,42 +145,17 @@ fn interesting(number: Option<u32>) -> bool {
     number.is_none_or(table::of_interest)
 }
 
+/// The plans for those texts of an object that were not rewritten yet.
 unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
     // SAFETY: the caller keeps the object mapped; nothing is changed before the image is dropped.
     let Some(image) = (unsafe { object.image() }) else { return Vec::new() };
-    let key = SETTINGS
-        .get()
-        .and_then(|settings| settings.plans)
-        .and_then(|store| Some((store, object.key(&image)?)));
+    let store = SETTINGS.get().and_then(|settings| settings.plans);
     image
         .texts()
-        .map(|text| {
-            let range = text.address..text.address + text.bytes.len() as u64;
-            let Some((store, object)) = &key else { return (image.scan(&text, &interesting), range) };
-            let offset = text.address - object_start(&image);
-            let key = plan_key(object, offset, text.bytes.len());
-            let kept = store.load(&key).and_then(|bytes| Plan::from_bytes(&bytes, &key));
-            let plan = kept.unwrap_or_else(|| {
-                let plan = image.scan(&text, &interesting);
-                store.store(&key, &plan.to_bytes(&key));
-                plan
-            });
-            (plan, range)
-        })
+        .map(|text| (text, text.address..text.address + text.bytes.len() as u64))
+        .filter(|(_, range)| !known(range))
+        .map(|(text, range)| (plans::plan(store, object, &image, &text), range))
         .collect()
-}
-
-fn object_start(image: &Image) -> u64 {
-    image.texts().chain(image.data()).map(|segment| segment.address).min().unwrap_or(0)
-}
-
-/// What a plan depends on: the object, which of its texts, and the numbers of interest.
-fn plan_key(object: &[u8], offset: u64, length: usize) -> Vec<u8> {
-    let numbers = (0..crate::NUMBERS as u32)
-        .step_by(8)
-        .map(|first| (0..8).fold(0, |byte, bit| byte | u8::from(table::of_interest(first + bit)) << bit));
-    let place = [offset, length as u64].map(u64::to_le_bytes);
-    numbers.chain(place.as_flattened().iter().copied()).chain(object.iter().copied()).collect()
 }
 
 fn known(text: &Range<u64>) -> bool {

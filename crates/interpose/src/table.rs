@@ -157,6 +157,13 @@ fn foreign(fd: u32) -> bool {
     states.get(fd as usize).is_some_and(|state| state.load(Relaxed) == crate::FD_FOREIGN)
 }
 
+/// A hash of which numbers are of interest to anybody.
+pub fn numbers_of_interest() -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    (0..NUMBERS as u32).fold(BASIS, |hash, nr| (hash ^ u64::from(of_interest(nr))).wrapping_mul(PRIME))
+}
+
 /// Whether a call of this number is of interest to anybody, whatever its arguments.
 pub fn of_interest(nr: u32) -> bool {
     (nr as usize) < NUMBERS && TABLE[nr as usize].load(Relaxed) != NEVER

@@ -11,6 +11,7 @@ use defuse::session::{
     Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, choose_run_directory,
     resolve_mounts, sweep_stale,
 };
+use defuse::site_lists::SessionLists;
 use nix::errno::Errno;
 use stash::Arena;
 
@@ -123,6 +124,10 @@ fn create_session(
     })?;
     let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
     log::line(Level::Info, format_args!("session {}", session.path().display()));
+    // The runner has the libc and the ld.so of most programs.
+    if let Err(errno) = SessionLists::new(session.path()).make() {
+        log::line(Level::Warn, format_args!("cannot list the system call sites of libc: {errno}"));
+    }
     Ok((session, arena))
 }
 

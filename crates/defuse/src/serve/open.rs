@@ -118,7 +118,7 @@ fn open_scoped(
     {
         return Ok(Reply::Pass);
     }
-    let base = PathArgument { dirfd: argument.dirfd, text: PathBytes::from_iter(*b".") };
+    let base = PathArgument { dirfd: argument.dirfd, text: PathBytes::try_from(b".".as_slice())? };
     let namei::Located::Served(root) = base.locate(process)? else {
         return match argument.locate(process)? {
             namei::Located::Served(spot) if resolve & namei::NO_SYMLINKS != 0 => {

@@ -120,7 +120,7 @@ impl Session {
         // Modes are set by fchmod, as the umask would take bits from those given at creation.
         fchmod(&self.folder, PASSABLE)
             .map_err(|errno| SessionError::system("set the mode of", &self.path, errno))?;
-        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::NULL] {
+        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::SITES] {
             self.make_directory(name).map_err(|errno| {
                 SessionError::system("create the directory", &self.path.join(name), errno)
             })?;

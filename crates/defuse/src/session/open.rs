@@ -80,7 +80,8 @@ fn read_config(folder: BorrowedFd<'_>, path: &Path) -> Result<Vec<u8>, SessionEr
     Ok(text)
 }
 
-fn check_regular(path: &Path, stat: &Stat) -> Result<(), SessionError> {
+/// Refuses what is not a regular file, or not to be trusted.
+pub fn check_regular(path: &Path, stat: &Stat) -> Result<(), SessionError> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(SessionError::Untrusted { path: path.into(), why: "it is not a regular file".into() });
     }

@@ -63,7 +63,7 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
         let software = vector.add(SOFTWARE_RESERVED);
         software.write_bytes(0, 48);
         if vector::KIND.load(Relaxed) != vector::FXSAVE {
-            let size = vector::SIGNAL_SIZE.load(Relaxed);
+            let size = vector::signal_size();
             context.flags |= UC_FP_XSTATE;
             software.cast::<u32>().write_unaligned(MAGIC1);
             software.add(4).cast::<u32>().write_unaligned(size + 4);

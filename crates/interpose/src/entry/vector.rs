@@ -21,8 +21,8 @@ pub static ENABLED: AtomicU32 = AtomicU32::new(0b11);
 pub static TELLS: AtomicU8 = AtomicU8::new(0);
 /// Components put into a signal frame.
 pub static SIGNAL_MASK: AtomicU32 = AtomicU32::new(0);
-/// Bytes of a signal frame's vector state, without the magic number that ends it.
-pub static SIGNAL_SIZE: AtomicU32 = AtomicU32::new(512);
+/// See [`signal_size`]; 0 before the first signal.
+static SIGNAL_SIZE: AtomicU32 = AtomicU32::new(0);
 
 /// For `xrstor`: everything in its initial state. The legacy area and the header; no component is present.
 #[repr(C, align(64))]
@@ -38,7 +38,8 @@ const OSXSAVE: u32 = 1 << 27;
 const XGETBV1: u32 = 1 << 2;
 const AVX512BW: u32 = 1 << 30;
 
-/// Asks the CPU. Called once, before the first call is served.
+/// Asks the CPU. Called once, before the first call is served. In a virtual machine each `cpuid` is an exit that takes
+/// microseconds, so few are made.
 pub fn detect() {
     if __cpuid(1).ecx & OSXSAVE == 0 {
         return;
@@ -47,7 +48,7 @@ pub fn detect() {
     let enabled = unsafe { _xgetbv(0) } as u32;
     let extended = __cpuid_count(0xd, 1).eax;
     let mut kept = enabled & KEPT;
-    if __cpuid_count(7, 0).ebx & AVX512BW == 0 {
+    if enabled & AVX512 != 0 && __cpuid_count(7, 0).ebx & AVX512BW == 0 {
         // Mask registers of 16 bits: no such CPU is made any more.
         kept &= !AVX512;
     }
@@ -55,12 +56,21 @@ pub fn detect() {
     TELLS.store(u8::from(extended & XGETBV1 != 0), Relaxed);
     let signal = enabled & (KEPT | PKRU);
     SIGNAL_MASK.store(signal, Relaxed);
-    let size = (2..32)
-        .filter(|component| signal & (1 << component) != 0)
-        .map(|component| __cpuid_count(0xd, component))
-        .map(|leaf| leaf.ebx + leaf.eax)
-        .max()
-        .unwrap_or(576);
-    SIGNAL_SIZE.store(size, Relaxed);
     KIND.store(XSAVE, Relaxed);
+}
+
+/// Bytes of a signal frame's vector state ([`XSAVE`]), without the magic number that ends it. Asks the CPU the first time.
+pub fn signal_size() -> u32 {
+    let known = SIGNAL_SIZE.load(Relaxed);
+    if known != 0 {
+        return known;
+    }
+    let signal = SIGNAL_MASK.load(Relaxed);
+    let ends = (2..32).filter(|component| signal & (1 << component) != 0).map(|component| {
+        let leaf = __cpuid_count(0xd, component);
+        leaf.ebx + leaf.eax
+    });
+    let size = ends.max().unwrap_or(0).max(576);
+    SIGNAL_SIZE.store(size, Relaxed);
+    size
 }

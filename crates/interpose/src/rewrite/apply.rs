@@ -13,11 +13,10 @@
 //! than one instruction, or whose first two bytes lie in two 16-byte fetch blocks, are skipped: a thread might stand
 //! between, and no store to both bytes would be seen as one.
 
-use core::ffi::c_void;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU16, Ordering};
 
-use rustix::mm::{MprotectFlags, mprotect};
+use rustix::mm::{Advice, MprotectFlags, madvise, mprotect};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::error::Error;
@@ -29,6 +28,8 @@ use super::stub::{Addresses, HoleJump, Patch, STUB_ALIGN, Stub};
 
 /// `jmp` to itself.
 const WAIT_HERE: [u8; 2] = [0xeb, 0xfe];
+/// Length of a jump, in bytes.
+const JUMP: u64 = 5;
 /// Size of the blocks instructions are fetched in.
 const FETCH: u64 = 16;
 
@@ -44,7 +45,7 @@ pub enum Threads {
 /// Diverts the sites of `plan`, which was made for the code at `text`, to `entry`.
 ///
 /// Sites whose bytes differ from the plan's are skipped, so a plan from a cache does no harm. With nothing to change, no
-/// memory is mapped and the text is not touched. On an error nothing was changed.
+/// memory is mapped. On an error nothing was changed.
 ///
 /// # Safety
 ///
@@ -62,49 +63,54 @@ pub unsafe fn apply(
     threads: Threads,
 ) -> Result<Patched, Error> {
     let mut patched = Patched { text: text.clone(), entry, ..Patched::default() };
+    if plan.sites.is_empty() {
+        return Ok(patched);
+    }
+    // SAFETY: the caller's text.
+    let _writable = unsafe { Writable::new(&text, &plan.sites) }?;
     // The entry's address comes first, for stubs that cannot reach it directly.
     let mut size = STUB_ALIGN;
+    let mut chosen = Vec::with_capacity(plan.sites.len());
     for site in &plan.sites {
         // SAFETY: text is readable, says the caller.
         if let Some(skip) = unsafe { obstacle(site, &text, threads) } {
             patched.skipped.push((*site, skip));
         } else {
-            patched.sites.push((size, *site));
+            chosen.push((size, site));
             size += Stub::len(site).next_multiple_of(STUB_ALIGN);
         }
     }
-    if patched.sites.is_empty() {
+    if chosen.is_empty() {
         return Ok(patched);
     }
-    let region = memory.map(&text, size)?;
+    let mut region = memory.map(&text, size)?;
     let base = region.start();
     patched.stubs = base..base + size;
-    let mut content = Vec::with_capacity(size as usize);
-    content.extend(entry.to_le_bytes());
+    region.fill(0, &entry.to_le_bytes());
     let at = |stub| Addresses { text: text.start, stub, entry, cell: base };
-    let mut writes = Vec::with_capacity(patched.sites.len());
-    for (offset, site) in core::mem::take(&mut patched.sites) {
-        let stub = Stub::new(&site, at(base + offset));
+    let mut writes = Vec::with_capacity(chosen.len());
+    patched.sites.reserve_exact(chosen.len());
+    for (offset, site) in chosen {
+        let stub = Stub::new(site, at(base + offset));
         match stub.code().and_then(|code| Ok((code, stub.jumps()?))) {
             Ok((code, (hole, patch))) => {
-                content.resize(offset as usize, 0xcc);
-                content.extend(code);
+                region.fill(offset, &code);
                 let index = patched.sites.len();
                 patched.holes.extend(hole.map(|hole| (text.start + u64::from(hole.at), index)));
                 writes.push(Write { hole, start: site.start, patch });
-                patched.sites.push((base + offset, site));
+                patched.sites.push((base + offset, *site));
             }
-            Err(_) => patched.skipped.push((site, Skip::OutOfReach)),
+            Err(_) => patched.skipped.push((*site, Skip::OutOfReach)),
         }
     }
     patched.holes.sort_unstable();
-    region.seal(&content)?;
+    region.seal()?;
     if threads == Threads::Running {
         membarrier(MembarrierCommand::RegisterPrivateExpeditedSyncCore)
             .map_err(|errno| Error::System { attempt: "register for membarrier", errno })?;
     }
     // SAFETY: the caller's promises, and the stubs are in place.
-    unsafe { write_all(&text, &writes, threads) }?;
+    unsafe { write_all(&text, &writes, threads) };
     Ok(patched)
 }
 
@@ -152,24 +158,72 @@ unsafe fn bytes_at<'a>(text: &Range<u64>, offset: u32, len: usize) -> Option<&'a
     inside.then(|| unsafe { core::slice::from_raw_parts(pointer(start).cast_const(), len) })
 }
 
+/// The pages of a text from the first that holds a site to the last: writable, and no signal arrives, while this lives.
+struct Writable {
+    range: Range<u64>,
+    _blocked: SignalsBlocked,
+}
+
+impl Writable {
+    const NORMAL: MprotectFlags = MprotectFlags::READ.union(MprotectFlags::EXEC);
+
+    /// # Safety
+    ///
+    /// `text` is as [`apply`] demands it.
+    unsafe fn new(text: &Range<u64>, sites: &[Site]) -> Result<Self, Error> {
+        let in_text = |offset: u32| (text.start + u64::from(offset)).min(text.end);
+        let places = || sites.iter().flat_map(|site| [Some(site.start), site.hole]).flatten();
+        // One range: mapping entries are split and merged only once.
+        let start = in_text(places().min().unwrap_or(0)) & !(PAGE - 1);
+        let end = (in_text(places().max().unwrap_or(0)) + JUMP).next_multiple_of(PAGE).min(text.end);
+        let blocked = SignalsBlocked::new();
+        let range = start..end.max(start);
+        // SAFETY: the range is the caller's text; what executes there can go on.
+        unsafe { mprotect(pointer(start).cast(), Self::len(&range), Self::NORMAL | MprotectFlags::WRITE) }
+            .map_err(|errno| Error::of("make code writable", errno))?;
+        let writable = Self { range, _blocked: blocked };
+        writable.copy_pages(sites.iter().map(|site| in_text(site.start)));
+        Ok(writable)
+    }
+
+    /// Gives the process its own copy of the pages with sites, which rise, at once: quicker than to read a page and to take a fault
+    /// for it, then to write it and to take another.
+    fn copy_pages(&self, sites: impl Iterator<Item = u64>) {
+        let copy = |run: &Range<u64>| {
+            // SAFETY: the range is writable; its content stays the same.
+            unsafe { madvise(pointer(run.start).cast(), Self::len(run), Advice::LinuxPopulateWrite) }.is_ok()
+        };
+        let mut run = self.range.start..self.range.start;
+        for page in sites.map(|site| site & !(PAGE - 1)).filter(|page| self.range.contains(page)) {
+            if page >= run.end + PAGE {
+                // What fails (before Linux 5.14) is done by faults.
+                if !run.is_empty() && !copy(&run) {
+                    return;
+                }
+                run.start = page;
+            }
+            run.end = page + PAGE;
+        }
+        copy(&run);
+    }
+
+    fn len(range: &Range<u64>) -> usize {
+        (range.end - range.start) as usize
+    }
+}
+
+impl Drop for Writable {
+    fn drop(&mut self) {
+        // Fails at worst for want of kernel memory; the code is right then, only still writable.
+        // SAFETY: as it was before.
+        let _ = unsafe { mprotect(pointer(self.range.start).cast(), Self::len(&self.range), Self::NORMAL) };
+    }
+}
+
 /// # Safety
 ///
-/// As for [`apply`]; `writes` lie in `text` and lead to finished stubs.
-unsafe fn write_all(text: &Range<u64>, writes: &[Write], threads: Threads) -> Result<(), Error> {
-    // One range from the first page touched to the last: mapping entries are split and merged only once.
-    let first = writes.iter().map(|write| write.start).min().unwrap_or(0);
-    let last =
-        writes.iter().map(|write| write.hole.map_or(write.start, |hole| hole.at.max(write.start))).max();
-    let hole_first = writes.iter().filter_map(|write| write.hole).map(|hole| hole.at).min().unwrap_or(first);
-    let start = (text.start + u64::from(first.min(hole_first))) & !(PAGE - 1);
-    let end = (text.start + u64::from(last.unwrap_or(0)) + 5).next_multiple_of(PAGE).min(text.end);
-    let (page, len) = (pointer(start).cast::<c_void>(), (end - start) as usize);
-    let normal = MprotectFlags::READ | MprotectFlags::EXEC;
-
-    let _blocked = SignalsBlocked::new();
-    // SAFETY: the range is the caller's text; what executes there can go on.
-    unsafe { mprotect(page, len, normal | MprotectFlags::WRITE) }
-        .map_err(|errno| Error::of("make code writable", errno))?;
+/// As for [`apply`]; `writes` lie in `text`, which is writable, and lead to finished stubs.
+unsafe fn write_all(text: &Range<u64>, writes: &[Write], threads: Threads) {
     // SAFETY: writable now; the rest is the caller's promise.
     unsafe { write_holes(text, writes) };
     match threads {
@@ -178,10 +232,6 @@ unsafe fn write_all(text: &Range<u64>, writes: &[Write], threads: Threads) -> Re
         // SAFETY: registered for membarrier; `obstacle` let only sites through that the steps suit.
         Threads::Running => unsafe { write_running(text, writes) },
     }
-    // Fails at worst for want of kernel memory; the code is right then, only still writable.
-    // SAFETY: as above.
-    let _ = unsafe { mprotect(page, len, normal) };
-    Ok(())
 }
 
 unsafe fn write_holes(text: &Range<u64>, writes: &[Write]) {

@@ -61,7 +61,7 @@ impl<'a> Image<'a> {
     }
 
     /// The same, knowing from where in the file each is mapped.
-    pub(super) fn from_mappings(segments: Vec<Segment<'a>>, offsets: &[u64]) -> Option<Self> {
+    pub(crate) fn from_mappings(segments: Vec<Segment<'a>>, offsets: &[u64]) -> Option<Self> {
         let first = *segments.first()?;
         let linked = program_headers(first.bytes)?.find(|h| h.kind == PT_LOAD && h.offset == 0)?.address;
         Self::assemble(segments, offsets, first.bytes, first.address.wrapping_sub(linked))
@@ -89,6 +89,11 @@ impl<'a> Image<'a> {
                 FunctionTable::parse(segment.bytes, segment.address, address, text.address)
             })
             .unwrap_or_default()
+    }
+
+    /// Whether the object says where its functions begin, so that a scan understands all it can.
+    pub fn tells_functions(&self) -> bool {
+        self.unwind_table.is_some()
     }
 
     /// Scans one of [`Image::texts`]; see [`scan`].

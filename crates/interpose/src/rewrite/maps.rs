@@ -50,7 +50,7 @@ impl AddressMap {
     /// Reads `/proc/self/maps` with three kinds of system calls of its own (openat, read, close).
     pub fn read() -> io::Result<Self> {
         let file = openat(CWD, c"/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        let mut text = vec![0; 32 * 1024];
+        let mut text = vec![0; 8 * 1024];
         let mut len = 0;
         loop {
             if text.len() - len < 4096 {

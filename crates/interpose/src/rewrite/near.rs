@@ -101,12 +101,23 @@ impl Region {
         self.base.expose_provenance() as u64
     }
 
-    /// Fills it from the start and makes it executable for good.
-    pub(super) fn seal(self, content: &[u8]) -> Result<(), Error> {
-        assert!(content.len() <= self.len, "stubs larger than their region");
+    /// Puts `content` at `offset`. What is never filled are zeros, which no PC gets to.
+    pub(super) fn fill(&mut self, offset: u64, content: &[u8]) {
+        let end = (offset as usize).checked_add(content.len());
+        assert!(end.is_some_and(|end| end <= self.len), "stubs larger than their region");
         // SAFETY: the region is ours alone, writable, and large enough.
-        unsafe { core::ptr::copy_nonoverlapping(content.as_ptr(), self.base.cast(), content.len()) };
-        // SAFETY: as above; nobody executes or writes it now.
+        unsafe {
+            core::ptr::copy_nonoverlapping(
+                content.as_ptr(),
+                self.base.cast::<u8>().add(offset as usize),
+                content.len(),
+            );
+        }
+    }
+
+    /// Makes it executable for good.
+    pub(super) fn seal(self) -> Result<(), Error> {
+        // SAFETY: the region is ours alone; nobody executes or writes it now.
         unsafe { mprotect(self.base, self.len, MprotectFlags::READ | MprotectFlags::EXEC) }
             .map_err(|errno| Error::of("make stubs executable", errno))?;
         core::mem::forget(self);
