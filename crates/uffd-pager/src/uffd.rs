@@ -150,7 +150,8 @@ impl Drop for Uffd {
 
 fn create(user_mode_only: bool) -> Result<OwnedFd, Errno> {
     use rustix::mm::{UserfaultfdFlags, userfaultfd};
-    let mut flags = UserfaultfdFlags::CLOEXEC;
+    // poll(2) tells only an error of a userfaultfd that blocks.
+    let mut flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
     if user_mode_only {
         flags |= UserfaultfdFlags::from_bits_retain(kernel::UFFD_USER_MODE_ONLY);
     }
