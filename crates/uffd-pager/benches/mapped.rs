@@ -129,8 +129,8 @@ fn reads(memory: &dyn Memory) {
 
 fn sequential_reads(memory: &dyn Memory) {
     // SAFETY: the mapping, which nobody changes meanwhile.
-    let words = unsafe { std::slice::from_raw_parts(memory.base().cast::<u64>(), SIZE / 8) };
-    std::hint::black_box(words.iter().fold(0_u64, |sum, word| sum ^ std::hint::black_box(*word)));
+    let words = unsafe { std::slice::from_raw_parts(memory.base(), SIZE) };
+    std::hint::black_box(words.chunks_exact(8).fold(0_u8, |sum, word| sum ^ std::hint::black_box(word[0])));
 }
 
 fn writes(memory: &dyn Memory) {

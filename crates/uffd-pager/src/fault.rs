@@ -8,7 +8,7 @@ use crate::mapping::{Mapping, Sharing};
 use crate::memory;
 use crate::page::{PAGE, intersection, offset_of, pages_of};
 use crate::pager::{Mode, Pager};
-use crate::resident::{first_data, first_hole};
+use crate::resident::{first_data, first_hole, hole_at};
 use rustix::io::Errno;
 use std::ops::Range;
 
@@ -86,9 +86,10 @@ impl Pager {
         let file = &attached.cache.pages;
         let length = attached.ledger.length();
         let plan = attached.runs.plan(page, pages_of(length));
-        let Some(hole) = first_hole(file, &(page..plan.end)).filter(|hole| hole.start == page) else {
+        let hole = hole_at(file, &(page..plan.end));
+        if hole.is_empty() {
             return Ok(page..page + 1);
-        };
+        }
         let mut pages = plan.start..hole.end;
         while let Some(data) = first_data(file, &(pages.start..page)) {
             pages.start = data.end;

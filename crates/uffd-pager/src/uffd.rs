@@ -1,4 +1,4 @@
-//! The userfaultfd itself: ioctl_userfaultfd(2), made by rustix so that errno stays as it is.
+//! The userfaultfd itself: `ioctl_userfaultfd(2)`, made by rustix so that errno stays as it is.
 
 use linux_raw_sys::{general as kernel, ioctl as request};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -59,9 +59,9 @@ impl Uffd {
     }
 
     /// Puts `other` in this one's place and closes the FD used so far. Only where no other thread uses it.
-    pub(crate) fn replace(&self, other: Self) {
-        let fd = other.fd.swap(-1, Ordering::Relaxed);
-        drop(Self { fd: AtomicI32::new(self.fd.swap(fd, Ordering::Relaxed)) });
+    pub(crate) fn replace(&self, mut other: Self) {
+        // What was used so far goes with `other`.
+        *other.fd.get_mut() = self.fd.swap(*other.fd.get_mut(), Ordering::Relaxed);
     }
 
     /// Reports missing pages, and stores to write-protected ones if `write_protect`.

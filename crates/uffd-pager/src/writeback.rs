@@ -11,7 +11,6 @@ use crate::ledger::{Dirty, Locked, ORPHANS};
 use crate::page::{intersection, offset_of, pages_of, touched};
 use crate::pager::{Pager, Source};
 use crate::resident::first_data;
-use crate::runs::MAX_RUN;
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -165,9 +164,8 @@ fn write_out(attached: &Attached, buffer: &mut Buffer<'_>, dirty: &Dirty) -> std
     dirty.runs().try_for_each(|run| {
         let mut rest = run.clone();
         while let Some(data) = first_data(&attached.cache.pages, &rest) {
-            let pages = data.start..data.end.min(data.start + MAX_RUN);
-            write_pages(attached, buffer, &pages)?;
-            rest.start = pages.end;
+            write_pages(attached, buffer, &data)?;
+            rest.start = data.end;
         }
         attached.ledger.clear(ORPHANS, run);
         Ok(())

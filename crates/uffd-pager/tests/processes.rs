@@ -83,7 +83,7 @@ fn four_processes_count_on_one_page() {
     let source = FileSource::new(&[0; 4 * PAGE]);
     let mapped = Mapped::new(pager, &attach(pager, &source), &MapRequest::shared(4 * PAGE));
     // SAFETY: aligned, inside the mapping, accessed as an atomic by all; zero is a number.
-    let counter = unsafe { &*mapped.pointer(PAGE + 64).cast::<AtomicU64>() };
+    let counter = unsafe { &*mapped.word::<AtomicU64>(PAGE + 64) };
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {

@@ -26,7 +26,7 @@ fn no_store_is_lost_between_writing_back_and_dropping() {
                     for step in 0..PAGES {
                         let page = step * 29 % PAGES;
                         // SAFETY: aligned, inside the mapping, accessed as an atomic.
-                        let word = unsafe { &*mapped.pointer(page * PAGE + 64 * thread).cast::<AtomicU32>() };
+                        let word = unsafe { &*mapped.word::<AtomicU32>(page * PAGE + 64 * thread) };
                         assert_eq!(word.fetch_add(1, Ordering::Relaxed), round - 1, "page {page}");
                     }
                 }
