@@ -58,7 +58,7 @@ impl Pager {
 
     /// To be called in the child before its program goes on: maps and registers everything again, at the same
     /// addresses. With an error some mappings are missing: touching them is SIGSEGV. A
-    /// [`Monitor`](crate::monitor) must be started again after it.
+    /// `monitor::Monitor` must be started again after it.
     ///
     /// Without [`Pager::before_fork`] in the parent, what was stored to private mappings is lost in the child.
     pub fn after_fork_in_child(&self) -> Result<()> {

@@ -48,7 +48,7 @@ impl Pager {
         attached: &Attached,
         pages: Range<u64>,
     ) -> std::result::Result<(), Errno> {
-        let mut buffer = self.buffers.take(attached.id() + 1).ok_or(Errno::DEADLK)?;
+        let mut buffer = self.buffers.take(attached.writing()).ok_or(Errno::DEADLK)?;
         each_dirty(attached, pages, |dirty| {
             self.close_for_stores(attached, dirty)?;
             write_out(attached, &mut buffer, dirty)
@@ -110,6 +110,8 @@ impl Pager {
             let _change = self.table.change();
             attached.window.cover(&self.uffd, &attached.cache, length)?;
         }
+        // Not for its memory: it tells faults of this thread that the gate is closed by it.
+        let _marker = self.buffers.take(attached.resizing()).ok_or(Error::new(ACTION, Errno::DEADLK))?;
         let locked = attached.ledger.lock(attached.owner());
         let closed = locked.close_gate();
         attached.source.set_len(length).map_err(Error::on(ACTION))?;
@@ -130,7 +132,7 @@ pub(crate) fn write_last(attached: &Attached) {
     locked.adopt_orphans();
     locked.orphan(attached.slot());
     let Ok(buffers) = crate::buffers::Buffers::new() else { return };
-    let Some(mut buffer) = buffers.take(attached.id()) else { return };
+    let Some(mut buffer) = buffers.take(attached.writing()) else { return };
     let _ = each_dirty(attached, 0..u64::MAX, |dirty| write_out(attached, &mut buffer, dirty));
 }
 

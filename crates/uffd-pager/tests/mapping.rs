@@ -3,8 +3,9 @@
 mod common;
 
 use common::{End, FileSource, Mapped, attach, in_child, pager, pattern};
-use std::sync::atomic::Ordering;
-use uffd_pager::{Errno, MapRequest, PAGE, Place, Protection, Remap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use uffd_pager::{Cache, Errno, MapRequest, PAGE, PageSource, Pager, Place, Protection, Remap};
 
 #[test]
 fn reads_what_the_source_holds_and_nothing_before() {
@@ -77,7 +78,7 @@ fn a_touch_past_the_end_is_sigbus() {
     for store in [false, true] {
         let end = in_child(pager, || {
             if store {
-                mapped.set(2 * PAGE, 1)
+                mapped.set(2 * PAGE, 1);
             } else {
                 let _ = mapped.get(3 * PAGE);
             }
@@ -285,4 +286,45 @@ fn bad_requests_are_refused() {
         let error = unsafe { pager.map(&handle, &request) }.expect_err("invalid");
         assert_eq!(error.errno(), Errno::INVAL);
     }
+}
+
+/// Touches its own mapping when its length is set.
+struct Selfish {
+    pager: &'static Pager,
+    memory: AtomicUsize,
+    outcome: Mutex<Option<Errno>>,
+}
+
+impl PageSource for Selfish {
+    fn read(&self, _: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        Ok(buffer.len())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn len(&self) -> Result<u64, Errno> {
+        Ok(4 * PAGE as u64)
+    }
+
+    fn set_len(&self, _: u64) -> Result<(), Errno> {
+        let start = self.memory.load(Ordering::Relaxed);
+        let error = self.pager.prefault(start..start + PAGE, false).err();
+        *self.outcome.lock().expect("not poisoned") = error.map(|error| error.errno());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_source_that_waits_for_itself_is_refused() {
+    let Some(pager) = pager() else { return };
+    let source = Arc::new(Selfish { pager, memory: AtomicUsize::new(0), outcome: Mutex::new(None) });
+    let cache = Cache::new(4 * PAGE as u64).expect("a cache");
+    let handle = pager.attach(source.clone(), cache).expect("attached");
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(4 * PAGE));
+    source.memory.store(mapped.address, Ordering::Relaxed);
+    pager.set_len(&handle, 2 * PAGE as u64).expect("set");
+    assert_eq!(*source.outcome.lock().expect("not poisoned"), Some(Errno::DEADLK));
+    assert_eq!(mapped.get(PAGE), 0, "served again");
 }

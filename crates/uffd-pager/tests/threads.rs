@@ -14,7 +14,7 @@ const PAGES: usize = 48;
 fn no_store_is_lost_between_writing_back_and_dropping() {
     const ROUNDS: u32 = 300;
     let Some(pager) = pager() else { return };
-    let source = FileSource::new(&[0; PAGES * PAGE]);
+    let source = FileSource::new(&vec![0; PAGES * PAGE]);
     let handle = attach(pager, &source);
     let mapped = [(); 2].map(|()| Mapped::new(pager, &handle, &MapRequest::shared(PAGES * PAGE)));
     let done = AtomicBool::new(false);
@@ -45,7 +45,9 @@ fn no_store_is_lost_between_writing_back_and_dropping() {
         });
         let ended = writers.map(std::thread::ScopedJoinHandle::join);
         done.store(true, Ordering::Relaxed);
-        ended.into_iter().for_each(|end| end.expect("all counts in order"));
+        for end in ended {
+            end.expect("all counts in order");
+        }
     });
     pager.sync_source(&handle).expect("synced");
     let contents = source.contents();
