@@ -169,6 +169,20 @@ fn the_length_changes_under_a_mapping() {
 }
 
 #[test]
+fn a_page_cut_off_while_open_for_stores_is_dirty_when_it_comes_again() {
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&pattern(4));
+    let handle = attach(pager, &source);
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(4 * PAGE));
+    mapped.set(2 * PAGE, 1);
+    pager.set_len(&handle, 0).and_then(|()| pager.set_len(&handle, 4 * PAGE as u64)).expect("set");
+    assert_eq!(mapped.get(2 * PAGE), 0);
+    mapped.set(2 * PAGE, 2);
+    mapped.sync();
+    assert_eq!(source.contents()[2 * PAGE], 2);
+}
+
+#[test]
 fn clean_pages_are_given_back_and_stores_after_that_are_seen() {
     let Some(pager) = pager() else { return };
     let source = FileSource::new(&pattern(64));
