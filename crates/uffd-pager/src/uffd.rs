@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// `_IOWR(0xAA, 8, struct uffdio_poison)`; newer than linux-raw-sys' list of request codes.
+#[cfg(feature = "monitor")]
 const UFFDIO_POISON: Opcode = 3 << 30 | (size_of::<kernel::uffdio_poison>() as u32) << 16 | 0xAA << 8 | 8;
 const WRITEPROTECT_MODE_WP: u64 = 1;
 
@@ -112,6 +113,7 @@ impl Uffd {
     }
 
     /// Makes the absent pages give SIGBUS, in kernel mode EHWPOISON, until they are unmapped (6.6).
+    #[cfg(feature = "monitor")]
     pub(crate) fn poison(&self, memory: &Range<usize>) -> Result<(), Errno> {
         let mut arg = kernel::uffdio_poison { range: range(memory), mode: 0, updated: 0 };
         self.call::<{ UFFDIO_POISON }, _>(&mut arg)
