@@ -68,13 +68,14 @@ impl Pager {
         self.attached.let_go();
         self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?);
         let mut result = Ok(());
-        for attached in self.attached.all() {
-            result = result.and(attached.renew(&self.uffd));
-        }
         // SAFETY: the only thread of this process.
         let saved = std::mem::take(unsafe { &mut *self.saved.0.get() });
+        // First what has its place: a window, or memory allocated, could come to lie there.
         for mapping in self.table.read().rows() {
             result = result.and(map_again(&self.uffd, mapping, &saved).map_err(Error::on(ACTION)));
+        }
+        for attached in self.attached.all() {
+            result = result.and(attached.renew(&self.uffd));
         }
         result
     }
