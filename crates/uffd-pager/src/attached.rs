@@ -61,9 +61,19 @@ impl Attached {
         self.window.cover(uffd, &self.cache, self.ledger.length())
     }
 
-    /// Identifies it among purposes of buffers.
+    /// Names reading from it among purposes of buffers.
     pub(crate) fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
+    }
+
+    /// Names writing it back.
+    pub(crate) fn writing(&self) -> usize {
+        self.id() + 1
+    }
+
+    /// Names changing its length.
+    pub(crate) fn resizing(&self) -> usize {
+        self.id() + 2
     }
 
     pub(crate) fn check_capacity(&self, length: u64) -> Result<()> {

@@ -8,7 +8,7 @@ use crate::mapping::{Mapping, Sharing};
 use crate::memory;
 use crate::page::{PAGE, intersection, offset_of, pages_of};
 use crate::pager::{Mode, Pager};
-use crate::resident::{first_data, first_hole};
+use crate::resident::{first_data, first_hole, hole_at};
 use rustix::io::Errno;
 use std::ops::Range;
 
@@ -60,7 +60,7 @@ impl Pager {
 
     fn serve(&self, mapping: &Mapping, page: u64, write: bool) -> std::result::Result<Served, Errno> {
         let attached = &*mapping.attached;
-        let _inside = self.enter(attached);
+        let _inside = self.enter(attached)?;
         if page >= pages_of(attached.ledger.length()) {
             return Ok(Served::PastEnd);
         }
@@ -71,12 +71,15 @@ impl Pager {
         Ok(Served::Ready(intersection(&filled, &mapping.pages())))
     }
 
-    /// A thread that is reading from this source already is inside.
-    pub(crate) fn enter<'a>(&self, attached: &'a Attached) -> InFlight<'a> {
+    /// A thread that is reading from this source already is inside; one that is changing its length would wait
+    /// for itself: EDEADLK.
+    fn enter<'a>(&self, attached: &'a Attached) -> std::result::Result<InFlight<'a>, Errno> {
         if self.buffers.in_use_here(attached.id()) {
-            attached.ledger.enter_nested(attached.slot())
+            Ok(attached.ledger.enter_nested(attached.slot()))
+        } else if self.buffers.in_use_here(attached.resizing()) {
+            Err(Errno::DEADLK)
         } else {
-            attached.ledger.enter(attached.slot())
+            Ok(attached.ledger.enter(attached.slot()))
         }
     }
 
@@ -86,9 +89,10 @@ impl Pager {
         let file = &attached.cache.pages;
         let length = attached.ledger.length();
         let plan = attached.runs.plan(page, pages_of(length));
-        let Some(hole) = first_hole(file, &(page..plan.end)).filter(|hole| hole.start == page) else {
+        let hole = hole_at(file, &(page..plan.end));
+        if hole.is_empty() {
             return Ok(page..page + 1);
-        };
+        }
         let mut pages = plan.start..hole.end;
         while let Some(data) = first_data(file, &(pages.start..page)) {
             pages.start = data.end;
@@ -128,7 +132,7 @@ impl Pager {
     /// Past the end of the file nothing is prepared: the call fails there as it would on a kernel file system.
     /// EIO and other errors: the source's.
     pub fn prefault(&self, memory: Range<usize>, write: bool) -> Result<Prefaulted<'_>> {
-        let prefaulted = Prefaulted { reader: self.table.read(), memory, pins: true };
+        let prefaulted = Prefaulted { reader: self.table.read(), memory };
         for mapping in prefaulted.mappings() {
             mapping.attached.ledger.pin(mapping.attached.slot());
         }
@@ -141,7 +145,7 @@ impl Pager {
 
     fn prepare(&self, part: &Mapping, write: bool) -> std::result::Result<(), Errno> {
         let attached = &*part.attached;
-        let _inside = self.enter(attached);
+        let _inside = self.enter(attached)?;
         let pages = intersection(&part.pages(), &(0..pages_of(attached.ledger.length())));
         while let Some(hole) = first_hole(&attached.cache.pages, &pages) {
             self.bring_in(attached, hole.start)?;
@@ -159,7 +163,6 @@ impl Pager {
 pub struct Prefaulted<'a> {
     reader: crate::table::Reader<'a>,
     memory: Range<usize>,
-    pins: bool,
 }
 
 impl Prefaulted<'_> {
@@ -168,17 +171,15 @@ impl Prefaulted<'_> {
     }
 
     /// To be called in the child of a fork made while this was held: it is the parent's.
-    pub fn disown(mut self) {
-        self.pins = false;
+    pub fn disown(self) {
+        std::mem::forget(self);
     }
 }
 
 impl Drop for Prefaulted<'_> {
     fn drop(&mut self) {
-        if self.pins {
-            for mapping in self.mappings() {
-                mapping.attached.ledger.unpin(mapping.attached.slot());
-            }
+        for mapping in self.mappings() {
+            mapping.attached.ledger.unpin(mapping.attached.slot());
         }
     }
 }

@@ -58,7 +58,7 @@ impl Pager {
 
     /// To be called in the child before its program goes on: maps and registers everything again, at the same
     /// addresses. With an error some mappings are missing: touching them is SIGSEGV. A
-    /// [`Monitor`](crate::monitor) must be started again after it.
+    /// `monitor::Monitor` must be started again after it.
     ///
     /// Without [`Pager::before_fork`] in the parent, what was stored to private mappings is lost in the child.
     pub fn after_fork_in_child(&self) -> Result<()> {
@@ -68,13 +68,14 @@ impl Pager {
         self.attached.let_go();
         self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?);
         let mut result = Ok(());
-        for attached in self.attached.all() {
-            result = result.and(attached.renew(&self.uffd));
-        }
         // SAFETY: the only thread of this process.
         let saved = std::mem::take(unsafe { &mut *self.saved.0.get() });
+        // First what has its place: a window, or memory allocated, could come to lie there.
         for mapping in self.table.read().rows() {
             result = result.and(map_again(&self.uffd, mapping, &saved).map_err(Error::on(ACTION)));
+        }
+        for attached in self.attached.all() {
+            result = result.and(attached.renew(&self.uffd));
         }
         result
     }

@@ -23,7 +23,7 @@ pub enum Mode {
     /// The faulting thread, in the handler of SIGBUS ([`Pager::handle_fault`]). Needs no privilege. A
     /// system call that is handed memory not yet read fails with EFAULT: [`Pager::prefault`] it.
     Signal,
-    /// A thread ([`Monitor`](crate::monitor)), for system calls too. Needs `CAP_SYS_PTRACE`, the sysctl
+    /// A thread (`monitor::Monitor`), for system calls too. Needs `CAP_SYS_PTRACE`, the sysctl
     /// `vm.unprivileged_userfaultfd` or access to `/dev/userfaultfd`.
     Monitor,
 }

@@ -1,32 +1,38 @@
 //! Which pages of a shared-memory file exist, by lseek(2): shmem tells data from holes page by page.
+//!
+//! `SEEK_DATA` alone: it looks at the entries of absent pages only where there are none, while `SEEK_HOLE` goes
+//! through all resident pages up to the next hole, of which a file in use has none (0.3 ms for 128 MiB).
 
 use crate::page::{PAGE, offset_of};
+use crate::runs::MAX_RUN;
 use rustix::fd::AsFd;
 use rustix::fs::{SeekFrom, seek};
 use std::ops::Range;
 
-/// The first run of resident pages in `pages`; as `wanted` says, or of missing ones.
-fn run(file: impl AsFd, pages: &Range<u64>, resident: bool) -> Option<Range<u64>> {
-    let file = file.as_fd();
-    let (first, next): (fn(u64) -> SeekFrom, fn(u64) -> SeekFrom) =
-        if resident { (SeekFrom::Data, SeekFrom::Hole) } else { (SeekFrom::Hole, SeekFrom::Data) };
+/// The first resident page at or after `page`, `end` if there is none before it.
+fn next_data(file: impl AsFd, page: u64, end: u64) -> u64 {
     // ENXIO: no more data, or past the end.
-    let page = |at| seek(file, at).map_or(pages.end, |offset| offset.div_ceil(PAGE as u64).min(pages.end));
-    if pages.is_empty() {
-        return None;
-    }
-    let start = page(first(offset_of(pages.start)));
-    (start < pages.end).then(|| start..page(next(offset_of(start))))
+    seek(file, SeekFrom::Data(offset_of(page))).map_or(end, |offset| (offset / PAGE as u64).min(end))
 }
 
-/// The first run of resident pages.
+/// The missing pages from `pages.start` on; empty if that one is resident.
+pub(crate) fn hole_at(file: impl AsFd, pages: &Range<u64>) -> Range<u64> {
+    pages.start..next_data(file, pages.start, pages.end)
+}
+
+/// The first run of resident pages, or as much of it as is read and written at once.
 pub(crate) fn first_data(file: impl AsFd, pages: &Range<u64>) -> Option<Range<u64>> {
-    run(file, pages, true)
+    let file = file.as_fd();
+    let start = if pages.is_empty() { pages.end } else { next_data(file, pages.start, pages.end) };
+    let limit = pages.end.min(start + MAX_RUN);
+    let end = (start + 1..limit).find(|&page| next_data(file, page, limit) != page).unwrap_or(limit);
+    (start < pages.end).then_some(start..end)
 }
 
 /// The first run of missing pages.
 pub(crate) fn first_hole(file: impl AsFd, pages: &Range<u64>) -> Option<Range<u64>> {
-    run(file, pages, false)
+    let file = file.as_fd();
+    pages.clone().map(|page| hole_at(file, &(page..pages.end))).find(|hole| !hole.is_empty())
 }
 
 #[cfg(test)]

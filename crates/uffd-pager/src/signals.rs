@@ -23,7 +23,7 @@ impl Drop for Blocked {
     }
 }
 
-/// rt_sigprocmask(2); cannot fail with these arguments. Returns the mask before.
+/// `rt_sigprocmask(2)`; cannot fail with these arguments. Returns the mask before.
 fn set_mask(mask: u64) -> u64 {
     let mut previous = 0_u64;
     // SAFETY: rt_sigprocmask reads 8 bytes at `&mask` and writes 8 at `&mut previous`, both live here;

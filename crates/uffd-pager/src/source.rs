@@ -27,7 +27,7 @@ pub trait PageSource: Send + Sync {
     fn len(&self) -> Result<u64, Errno>;
 
     /// Sets the length, as ftruncate(2) does; called from [`Pager::set_len`](crate::Pager::set_len)
-    /// while no page of the source is being read. Must not touch memory served from this source.
+    /// while no page of the source is being read. Touching memory served from this source fails with EDEADLK (SIGBUS).
     fn set_len(&self, _len: u64) -> Result<(), Errno> {
         Err(Errno::OPNOTSUPP)
     }

@@ -1,4 +1,4 @@
-//! The userfaultfd itself: ioctl_userfaultfd(2), made by rustix so that errno stays as it is.
+//! The userfaultfd itself: `ioctl_userfaultfd(2)`, made by rustix so that errno stays as it is.
 
 use linux_raw_sys::{general as kernel, ioctl as request};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// `_IOWR(0xAA, 8, struct uffdio_poison)`; newer than linux-raw-sys' list of request codes.
+#[cfg(feature = "monitor")]
 const UFFDIO_POISON: Opcode = 3 << 30 | (size_of::<kernel::uffdio_poison>() as u32) << 16 | 0xAA << 8 | 8;
 const WRITEPROTECT_MODE_WP: u64 = 1;
 
@@ -59,9 +60,9 @@ impl Uffd {
     }
 
     /// Puts `other` in this one's place and closes the FD used so far. Only where no other thread uses it.
-    pub(crate) fn replace(&self, other: Self) {
-        let fd = other.fd.swap(-1, Ordering::Relaxed);
-        drop(Self { fd: AtomicI32::new(self.fd.swap(fd, Ordering::Relaxed)) });
+    pub(crate) fn replace(&self, mut other: Self) {
+        // What was used so far goes with `other`.
+        *other.fd.get_mut() = self.fd.swap(*other.fd.get_mut(), Ordering::Relaxed);
     }
 
     /// Reports missing pages, and stores to write-protected ones if `write_protect`.
@@ -112,6 +113,7 @@ impl Uffd {
     }
 
     /// Makes the absent pages give SIGBUS, in kernel mode EHWPOISON, until they are unmapped (6.6).
+    #[cfg(feature = "monitor")]
     pub(crate) fn poison(&self, memory: &Range<usize>) -> Result<(), Errno> {
         let mut arg = kernel::uffdio_poison { range: range(memory), mode: 0, updated: 0 };
         self.call::<{ UFFDIO_POISON }, _>(&mut arg)
@@ -150,7 +152,8 @@ impl Drop for Uffd {
 
 fn create(user_mode_only: bool) -> Result<OwnedFd, Errno> {
     use rustix::mm::{UserfaultfdFlags, userfaultfd};
-    let mut flags = UserfaultfdFlags::CLOEXEC;
+    // poll(2) tells only an error of a userfaultfd that blocks.
+    let mut flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
     if user_mode_only {
         flags |= UserfaultfdFlags::from_bits_retain(kernel::UFFD_USER_MODE_ONLY);
     }

@@ -11,7 +11,6 @@ use crate::ledger::{Dirty, Locked, ORPHANS};
 use crate::page::{intersection, offset_of, pages_of, touched};
 use crate::pager::{Pager, Source};
 use crate::resident::first_data;
-use crate::runs::MAX_RUN;
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::Errno;
 use std::ops::Range;
@@ -49,7 +48,7 @@ impl Pager {
         attached: &Attached,
         pages: Range<u64>,
     ) -> std::result::Result<(), Errno> {
-        let mut buffer = self.buffers.take(attached.id() + 1).ok_or(Errno::DEADLK)?;
+        let mut buffer = self.buffers.take(attached.writing()).ok_or(Errno::DEADLK)?;
         each_dirty(attached, pages, |dirty| {
             self.close_for_stores(attached, dirty)?;
             write_out(attached, &mut buffer, dirty)
@@ -111,6 +110,8 @@ impl Pager {
             let _change = self.table.change();
             attached.window.cover(&self.uffd, &attached.cache, length)?;
         }
+        // Not for its memory: it tells faults of this thread that the gate is closed by it.
+        let _marker = self.buffers.take(attached.resizing()).ok_or(Error::new(ACTION, Errno::DEADLK))?;
         let locked = attached.ledger.lock(attached.owner());
         let closed = locked.close_gate();
         attached.source.set_len(length).map_err(Error::on(ACTION))?;
@@ -131,7 +132,7 @@ pub(crate) fn write_last(attached: &Attached) {
     locked.adopt_orphans();
     locked.orphan(attached.slot());
     let Ok(buffers) = crate::buffers::Buffers::new() else { return };
-    let Some(mut buffer) = buffers.take(attached.id()) else { return };
+    let Some(mut buffer) = buffers.take(attached.writing()) else { return };
     let _ = each_dirty(attached, 0..u64::MAX, |dirty| write_out(attached, &mut buffer, dirty));
 }
 
@@ -165,9 +166,8 @@ fn write_out(attached: &Attached, buffer: &mut Buffer<'_>, dirty: &Dirty) -> std
     dirty.runs().try_for_each(|run| {
         let mut rest = run.clone();
         while let Some(data) = first_data(&attached.cache.pages, &rest) {
-            let pages = data.start..data.end.min(data.start + MAX_RUN);
-            write_pages(attached, buffer, &pages)?;
-            rest.start = pages.end;
+            write_pages(attached, buffer, &data)?;
+            rest.start = data.end;
         }
         attached.ledger.clear(ORPHANS, run);
         Ok(())

@@ -3,8 +3,9 @@
 mod common;
 
 use common::{End, FileSource, Mapped, attach, in_child, pager, pattern};
-use std::sync::atomic::Ordering;
-use uffd_pager::{Errno, MapRequest, PAGE, Place, Protection, Remap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use uffd_pager::{Cache, Errno, MapRequest, PAGE, PageSource, Pager, Place, Protection, Remap};
 
 #[test]
 fn reads_what_the_source_holds_and_nothing_before() {
@@ -168,6 +169,20 @@ fn the_length_changes_under_a_mapping() {
 }
 
 #[test]
+fn a_page_cut_off_while_open_for_stores_is_dirty_when_it_comes_again() {
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&pattern(4));
+    let handle = attach(pager, &source);
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(4 * PAGE));
+    mapped.set(2 * PAGE, 1);
+    pager.set_len(&handle, 0).and_then(|()| pager.set_len(&handle, 4 * PAGE as u64)).expect("set");
+    assert_eq!(mapped.get(2 * PAGE), 0);
+    mapped.set(2 * PAGE, 2);
+    mapped.sync();
+    assert_eq!(source.contents()[2 * PAGE], 2);
+}
+
+#[test]
 fn clean_pages_are_given_back_and_stores_after_that_are_seen() {
     let Some(pager) = pager() else { return };
     let source = FileSource::new(&pattern(64));
@@ -285,4 +300,45 @@ fn bad_requests_are_refused() {
         let error = unsafe { pager.map(&handle, &request) }.expect_err("invalid");
         assert_eq!(error.errno(), Errno::INVAL);
     }
+}
+
+/// Touches its own mapping when its length is set.
+struct Selfish {
+    pager: &'static Pager,
+    memory: AtomicUsize,
+    outcome: Mutex<Option<Errno>>,
+}
+
+impl PageSource for Selfish {
+    fn read(&self, _: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        Ok(buffer.len())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn len(&self) -> Result<u64, Errno> {
+        Ok(4 * PAGE as u64)
+    }
+
+    fn set_len(&self, _: u64) -> Result<(), Errno> {
+        let start = self.memory.load(Ordering::Relaxed);
+        let error = self.pager.prefault(start..start + PAGE, false).err();
+        *self.outcome.lock().expect("not poisoned") = error.map(|error| error.errno());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_source_that_waits_for_itself_is_refused() {
+    let Some(pager) = pager() else { return };
+    let source = Arc::new(Selfish { pager, memory: AtomicUsize::new(0), outcome: Mutex::new(None) });
+    let cache = Cache::new(4 * PAGE as u64).expect("a cache");
+    let handle = pager.attach(source.clone(), cache).expect("attached");
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(4 * PAGE));
+    source.memory.store(mapped.address, Ordering::Relaxed);
+    pager.set_len(&handle, 2 * PAGE as u64).expect("set");
+    assert_eq!(*source.outcome.lock().expect("not poisoned"), Some(Errno::DEADLK));
+    assert_eq!(mapped.get(PAGE), 0, "served again");
 }

@@ -4,7 +4,7 @@
 //! would lose a store or bring back what was cut off. A fault enters ([`InFlight`]); who takes pages away
 //! closes the gate and waits until all who are inside have left. The dead do not count on either side.
 
-use super::{Header, Ledger, Locked, SLOTS};
+use super::{Ledger, Locked, SLOTS};
 use crate::owner::Owner;
 use crate::signals::{Blocked, block_all};
 use crate::wait::Backoff;
@@ -86,15 +86,13 @@ impl Closed<'_> {
         (1..SLOTS).any(|slot| self.ledger.pinned(slot) && self.ledger.owner(slot).is_alive())
     }
 
-    /// Sets the length and forgets what was dirty past it.
+    /// Sets the length. Of the pages past it only the orphans are forgotten: the processes' own bits also say
+    /// which pages are open for stores, and those still are when the file grows again.
     pub(crate) fn set_length(&self, length: u64) {
-        let Header { length: word, capacity_pages, .. } = self.ledger.header();
-        let old = word.swap(length, Ordering::AcqRel);
-        let gone = crate::page::pages_of(length)..crate::page::pages_of(old).min(*capacity_pages);
-        for slot in 0..SLOTS {
-            if slot == super::ORPHANS || self.ledger.owner(slot) != Owner::NOBODY {
-                self.ledger.clear(slot, gone.start..gone.end.max(gone.start));
-            }
+        let old = self.ledger.header().length.swap(length, Ordering::AcqRel);
+        let gone = crate::page::pages_of(length)..crate::page::pages_of(old);
+        if !gone.is_empty() {
+            self.ledger.clear(super::ORPHANS, gone);
         }
     }
 }

@@ -69,6 +69,7 @@ impl PageSource for FileSource {
 /// The pager that SIGBUS in this process is served by. `None`, and a line that says so, without userfaultfd.
 pub fn pager() -> Option<&'static Pager> {
     static PAGER: OnceLock<Option<Pager>> = OnceLock::new();
+    static INSTALLED: OnceLock<()> = OnceLock::new();
     let pager = PAGER.get_or_init(|| {
         Pager::new(Mode::Signal).inspect_err(|error| println!("skipped: no userfaultfd: {error}")).ok()
     });
@@ -76,7 +77,6 @@ pub fn pager() -> Option<&'static Pager> {
     if pager.is_none() {
         println!("skipped: no userfaultfd");
     }
-    static INSTALLED: OnceLock<()> = OnceLock::new();
     INSTALLED
         .get_or_init(|| pager.into_iter().for_each(|pager| signal::install(pager).expect("the first time")));
     pager
@@ -103,6 +103,12 @@ impl Mapped {
 
     pub fn pointer(&self, offset: usize) -> *mut u8 {
         assert!(offset < self.length);
+        std::ptr::with_exposed_provenance_mut(self.address + offset)
+    }
+
+    /// The address of a word that threads and processes share.
+    pub fn word<T>(&self, offset: usize) -> *mut T {
+        assert!(offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.length);
         std::ptr::with_exposed_provenance_mut(self.address + offset)
     }
 

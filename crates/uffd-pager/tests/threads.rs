@@ -1,0 +1,81 @@
+//! Threads that store, sync, drop pages and truncate at the same time.
+
+mod common;
+
+use common::{FileSource, Mapped, attach, pager};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use uffd_pager::{MapRequest, PAGE};
+
+const PAGES: usize = 48;
+
+/// Each thread counts up in its own word of every page, so that a lost store or a page gone back in
+/// time shows; meanwhile everything is written back, dropped and read again.
+#[test]
+fn no_store_is_lost_between_writing_back_and_dropping() {
+    const ROUNDS: u32 = 300;
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&vec![0; PAGES * PAGE]);
+    let handle = attach(pager, &source);
+    let mapped = [(); 2].map(|()| Mapped::new(pager, &handle, &MapRequest::shared(PAGES * PAGE)));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers = [0, 1].map(|thread| {
+            let mapped = &mapped[thread];
+            scope.spawn(move || {
+                for round in 1..=ROUNDS {
+                    for step in 0..PAGES {
+                        let page = step * 29 % PAGES;
+                        // SAFETY: aligned, inside the mapping, accessed as an atomic.
+                        let word = unsafe { &*mapped.word::<AtomicU32>(page * PAGE + 64 * thread) };
+                        assert_eq!(word.fetch_add(1, Ordering::Relaxed), round - 1, "page {page}");
+                    }
+                }
+            })
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                pager.drop_pages(&handle, true).expect("dropped");
+                pager.sync(mapped[0].memory()).expect("synced");
+                let length = (PAGES * PAGE + 1) as u64;
+                pager
+                    .set_len(&handle, length)
+                    .and_then(|()| pager.set_len(&handle, length - 1))
+                    .expect("set");
+            }
+        });
+        let ended = writers.map(std::thread::ScopedJoinHandle::join);
+        done.store(true, Ordering::Relaxed);
+        for end in ended {
+            end.expect("all counts in order");
+        }
+    });
+    pager.sync_source(&handle).expect("synced");
+    let contents = source.contents();
+    for (page, thread) in (0..PAGES).flat_map(|page| [(page, 0), (page, 1)]) {
+        let word = &contents[page * PAGE + 64 * thread..][..4];
+        assert_eq!(word, ROUNDS.to_ne_bytes(), "page {page} in the source");
+    }
+}
+
+#[test]
+fn mappings_come_and_go_while_others_fault() {
+    let Some(pager) = pager() else { return };
+    std::thread::scope(|scope| {
+        for thread in 0..3_u8 {
+            scope.spawn(move || {
+                let source = FileSource::new(&vec![thread + 1; PAGES * PAGE]);
+                let handle = attach(pager, &source);
+                for round in 0..100 {
+                    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(PAGES * PAGE));
+                    for page in 0..PAGES {
+                        assert_eq!(mapped.get(page * PAGE), thread + 1);
+                    }
+                    drop(mapped);
+                    if round % 10 == 0 {
+                        pager.drop_pages(&handle, false).expect("dropped");
+                    }
+                }
+            });
+        }
+    });
+}
