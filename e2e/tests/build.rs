@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use defuse_e2e::{Case, same_as_plain, script};
+use defuse_e2e::{Case, same_as_plain, same_as_plain_served, script};
 
 /// 44 modules with headers that include each other, a static library, a shared one, a program that loads it, and a Makefile
 /// with dependency files.
@@ -99,16 +99,18 @@ same_as_plain! {
         gcc -o use use.c -L. -lplugin -Wl,-rpath,"$MNT"; ./use; cp use "$OUT/use"; "$OUT/use"; gcc -o origin use.c -L. -lplugin '-Wl,-rpath,$ORIGIN'; ./origin; gcc -o plain use.c -L. -lplugin; LD_LIBRARY_PATH=$MNT ./plain; cd "$OUT"; LD_LIBRARY_PATH=$MNT "$MNT/plain"
     "#);
 
-    what_a_program_on_the_mount_knows_of_itself: script(r#"
-        cd "$MNT"; cp "$FIX/self" prog; ln -s prog link; mkdir d; cp prog d/inner; cp "$FIX/self" "$OUT/outside"
-        ./prog; ./link x; "$MNT/prog" y; d/inner; (cd d; ../prog; ./inner); PATH=$MNT prog; (exec -a renamed ./prog); "$OUT/outside"; exec 3<prog; /proc/self/fd/3 by fd; /dev/fd/3 again
-        mv prog moved; ./moved; ./d/../moved; env -i ./moved; chmod 111 moved; ./moved; printf '#!%s/moved -o\n' "$MNT" >interp; chmod +x interp; ./interp a b
-    "#).fixture("self").needs_root();
-
     shell_and_awk_scripts_with_interpreter_lines: script(r#"
         cd "$MNT"; mkdir bin; export PATH="$MNT/bin:$PATH"
         printf '#!/bin/sh\necho "sh $0" "$@"; exec inner "$@"\n' >bin/outer; printf '#!/usr/bin/awk -f\nBEGIN { for (i = 1; i < ARGC; i++) print ARGV[i] }\n' >bin/inner; printf '#! /bin/cat\nshown\n' >bin/shown; chmod +x bin/*
         outer a 'b c'; inner x; shown; bin/outer; cp /bin/sh bin/mysh; printf '#!%s/bin/mysh\necho "mine $0"\n' "$MNT" >bin/own; chmod +x bin/own; own; printf '#!bin/mysh\necho relative\n' >bin/rel; chmod +x bin/rel; rel; cd bin; ./rel || echo "rc $?"
         find . -name own -exec {} \; ; echo ./own | xargs sh; env own; nice ./own; timeout 20 ./own; nohup ./own 2>/dev/null | tail -n 1; printf '#!%s/bin/own2\n' "$MNT" >own2; chmod +x own2; ./own2 || echo "rc $?"
     "#);
+}
+
+same_as_plain_served! {
+    what_a_program_on_the_mount_knows_of_itself: script(r#"
+        cd "$MNT"; cp "$FIX/self" prog; ln -s prog link; mkdir d; cp prog d/inner; cp "$FIX/self" "$OUT/outside"
+        ./prog; ./link x; "$MNT/prog" y; d/inner; (cd d; ../prog; ./inner); PATH=$MNT prog; (exec -a renamed ./prog); "$OUT/outside"; exec 3<prog; /proc/self/fd/3 by fd; /dev/fd/3 again
+        mv prog moved; ./moved; ./d/../moved; env -i ./moved; chmod 111 moved; ./moved; printf '#!%s/moved -o\n' "$MNT" >interp; chmod +x interp; ./interp a b
+    "#).fixture("self").needs_root();
 }

@@ -1,7 +1,7 @@
 //! Each system call with its errors: C fixtures print a transcript of calls and results, and the transcript must be the same
 //! on the mount.
 
-use defuse_e2e::{Case, same_as_plain, script};
+use defuse_e2e::{Case, same_as_plain, same_as_plain_served, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -9,23 +9,11 @@ fn transcript(name: &'static str) -> Case {
 }
 
 same_as_plain! {
-    /// 26 calls that only look, each with some 150 paths.
-    paths_that_are_looked_at: script("cd \"$MNT\"; \"$FIX/paths\" look").fixture("paths").needs_other_device();
-
-    /// 29 calls that change something, each with the same paths on a tree laid anew every time.
-    paths_that_are_changed: script("cd \"$MNT\"; \"$FIX/paths\" change").fixture("paths").needs_other_device();
-
-    /// Numbers, duplicates, flags, close-on-exec, /proc/self/fd.
-    descriptors_are_the_kernels: transcript("descriptors");
-
     /// Positions, vectors, flags and bad buffers.
     reads_and_writes: transcript("readwrite");
 
     /// Holes, lengths and copies inside the kernel.
     space_and_copies: transcript("space");
-
-    /// Entries, cookies, links, renames and working directories.
-    directories_and_names: transcript("directories").needs_other_device();
 
     /// stat, statx, modes, times, extended attributes.
     attributes: transcript("attributes");
@@ -41,4 +29,18 @@ same_as_plain! {
 
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
+}
+
+same_as_plain_served! {
+    /// 26 calls that only look, each with some 150 paths.
+    paths_that_are_looked_at: script("cd \"$MNT\"; \"$FIX/paths\" look").fixture("paths").needs_other_device();
+
+    /// 29 calls that change something, each with the same paths on a tree laid anew every time.
+    paths_that_are_changed: script("cd \"$MNT\"; \"$FIX/paths\" change").fixture("paths").needs_other_device();
+
+    /// Numbers, duplicates, flags, close-on-exec, /proc/self/fd.
+    descriptors_are_the_kernels: transcript("descriptors");
+
+    /// Entries, cookies, links, renames and working directories.
+    directories_and_names: transcript("directories").needs_other_device();
 }

@@ -247,7 +247,7 @@ mod tests {
         fn what_is_left_is_found(cwd in "(/[a-z /]{0,20})?", executable in "(/[a-z /]{0,20})?", soft: u64, hard: u64, process: u32) {
             let left = Inheritance {
                 process: (process != 0).then(|| ProcessId::from_bits(process)),
-                arena: (hard % 3 == 0).then_some((hard % 1000) as RawFd),
+                arena: (hard % 3 == 0).then_some((hard % 1000) as i32),
                 serving: soft % 2 == 1,
                 token: None,
                 nofile: (soft, hard),
