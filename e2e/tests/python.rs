@@ -179,4 +179,17 @@ ts = [threading.Thread(target=add, args=(c,)) for c in 'abcd']; [t.start() for t
 signal.signal(signal.SIGALRM, lambda *_: print('alarm', open('n').read(3), flush=True)); signal.setitimer(signal.ITIMER_REAL, 0.01)
 while signal.getitimer(signal.ITIMER_REAL)[0]: open('n').read()
 "#);
+
+    a_signal_ends_an_open_that_waits: python(r#"
+import os, signal
+class Alarm(Exception): pass
+def handler(*_): raise Alarm
+signal.signal(signal.SIGALRM, handler)
+for place in os.environ['OUT'], '.':
+    path = os.path.join(place, 'fifo'); os.mkfifo(path)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try: os.open(path, os.O_RDONLY)
+    except Alarm: print('ended', flush=True)
+    os.unlink(path)
+"#);
 }

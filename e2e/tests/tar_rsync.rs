@@ -84,7 +84,7 @@ fn real_source_tree() -> Case {
         cd linux-source-*; find . | wc -l; du -s --apparent-size --block-size=1 . | cut -f1
         grep -rl return . | wc -l; grep -rch 'int ' . | awk '{s += $1} END {print s}'; find . -name '*.c' -size +4k | wc -l; find . -name '*.c' -print0 | sort -z | xargs -0 cat | sha256sum
         tar --sort=name --mtime=@0 -cf - . | sha256sum; cp -a fs "$OUT/fs"; diff -r --no-dereference fs "$OUT/fs" && echo same; sed -i 's/return/RETURN/' $(find kernel -name '*.c' | sort | head -n 200); grep -rl RETURN kernel | wc -l
-        rm -r include; mv scripts tools; find . | sort | sha256sum; rm -rf "$OUT/fs"; cd ..; mv linux-source-* source; rm -rf source/fs/part[1-3]*
+        rm -r include; mv scripts moved-scripts; find . | sort | sha256sum; rm -rf "$OUT/fs"; cd ..; mv linux-source-* source; rm -rf source/fs/part[1-3]*
         "#,
     )
     .needs(&["tar", "xz"])

@@ -34,6 +34,14 @@ impl MountTable {
         })
     }
 
+    /// Whether a mount point lies below the directory at `path` (canonical, absolute).
+    pub fn is_above(&self, path: &[u8]) -> bool {
+        let path = if path == b"/" { b"" } else { path };
+        self.mounts
+            .iter()
+            .any(|mount| mount.point.strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/')))
+    }
+
     /// The mount whose hidden directory is the inode (`dev`, `ino`).
     pub fn hidden_by(&self, dev: u64, ino: u64) -> Option<usize> {
         self.mounts.iter().position(|mount| mount.hidden == (dev, ino))
@@ -78,6 +86,17 @@ mod tests {
     #[case("/", None)]
     fn the_longest_point_by_whole_components_wins(#[case] path: &str, #[case] found: Option<(usize, &str)>) {
         assert_eq!(table().find(path.as_bytes()), found.map(|(index, rest)| (index, rest.as_bytes())));
+    }
+
+    #[rstest]
+    #[case("/", true)]
+    #[case("/mnt", true)]
+    #[case("/mnt/a/deep", true)]
+    #[case("/mn", false)]
+    #[case("/mnt/a/deep/b", false)]
+    #[case("/etc", false)]
+    fn directories_above_are_known(#[case] path: &str, #[case] above: bool) {
+        assert_eq!(table().is_above(path.as_bytes()), above);
     }
 
     #[test]

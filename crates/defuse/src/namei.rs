@@ -441,11 +441,26 @@ pub fn look_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno
 
 /// openat2(2) on the kernel's name space.
 pub fn open_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    openat2(native::checked, dirfd, path, how)
+}
+
+/// As [`open_how`], for an open that the program itself has asked for: it may wait (for the other end of a FIFO), and a signal
+/// ends it ([`native::checked_interruptible`]).
+pub fn open_waiting(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    openat2(native::checked_interruptible, dirfd, path, how)
+}
+
+fn openat2(
+    call: impl Fn(u32, [u64; 6]) -> Result<u64, Errno>,
+    dirfd: RawFd,
+    path: &[u8],
+    how: &OpenHow,
+) -> Result<RawFd, Errno> {
     let mut name = ArrayVec::<u8, { PATH_MAX + 1 }>::new();
     name.try_extend_from_slice(path).map_err(|_| Errno::NAMETOOLONG)?;
     name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
     let how_pointer = std::ptr::from_ref(how) as u64;
     let size = size_of::<OpenHow>() as u64;
-    native::checked(sys::__NR_openat2, [dirfd as u64, name.as_ptr() as u64, how_pointer, size, 0, 0])
+    call(sys::__NR_openat2, [dirfd as u64, name.as_ptr() as u64, how_pointer, size, 0, 0])
         .map(|fd| fd as RawFd)
 }

@@ -29,9 +29,19 @@ pub fn raw_call(nr: u32, args: [u64; 6]) -> i64 {
     unsafe { raw::syscall6(nr, args) }
 }
 
+/// As [`checked`], for a call that may wait: a signal that the program handles ends it with `EINTR`, or with
+/// [`interpose::RESTART`] in its place, which is to be returned as it is.
+pub fn checked_interruptible(nr: u32, args: [u64; 6]) -> Result<u64, Errno> {
+    // SAFETY: as for `raw_call`.
+    told_apart(unsafe { raw::interruptible(nr, args) })
+}
+
 /// As [`raw_call`], telling errors from values.
 pub fn checked(nr: u32, args: [u64; 6]) -> Result<u64, Errno> {
-    let result = raw_call(nr, args);
+    told_apart(raw_call(nr, args))
+}
+
+fn told_apart(result: i64) -> Result<u64, Errno> {
     if (-4095..0).contains(&result) {
         Err(Errno::from_raw_os_error(-result as i32))
     } else {

@@ -117,7 +117,9 @@ fn unhide(
         return Ok(served);
     }
     let hidden = found().and_then(|(device, inode)| process.table.hidden_by(device, inode));
-    if let (Some(mount), true) = (hidden, argument.meets_link(true)) {
+    if let Some(mount) = hidden
+        && argument.meets_link(true)
+    {
         let root = process.mounts[mount].instance()?.getattr(plugin_abi::MountPath::ROOT);
         write(&root.map_err(file::plugin_errno)?)?;
     }

@@ -325,7 +325,9 @@ fn two_paths(
             attributes_at(&from, false)?;
             return Err(Errno::XDEV);
         }
-        (_, Located::Served(_)) => return Err(Errno::XDEV),
+        (Located::Native(from), Located::Served(_)) => {
+            return Err(why_not_from(call, &old_argument, old, from));
+        }
     };
     match if old.follow {
         attributes_at(&from, true).and_then(|_| operation(&from, &to))
@@ -343,6 +345,26 @@ fn two_paths(
         }
         (Located::Native(from), Located::Native(to)) => native_pair(call, old, new, from, to),
         _ => Err(Errno::XDEV),
+    }
+}
+
+/// Why something of the kernel's cannot get a name on a mount: first of all because it must be there.
+fn why_not_from(call: &Call, argument: &PathArgument, at: At, path: Option<PathBytes>) -> Errno {
+    let nofollow = if at.follow { 0 } else { sys::O_NOFOLLOW };
+    let how =
+        namei::OpenHow { flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow), mode: 0, resolve: 0 };
+    let found = match path {
+        Some(path) => namei::open_how(sys::AT_FDCWD, &path, &how),
+        None => namei::open_how(argument.dirfd, &argument.text, &how),
+    };
+    match found {
+        Ok(fd) => {
+            let directory = native::fstat(fd).is_ok_and(|found| found.st_mode & sys::S_IFMT == sys::S_IFDIR);
+            native::close(fd);
+            let links = matches!(call.nr, sys::__NR_link | sys::__NR_linkat);
+            if links && directory { Errno::PERM } else { Errno::XDEV }
+        }
+        Err(error) => error,
     }
 }
 

@@ -358,6 +358,14 @@ fn enter_native(process: &Process, fd: RawFd, cloexec: bool) -> Result<RawFd, Er
     Ok(fd)
 }
 
+/// Whether the path, found to be without links, cannot lead to a directory that matters later: one above a mount
+/// point, or one of FDs.
+fn is_elsewhere(process: &Process, argument: &PathArgument) -> bool {
+    let text = argument.text.as_slice();
+    let plain = argument.is_absolute() && !text.ends_with(b"/") && !text.starts_with(b"/proc");
+    plain && !text.windows(2).any(|pair| matches!(pair, b"//" | b"/.")) && !process.table.is_above(text)
+}
+
 /// Opens what is not on a mount, unless a symbolic link leads there after all.
 fn open_native(
     process: &'static Process,
@@ -378,11 +386,12 @@ fn open_native(
         None => (argument.dirfd, argument.text.as_slice(), namei::NO_SYMLINKS),
     };
     let how = OpenHow { flags: flags.into(), mode: mode.into(), resolve };
-    match namei::open_how(dirfd, text, &how) {
+    match namei::open_waiting(dirfd, text, &how) {
         Ok(fd) => {
             let fd = process.check_limit(fd)?;
-            if flags & sys::O_ACCMODE != sys::O_RDONLY && !interpose::in_vfork_child() {
-                STATES.set(fd, FdState::Foreign); // No directory, so nothing that could matter later.
+            let no_directory = flags & sys::O_ACCMODE != sys::O_RDONLY;
+            if (no_directory || is_elsewhere(process, argument)) && !interpose::in_vfork_child() {
+                STATES.set(fd, FdState::Foreign);
             }
             Ok(Reply::Value(fd.into()))
         }
@@ -395,11 +404,11 @@ fn open_native(
                 }
                 Ok(namei::Located::Native(Some(path))) => {
                     let how = OpenHow { flags: flags.into(), mode: mode.into(), resolve: 0 };
-                    let fd = namei::open_how(sys::AT_FDCWD, &path, &how)?;
+                    let fd = namei::open_waiting(sys::AT_FDCWD, &path, &how)?;
                     Ok(Reply::Value(process.check_limit(fd)?.into()))
                 }
                 Ok(namei::Located::Native(None)) => {
-                    let result = native::call(call);
+                    let result = native::interruptible(call);
                     Ok(Reply::Value(if result >= 0 {
                         process.check_limit(result as RawFd)?.into()
                     } else {
