@@ -252,6 +252,9 @@ pub fn linkat(process: &'static Process, call: &Call) -> Served {
 }
 
 fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> Served {
+    if new.argument(call)?.last() != Last::Name {
+        return unnamed(process, call, new, Errno::EXIST);
+    }
     two_paths(process, call, old, new, |old, new| {
         if old.directory {
             attributes_at(old, true)?;
@@ -321,12 +324,16 @@ fn two_paths(
     let (from, to) = match (first, second) {
         (Located::Native(from), Located::Native(to)) => return native_pair(call, old, new, from, to),
         (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => (from, to),
-        (Located::Served(from), _) => {
+        (Located::Served(from), Located::Native(to)) => {
+            attributes_at(&from, old.follow)?;
+            return Err(why_not_to(call, &new_argument, new, to));
+        }
+        (Located::Served(from), Located::Served(_)) => {
             attributes_at(&from, false)?;
             return Err(Errno::XDEV);
         }
         (Located::Native(from), Located::Served(_)) => {
-            return Err(why_not_from(call, &old_argument, old, from));
+            return Err(why_not_from(&old_argument, old, from));
         }
     };
     match if old.follow {
@@ -344,12 +351,14 @@ fn two_paths(
             operation(&from, &to).map(|()| Reply::Value(0))
         }
         (Located::Native(from), Located::Native(to)) => native_pair(call, old, new, from, to),
-        _ => Err(Errno::XDEV),
+        (Located::Native(from), Located::Served(_)) => Err(why_not_from(&old_argument, old, from)),
+        (Located::Served(_), Located::Native(to)) => Err(why_not_to(call, &new_argument, new, to)),
+        (Located::Served(_), Located::Served(_)) => Err(Errno::XDEV),
     }
 }
 
 /// Why something of the kernel's cannot get a name on a mount: first of all because it must be there.
-fn why_not_from(call: &Call, argument: &PathArgument, at: At, path: Option<PathBytes>) -> Errno {
+fn why_not_from(argument: &PathArgument, at: At, path: Option<PathBytes>) -> Errno {
     let nofollow = if at.follow { 0 } else { sys::O_NOFOLLOW };
     let how =
         namei::OpenHow { flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow), mode: 0, resolve: 0 };
@@ -359,12 +368,18 @@ fn why_not_from(call: &Call, argument: &PathArgument, at: At, path: Option<PathB
     };
     match found {
         Ok(fd) => {
-            let directory = native::fstat(fd).is_ok_and(|found| found.st_mode & sys::S_IFMT == sys::S_IFDIR);
             native::close(fd);
-            let links = matches!(call.nr, sys::__NR_link | sys::__NR_linkat);
-            if links && directory { Errno::PERM } else { Errno::XDEV }
+            Errno::XDEV
         }
         Err(error) => error,
+    }
+}
+
+/// Why something on a mount cannot get a name outside. A link that is there already is `EEXIST` before all else.
+fn why_not_to(call: &Call, argument: &PathArgument, at: At, path: Option<PathBytes>) -> Errno {
+    match (why_not_from(argument, at, path), call.nr) {
+        (Errno::XDEV, sys::__NR_link | sys::__NR_linkat) => Errno::EXIST,
+        _ => Errno::XDEV,
     }
 }
 

@@ -99,7 +99,8 @@ pub fn create(
 
 /// Where a path that looks native leads for sure: walks if the kernel would meet a symbolic link on the way.
 pub fn settle(process: &'static Process, argument: &PathArgument, follow: bool) -> Result<Located, Errno> {
-    if parent_meets_link(argument) { argument.walk(process, follow) } else { Ok(Located::Native(None)) }
+    let meets_link = if follow { argument.meets_link(true) } else { parent_meets_link(argument) };
+    if meets_link { argument.walk(process, follow) } else { Ok(Located::Native(None)) }
 }
 
 /// Where a path leads for sure, for calls with two of them.
