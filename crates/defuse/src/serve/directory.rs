@@ -139,7 +139,7 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
             Ok(Reply::Value(result))
         }
         // A link may lead to a mount, and the kernel would be content with the directory below it.
-        Performed::Native(None) => match paths_settle(process, &argument)? {
+        Performed::Native(None) => match paths::settle(process, &argument, true)? {
             namei::Located::Served(spot) => enter(process, &spot).map(|()| Reply::Value(0)),
             namei::Located::Native(path) => {
                 let result = match path {
@@ -153,10 +153,6 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
             }
         },
     }
-}
-
-fn paths_settle(process: &'static Process, argument: &namei::PathArgument) -> Result<namei::Located, Errno> {
-    if argument.meets_link(true) { argument.walk(process, true) } else { Ok(namei::Located::Native(None)) }
 }
 
 pub fn fchdir(process: &'static Process, call: &Call) -> Served {

@@ -110,13 +110,7 @@ fn execute(process: &'static Process, argument: PathArgument, argv: u64, envp: u
 fn is_served(process: &'static Process, path: &[u8]) -> Result<bool, Errno> {
     let text = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
     let argument = PathArgument { dirfd: sys::AT_FDCWD, text };
-    Ok(match paths::locate_for_sure(process, &argument, true)? {
-        Located::Served(_) => true,
-        Located::Native(_) if argument.meets_link(true) => {
-            matches!(argument.walk(process, true), Ok(Located::Served(_)))
-        }
-        Located::Native(_) => false,
-    })
+    Ok(matches!(paths::locate_for_sure(process, &argument, true)?, Located::Served(_)))
 }
 
 /// `EACCES` unless this process may execute the kernel's file at `path`.
@@ -148,16 +142,7 @@ fn look_up(process: &'static Process, argument: &PathArgument, follow: bool) -> 
             Err(error) => return Err(error),
             Ok(_) => spot,
         },
-        Located::Native(path) => {
-            if path.is_none() && argument.meets_link(true) {
-                match argument.walk(process, follow)? {
-                    Located::Served(spot) => spot,
-                    Located::Native(path) => return native_program(argument, path),
-                }
-            } else {
-                return native_program(argument, path);
-            }
-        }
+        Located::Native(path) => return native_program(argument, path),
     };
     served_program(process, &spot, &argument.text)
 }
