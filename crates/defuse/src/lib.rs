@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod address_space;
+mod carried;
 #[allow(unsafe_code)]
 mod environment;
 pub mod errno;
@@ -17,6 +18,7 @@ pub mod mounts;
 mod namei;
 #[allow(unsafe_code)]
 mod native;
+mod next_image;
 mod nofile;
 pub mod path_bytes;
 mod private_fd;

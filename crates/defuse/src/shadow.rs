@@ -19,8 +19,9 @@ use arrayvec::ArrayVec;
 use fdtable::Ref;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use stash::SlotId;
+use stash::{ExecEntry, SlotId};
 
+use crate::carried::{self, Mark};
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
 use crate::{handover, native, private_fd, trace};
@@ -88,6 +89,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
 
 /// Makes every file a shadow: before fork and exec.
 pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
+    process.carried.settle(process);
     let mut result = Ok(());
     process.files.for_each(|_, file, _| {
         if file.form() != Form::Shadow {
@@ -100,6 +102,7 @@ pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
 /// Takes the plugins' descriptors away from the program's numbers and puts placeholders there: before the process gets a
 /// second thread, which could use such a number while it changes hands.
 pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
+    process.carried.settle(process);
     let _together = process.descriptors.lock();
     let mut adopted = Vec::new();
     process.files.for_each(|_, file, _| {
@@ -193,17 +196,47 @@ pub fn sweep(process: &'static Process) {
     trace::debug(format_args!("slots freed of processes that ended: {swept:?}"));
 }
 
+/// The file behind `fd` if that came through exec as it stood. The caller holds the rebuilding lock.
+pub fn rebuild_carried(process: &'static Process, fd: RawFd) -> Option<Owner> {
+    let of_program = |entry: &ExecEntry| matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);
+    let entry = process.carried.take(fd, of_program)?;
+    let form = if Mark::of(&entry) == Mark::Adopted { Form::Backing(fd) } else { Form::Placeholder };
+    let known = if carried::has_more(&entry) { known(process, entry.slot) } else { None };
+    let owner = rebuild_as(process, fd, entry.slot, form, known, false);
+    if form != Form::Placeholder && !matches!(owner, Owner::Served(_)) {
+        // Nobody may take it for the file.
+        if let Ok(placeholder) = placeholder(process) {
+            native::raw_call(sys::__NR_dup3, [placeholder as u64, fd as u64, 0, 0, 0, 0]);
+        }
+    }
+    Some(owner)
+}
+
 /// The file behind `fd`, which is the shadow of `slot`, rebuilt for this process. The caller holds the
 /// rebuilding lock.
 pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
-    // The same description may be known by another number already.
+    rebuild_as(process, fd, slot, Form::Shadow, known(process, slot), is_cloexec(fd))
+}
+
+/// A file that has the description in `slot` already, by another number.
+fn known(process: &'static Process, slot: SlotId) -> Option<Ref<'static, OpenFile>> {
     let mut known = None;
     process.files.for_each(|number, other, _| {
         if other.slot == slot {
             known = Some(number);
         }
     });
-    let known = known.and_then(|number| process.files.get(number));
+    process.files.get(known?)
+}
+
+fn rebuild_as(
+    process: &'static Process,
+    fd: RawFd,
+    slot: SlotId,
+    form: Form,
+    known: Option<Ref<'static, OpenFile>>,
+    cloexec: bool,
+) -> Owner {
     if interpose::in_vfork_child() {
         // The parent's handle is as good, and its memory is ours.
         if let Some(file) = known {
@@ -211,10 +244,10 @@ pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
         }
     }
     let entered = match &known {
-        Some(same) => process.files.insert_shared(fd, same, is_cloexec(fd)),
-        None => match handover::restore(process, slot) {
+        Some(same) => process.files.insert_shared(fd, same, cloexec),
+        None => match handover::restore(process, slot, form) {
             Ok(file) if interpose::in_vfork_child() => return Owner::Served(FileRef::Alone(Box::new(file))),
-            Ok(file) => process.files.insert(fd, file, is_cloexec(fd)),
+            Ok(file) => process.files.insert(fd, file, cloexec),
             Err(error) => {
                 trace::error(format_args!("cannot rebuild the file behind FD {fd}: {error}"));
                 return Owner::Foreign;

@@ -14,6 +14,7 @@ use crate::file;
 use crate::handover;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
+use crate::next_image;
 use crate::process::Process;
 use crate::program::{self, Header};
 use crate::resolve::PathBytes;
@@ -202,7 +203,7 @@ fn execute_file(
 /// Prepares what the next image inherits, and asks the kernel. Comes back only if that fails.
 fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     let words = Words::new(plan, argv)?;
-    let prepared = handover::prepare_exec(process)?;
+    let prepared = handover::prepare_exec(process, is_intercepted(process, &plan.program))?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
@@ -242,6 +243,18 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         handover::keep_arena(process);
     }
     result.map(Reply::Value)
+}
+
+/// Whether it is worth knowing that the next image is intercepted for sure, and so it is.
+fn is_intercepted(process: &'static Process, program: &Program) -> bool {
+    if interpose::in_vfork_child() || process.files.is_empty() && process.carried.is_empty() {
+        return false;
+    }
+    match program {
+        Program::Path(path, _) => next_image::is_intercepted(process, path),
+        // execveat of the FD itself.
+        Program::Call(args) => next_image::is_intercepted(process, &next_image::path_of_fd(args[0] as RawFd)),
+    }
 }
 
 fn base_name(path: &[u8]) -> &[u8] {

@@ -1,0 +1,213 @@
+//! Open files that came through exec at their numbers, and that this image has not touched yet.
+//!
+//! A placeholder or a descriptor of the plugin's does not say which description it stands for; the arena's exec map does,
+//! as long as nobody moves the FD unseen. So the next image must be intercepted for sure (`next_image`), and every FD
+//! is made a file of the table, or gives its place up, before anything else may change hands: `settle` comes before
+//! fork, vfork and the first second thread.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use stash::{ExecEntry, SlotId};
+
+use crate::file;
+use crate::process::Process;
+use crate::sync::Lock;
+
+/// What an entry of the exec map says; its number in the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mark {
+    /// A private descriptor that the plugin keeps, whose file may or may not have come through: a vfork child cannot tell.
+    KeptPerhaps,
+    /// A private descriptor that the plugin keeps.
+    Kept,
+    /// An FD of the program that is a placeholder; the plugin's handle is made again from what the slot says.
+    Placeholder,
+    /// An FD of the program that is the plugin's own descriptor.
+    Adopted,
+    /// Exec closed the FD: the slot is free.
+    Closed,
+    /// Of no use any more.
+    Gone,
+}
+
+/// The description has more than this FD: other FDs, or private descriptors.
+const MORE: u8 = 0x80;
+
+impl Mark {
+    /// An entry of this sort for the exec map.
+    pub fn entry(self, fd: RawFd, slot: SlotId, more: bool) -> ExecEntry {
+        let tag = self as u8 | if more { MORE } else { 0 };
+        ExecEntry { fd: fd as u32, slot, cloexec: self == Self::Closed, tag }
+    }
+
+    /// The sort of an entry.
+    pub fn of(entry: &ExecEntry) -> Self {
+        match entry.tag & !MORE {
+            0 => Self::KeptPerhaps,
+            1 => Self::Kept,
+            2 => Self::Placeholder,
+            3 => Self::Adopted,
+            4 => Self::Closed,
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// Whether other entries may belong to the same description.
+pub fn has_more(entry: &ExecEntry) -> bool {
+    entry.tag & MORE != 0
+}
+
+/// What came through exec and has not been touched.
+pub struct Carried {
+    /// Sorted by FD. What was taken is marked as gone.
+    entries: Lock<Vec<ExecEntry>>,
+    /// Entries that are not gone.
+    left: AtomicUsize,
+    /// Slots whose FDs exec has closed.
+    closed: Lock<Vec<SlotId>>,
+    any_closed: AtomicBool,
+}
+
+impl Carried {
+    /// Nothing.
+    pub const fn none() -> Self {
+        Self {
+            entries: Lock::new(Vec::new()),
+            left: AtomicUsize::new(0),
+            closed: Lock::new(Vec::new()),
+            any_closed: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes the list that the previous image left. Once, before the program runs.
+    pub fn fill(&self, mut entries: Vec<ExecEntry>) {
+        let mut closed = Vec::new();
+        entries.retain(|entry| {
+            let mark = Mark::of(entry);
+            if mark == Mark::Closed {
+                closed.push(entry.slot);
+            }
+            matches!(mark, Mark::Kept | Mark::Placeholder | Mark::Adopted)
+        });
+        if !entries.is_sorted_by_key(|entry| entry.fd) {
+            entries.sort_unstable_by_key(|entry| entry.fd);
+        }
+        self.left.store(entries.len(), Ordering::Release);
+        *self.entries.lock() = entries;
+        self.any_closed.store(!closed.is_empty(), Ordering::Release);
+        *self.closed.lock() = closed;
+    }
+
+    /// Whether there is nothing to hand on.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0 && !self.any_closed.load(Ordering::Acquire)
+    }
+
+    /// How many entries are left.
+    pub fn len(&self) -> usize {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Takes the entry of `fd`, if there is one that `wanted` agrees to.
+    pub fn take(&self, fd: RawFd, wanted: impl FnOnce(&ExecEntry) -> bool) -> Option<ExecEntry> {
+        if self.len() == 0 {
+            return None;
+        }
+        let mut entries = self.entries.lock();
+        let at = entries.binary_search_by_key(&(fd as u32), |entry| entry.fd).ok()?;
+        let entry = entries[at];
+        if Mark::of(&entry) == Mark::Gone || !wanted(&entry) {
+            return None;
+        }
+        entries[at].tag = Mark::Gone as u8;
+        self.left.fetch_sub(1, Ordering::AcqRel);
+        Some(entry)
+    }
+
+    /// Appends what is left to the list for the next image.
+    pub fn hand_on(&self, list: &mut Vec<ExecEntry>) {
+        if self.len() > 0 {
+            list.extend(self.entries.lock().iter().filter(|entry| Mark::of(entry) != Mark::Gone));
+        }
+        if self.any_closed.load(Ordering::Acquire) {
+            list.extend(self.closed.lock().iter().map(|&slot| Mark::Closed.entry(-1, slot, false)));
+        }
+    }
+
+    /// Frees the slots whose FDs exec has closed.
+    pub fn free_closed(&self, process: &Process) {
+        if self.any_closed.load(Ordering::Relaxed) && self.any_closed.swap(false, Ordering::AcqRel) {
+            for slot in std::mem::take(&mut *self.closed.lock()) {
+                // A forked child may have done it.
+                let _ = process.arena.free_slot(process.me(), slot);
+            }
+        }
+    }
+
+    /// Makes every FD that is left a file of the table. Not under `Process::descriptors`.
+    pub fn settle(&self, process: &'static Process) {
+        self.free_closed(process);
+        if self.len() == 0 {
+            return;
+        }
+        let fds: Vec<RawFd> = {
+            let entries = self.entries.lock();
+            let of_program =
+                |entry: &&ExecEntry| matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);
+            entries.iter().filter(of_program).map(|entry| entry.fd as RawFd).collect()
+        };
+        for fd in fds {
+            file::owner(process, fd);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(mark: Mark, fd: RawFd) -> ExecEntry {
+        mark.entry(fd, SlotId::from_bits(fd as u64), false)
+    }
+
+    #[test]
+    fn an_entry_is_taken_once_and_only_by_who_wants_it() {
+        let carried = Carried::none();
+        assert_eq!(carried.take(3, |_| true), None);
+        carried.fill(vec![entry(Mark::Adopted, 9), entry(Mark::Closed, 4), entry(Mark::Placeholder, 3)]);
+        assert_eq!(carried.len(), 2);
+        assert_eq!(carried.take(4, |_| true), None);
+        assert_eq!(carried.take(3, has_more), None);
+        assert_eq!(carried.take(3, |_| true), Some(entry(Mark::Placeholder, 3)));
+        assert_eq!(carried.take(3, |_| true), None);
+        assert_eq!(carried.len(), 1);
+    }
+
+    #[test]
+    fn what_is_left_goes_on_and_what_was_taken_does_not() {
+        let carried = Carried::none();
+        carried.fill(vec![
+            entry(Mark::Kept, 700),
+            entry(Mark::Placeholder, 3),
+            entry(Mark::Adopted, 4),
+            entry(Mark::Closed, -1),
+        ]);
+        carried.take(3, |_| true);
+        let mut list = Vec::new();
+        carried.hand_on(&mut list);
+        assert_eq!(list, [entry(Mark::Adopted, 4), entry(Mark::Kept, 700), entry(Mark::Closed, -1)]);
+    }
+
+    #[test]
+    fn marks_survive_the_map() {
+        for mark in
+            [Mark::KeptPerhaps, Mark::Kept, Mark::Placeholder, Mark::Adopted, Mark::Closed, Mark::Gone]
+        {
+            let entry = mark.entry(5, SlotId::from_bits(1), true);
+            assert_eq!((Mark::of(&entry), has_more(&entry)), (mark, true));
+        }
+    }
+}
