@@ -28,8 +28,8 @@ pub enum Mark {
     Adopted,
     /// Exec closed the FD: the slot is free.
     Closed,
-    /// Of no use any more.
-    Gone,
+    /// Nothing that this version knows.
+    Unknown,
 }
 
 /// The description has more than this FD: other FDs, or private descriptors.
@@ -39,7 +39,7 @@ impl Mark {
     /// An entry of this sort for the exec map.
     pub fn entry(self, fd: RawFd, slot: SlotId, more: bool) -> ExecEntry {
         let tag = self as u8 | if more { MORE } else { 0 };
-        ExecEntry { fd: fd as u32, slot, cloexec: self == Self::Closed, tag }
+        ExecEntry { fd: fd as u32, slot, cloexec: self == Self::Closed, tag, following: 0 }
     }
 
     /// The sort of an entry.
@@ -50,9 +50,35 @@ impl Mark {
             2 => Self::Placeholder,
             3 => Self::Adopted,
             4 => Self::Closed,
-            _ => Self::Gone,
+            _ => Self::Unknown,
         }
     }
+}
+
+/// Appends an entry to a list; one that follows on from the last only makes that longer.
+pub fn append(list: &mut Vec<ExecEntry>, entry: ExecEntry) {
+    if let Some(last) = list.last_mut()
+        && entry.following == 0
+        && (last.tag, last.slot.generation) == (entry.tag, entry.slot.generation)
+        && last.following < u16::MAX
+        && entry == nth(last, u32::from(last.following) + 1)
+    {
+        last.following += 1;
+    } else {
+        list.push(entry);
+    }
+}
+
+/// The single entry at this place of a run.
+fn nth(run: &ExecEntry, place: u32) -> ExecEntry {
+    let slot = SlotId { index: run.slot.index.wrapping_add(place), ..run.slot };
+    ExecEntry { fd: run.fd.wrapping_add(place), slot, following: 0, ..*run }
+}
+
+/// The entries of a run, one by one.
+fn singly(run: &ExecEntry) -> impl Iterator<Item = ExecEntry> + use<> {
+    let run = *run;
+    (0..=u32::from(run.following)).map(move |place| nth(&run, place))
 }
 
 /// Whether other entries may belong to the same description.
@@ -62,12 +88,12 @@ pub fn has_more(entry: &ExecEntry) -> bool {
 
 /// What came through exec and has not been touched.
 pub struct Carried {
-    /// Sorted by FD. What was taken is marked as gone.
+    /// Runs, sorted by FD.
     entries: Lock<Vec<ExecEntry>>,
-    /// Entries that are not gone.
+    /// FDs in them.
     left: AtomicUsize,
     /// Slots whose FDs exec has closed.
-    closed: Lock<Vec<SlotId>>,
+    closed: Lock<Vec<ExecEntry>>,
     any_closed: AtomicBool,
 }
 
@@ -88,14 +114,15 @@ impl Carried {
         entries.retain(|entry| {
             let mark = Mark::of(entry);
             if mark == Mark::Closed {
-                closed.push(entry.slot);
+                closed.push(*entry);
             }
             matches!(mark, Mark::Kept | Mark::Placeholder | Mark::Adopted)
         });
         if !entries.is_sorted_by_key(|entry| entry.fd) {
             entries.sort_unstable_by_key(|entry| entry.fd);
         }
-        self.left.store(entries.len(), Ordering::Release);
+        let count = entries.iter().map(|run| usize::from(run.following) + 1).sum();
+        self.left.store(count, Ordering::Release);
         *self.entries.lock() = entries;
         self.any_closed.store(!closed.is_empty(), Ordering::Release);
         *self.closed.lock() = closed;
@@ -106,7 +133,7 @@ impl Carried {
         self.len() == 0 && !self.any_closed.load(Ordering::Acquire)
     }
 
-    /// How many entries are left.
+    /// How many FDs are left.
     pub fn len(&self) -> usize {
         self.left.load(Ordering::Acquire)
     }
@@ -117,12 +144,25 @@ impl Carried {
             return None;
         }
         let mut entries = self.entries.lock();
-        let at = entries.binary_search_by_key(&(fd as u32), |entry| entry.fd).ok()?;
-        let entry = entries[at];
-        if Mark::of(&entry) == Mark::Gone || !wanted(&entry) {
+        let at = entries.partition_point(|run| run.fd <= fd as u32).checked_sub(1)?;
+        let run = entries[at];
+        let place = fd as u32 - run.fd;
+        let entry = nth(&run, place);
+        if place > u32::from(run.following) || !wanted(&entry) {
             return None;
         }
-        entries[at].tag = Mark::Gone as u8;
+        let after = (place < u32::from(run.following))
+            .then(|| ExecEntry { following: run.following - place as u16 - 1, ..nth(&run, place + 1) });
+        match (place, after) {
+            (0, Some(after)) => entries[at] = after,
+            (0, None) => drop(entries.remove(at)),
+            (_, after) => {
+                entries[at].following = place as u16 - 1;
+                if let Some(after) = after {
+                    entries.insert(at + 1, after);
+                }
+            }
+        }
         self.left.fetch_sub(1, Ordering::AcqRel);
         Some(entry)
     }
@@ -130,19 +170,19 @@ impl Carried {
     /// Appends what is left to the list for the next image.
     pub fn hand_on(&self, list: &mut Vec<ExecEntry>) {
         if self.len() > 0 {
-            list.extend(self.entries.lock().iter().filter(|entry| Mark::of(entry) != Mark::Gone));
+            list.extend(&*self.entries.lock());
         }
         if self.any_closed.load(Ordering::Acquire) {
-            list.extend(self.closed.lock().iter().map(|&slot| Mark::Closed.entry(-1, slot, false)));
+            list.extend(&*self.closed.lock());
         }
     }
 
     /// Frees the slots whose FDs exec has closed.
     pub fn free_closed(&self, process: &Process) {
         if self.any_closed.load(Ordering::Relaxed) && self.any_closed.swap(false, Ordering::AcqRel) {
-            for slot in std::mem::take(&mut *self.closed.lock()) {
+            for entry in std::mem::take(&mut *self.closed.lock()).iter().flat_map(singly) {
                 // A forked child may have done it.
-                let _ = process.arena.free_slot(process.me(), slot);
+                let _ = process.arena.free_slot(process.me(), entry.slot);
             }
         }
     }
@@ -157,7 +197,7 @@ impl Carried {
             let entries = self.entries.lock();
             let of_program =
                 |entry: &&ExecEntry| matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);
-            entries.iter().filter(of_program).map(|entry| entry.fd as RawFd).collect()
+            entries.iter().filter(of_program).flat_map(singly).map(|entry| entry.fd as RawFd).collect()
         };
         for fd in fds {
             file::owner(process, fd);
@@ -167,6 +207,11 @@ impl Carried {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn entry(mark: Mark, fd: RawFd) -> ExecEntry {
@@ -193,18 +238,47 @@ mod tests {
             entry(Mark::Kept, 700),
             entry(Mark::Placeholder, 3),
             entry(Mark::Adopted, 4),
-            entry(Mark::Closed, -1),
+            entry(Mark::Closed, 5),
         ]);
         carried.take(3, |_| true);
         let mut list = Vec::new();
         carried.hand_on(&mut list);
-        assert_eq!(list, [entry(Mark::Adopted, 4), entry(Mark::Kept, 700), entry(Mark::Closed, -1)]);
+        assert_eq!(list, [entry(Mark::Adopted, 4), entry(Mark::Kept, 700), entry(Mark::Closed, 5)]);
+    }
+
+    proptest! {
+        /// Runs are only a shorter way to write the same list, whatever is taken out of it.
+        #[test]
+        fn a_run_is_as_good_as_its_entries(
+            list in vec((0..40i32, 0..3u8), 0..40),
+            taken in vec(0..40i32, 0..40),
+        ) {
+            let mut model = BTreeMap::new();
+            for (fd, odd) in list {
+                // Mostly neighbours in slots that are neighbours, with exceptions.
+                let slot = SlotId { index: 100 + fd as u32 + u32::from(odd == 1), generation: 1 };
+                let mark = if odd == 2 { Mark::Placeholder } else { Mark::Adopted };
+                model.insert(fd, mark.entry(fd, slot, false));
+            }
+            let mut list = Vec::new();
+            model.values().for_each(|&entry| append(&mut list, entry));
+            prop_assert_eq!(list.iter().flat_map(singly).collect::<Vec<_>>(), model.values().copied().collect::<Vec<_>>());
+            let carried = Carried::none();
+            carried.fill(list);
+            for fd in taken {
+                prop_assert_eq!(carried.take(fd, |_| true), model.remove(&fd));
+                prop_assert_eq!(carried.len(), model.len());
+            }
+            let mut left = Vec::new();
+            carried.hand_on(&mut left);
+            prop_assert_eq!(left.iter().flat_map(singly).collect::<Vec<_>>(), model.into_values().collect::<Vec<_>>());
+        }
     }
 
     #[test]
     fn marks_survive_the_map() {
         for mark in
-            [Mark::KeptPerhaps, Mark::Kept, Mark::Placeholder, Mark::Adopted, Mark::Closed, Mark::Gone]
+            [Mark::KeptPerhaps, Mark::Kept, Mark::Placeholder, Mark::Adopted, Mark::Closed, Mark::Unknown]
         {
             let entry = mark.entry(5, SlotId::from_bits(1), true);
             assert_eq!((Mark::of(&entry), has_more(&entry)), (mark, true));

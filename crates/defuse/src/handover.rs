@@ -13,7 +13,7 @@ use plugin_abi::{Capabilities, Instance, Open, Saved};
 use rustix::io::Errno;
 use stash::{ExecEntry, ExecToken, ProcessId, SlotId};
 
-use crate::carried::Mark;
+use crate::carried::{self, Mark};
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
@@ -80,33 +80,42 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
     }
     // Until the exec is through, or has failed, no other thread opens or closes anything.
     let together = process.descriptors.lock();
-    let mut list = Vec::with_capacity(process.files.len() + process.carried.len());
+    let mut list = Vec::new();
     let mut kept = Vec::new();
+    let mut saved: Vec<SlotId> = Vec::new();
     let mut result = Ok(());
     process.files.for_each(|fd, file, cloexec| {
         let more = Ref::fds(file) > 1;
-        let seen = |list: &[ExecEntry]| more && list.iter().any(|entry| entry.slot == file.slot);
+        let mut first = || {
+            let first = !more || !saved.contains(&file.slot);
+            if more && first {
+                saved.push(file.slot);
+            }
+            first
+        };
         let form = file.form();
         match form {
             _ if cloexec => {
                 if !more && form != Form::Shadow {
-                    list.push(Mark::Closed.entry(fd, file.slot, false));
+                    carried::append(&mut list, Mark::Closed.entry(fd, file.slot, false));
                 }
             }
-            Form::Backing(_) if is_bare(file) => list.push(Mark::Adopted.entry(fd, file.slot, more)),
+            Form::Backing(_) if is_bare(file) => {
+                carried::append(&mut list, Mark::Adopted.entry(fd, file.slot, more));
+            }
             Form::Backing(_) => {
                 result = result.and_then(|()| shadow::separate(process, file));
                 keep(file, Mark::Kept, &mut list, &mut kept);
             }
             Form::Placeholder => {
                 let mut more = more;
-                if !process.mounts[file.mount].saves_nothing.load(Ordering::Relaxed) && !seen(&list) {
+                if !process.mounts[file.mount].saves_nothing.load(Ordering::Relaxed) && first() {
                     more |= keep(file, Mark::Kept, &mut list, &mut kept);
                 }
-                list.push(Mark::Placeholder.entry(fd, file.slot, more));
+                carried::append(&mut list, Mark::Placeholder.entry(fd, file.slot, more));
             }
             Form::Shadow => {
-                if !seen(&list) {
+                if first() {
                     keep(file, Mark::Kept, &mut list, &mut kept);
                 }
             }
