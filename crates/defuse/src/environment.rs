@@ -12,10 +12,12 @@ use rustix::io::Errno;
 use stash::{ExecToken, ProcessId};
 
 use crate::process::{Cwd, Process};
-use crate::{namei, user};
+use crate::{libraries, namei, user};
 
 /// The dynamic linker's list of libraries to load first.
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
+/// The dynamic linker's list of directories.
+const LIBRARY_PATH: &[u8] = b"LD_LIBRARY_PATH=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
 /// What this image leaves to the next: `PROCESS ARENA SERVING TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
@@ -98,6 +100,7 @@ pub struct Found {
 pub unsafe fn take(envp: *mut *mut u8) -> Found {
     let mut found = Found::default();
     let (mut from, mut to) = (0, 0);
+    let mut library_path = None;
     loop {
         // SAFETY: `from` has not passed the terminating null.
         let entry = unsafe { *envp.add(from) };
@@ -129,6 +132,9 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
                 true
             }
         } else {
+            if text.starts_with(LIBRARY_PATH) {
+                library_path = Some(to);
+            }
             true
         };
         if keep {
@@ -139,7 +145,47 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
     }
     // SAFETY: as above; the array gets shorter.
     unsafe { *envp.add(to) = std::ptr::null_mut() };
+    if let (Some(session), Some(at)) = (&found.session, library_path) {
+        // SAFETY: the caller's array, and `at` is before its end.
+        unsafe { take_mirrors_out(envp.add(at), session.as_os_str().as_bytes()) };
+    }
     found
+}
+
+/// Gives the variable at `place` the value that it has for the program.
+///
+/// # Safety
+/// As for [`take`]; `place` holds a `LD_LIBRARY_PATH=...`.
+unsafe fn take_mirrors_out(place: *mut *mut u8, folder: &[u8]) {
+    // SAFETY: the caller vouches for the string.
+    let entry = unsafe { *place };
+    // SAFETY: as above.
+    let text = unsafe { std::ffi::CStr::from_ptr(entry.cast()) }.to_bytes();
+    let value = &text[LIBRARY_PATH.len()..];
+    let plain = libraries::without_mirrors(value, folder);
+    if plain.len() == value.len() {
+        return;
+    }
+    if plain.is_empty() {
+        // There was none. What follows moves up.
+        let mut at = place;
+        loop {
+            // SAFETY: stops at the terminating null.
+            unsafe {
+                *at = *at.add(1);
+                if (*at).is_null() {
+                    return;
+                }
+                at = at.add(1);
+            }
+        }
+    }
+    // SAFETY: the shorter value fits where the longer one is.
+    unsafe {
+        let start = entry.add(LIBRARY_PATH.len());
+        std::ptr::copy(plain.as_ptr(), start, plain.len());
+        *start.add(plain.len()) = 0;
+    }
 }
 
 /// An environment for exec.
@@ -151,7 +197,7 @@ pub struct Environment {
 
 impl Environment {
     /// The environment at `envp`, with our variables in it.
-    /// `executable` is the path of the next program if it lies on a mount.
+    /// `executable` is the path of the next program if it lies on a mount, `library_path` another value for `LD_LIBRARY_PATH`.
     pub fn for_next_image(
         process: &'static Process,
         envp: u64,
@@ -159,9 +205,12 @@ impl Environment {
         arena: Option<RawFd>,
         executable: &[u8],
         name: &[u8],
+        library_path: Option<&[u8]>,
     ) -> Result<Self, Errno> {
         let mut preload = [PRELOAD, &process.library].concat();
         let mut pointers_to = Vec::new();
+        let library_path = library_path.map(|value| [LIBRARY_PATH, value, b"\0"].concat());
+        let mut replaced = None;
         for pointer in pointers(envp)? {
             let mut start = [0; 20];
             // Short strings at the end of memory: byte by byte up to the longest of our names.
@@ -170,6 +219,9 @@ impl Environment {
             if start.starts_with(PRELOAD) {
                 preload.push(b':');
                 append_c_string(pointer + PRELOAD.len() as u64, &mut preload)?;
+            } else if let (true, Some(value)) = (start.starts_with(LIBRARY_PATH), &library_path) {
+                replaced = Some(pointers_to.len());
+                pointers_to.push(value.as_ptr() as u64);
             } else if !start.starts_with(SESSION) && !start.starts_with(INHERITANCE) {
                 pointers_to.push(pointer);
             }
@@ -190,8 +242,14 @@ impl Environment {
             name: name.to_vec(),
         }
         .to_variable();
-        let strings = vec![preload, session, inheritance];
+        let mut strings = vec![preload, session, inheritance];
         pointers_to.extend(strings.iter().map(|string| string.as_ptr() as u64));
+        if let Some(value) = library_path {
+            if replaced.is_none() {
+                pointers_to.push(value.as_ptr() as u64);
+            }
+            strings.push(value);
+        }
         pointers_to.push(0);
         Ok(Self { pointers: pointers_to, _strings: strings })
     }
@@ -200,6 +258,24 @@ impl Environment {
     pub fn pointer(&self) -> u64 {
         self.pointers.as_ptr() as u64
     }
+}
+
+/// The value of `LD_LIBRARY_PATH` in the program's environment at `envp`.
+pub fn library_path(envp: u64) -> Result<Option<Vec<u8>>, Errno> {
+    for pointer in pointers(envp)? {
+        let mut matching = 0;
+        while matching < LIBRARY_PATH.len()
+            && user::read::<u8>(pointer + matching as u64)? == LIBRARY_PATH[matching]
+        {
+            matching += 1;
+        }
+        if matching == LIBRARY_PATH.len() {
+            let mut value = Vec::new();
+            append_c_string(pointer + LIBRARY_PATH.len() as u64, &mut value)?;
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
 }
 
 /// The entries of a null-terminated array of pointers in the program's memory; a null array has none.

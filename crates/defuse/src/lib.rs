@@ -5,6 +5,7 @@
 
 mod address_space;
 mod carried;
+mod dynamic;
 #[allow(unsafe_code)]
 mod environment;
 pub mod errno;
@@ -12,6 +13,7 @@ mod file;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;
+mod libraries;
 pub mod log;
 mod mount;
 pub mod mounts;

@@ -7,14 +7,13 @@ use arrayvec::ArrayVec;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::dynamic::{self, Headers, START};
 use crate::native;
 use crate::process::Process;
 use crate::program::Header;
 
 /// The dynamic linker that reads `LD_PRELOAD` as this library expects it.
 const LINKER: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
-/// Enough for the headers of a program, and with the usual linkers for the name of its interpreter.
-const START: usize = 1024;
 /// Interpreters of interpreters, as in the kernel.
 const NESTED: usize = 5;
 
@@ -54,7 +53,8 @@ fn program_obeys(path: &[u8], nested: usize) -> bool {
     };
     let mut start = [0; START];
     let obeys = is_unprivileged(fd) && {
-        let start = read_at(fd, &mut start, 0);
+        let count = dynamic::read_at(fd, &mut start, 0);
+        let start = &start[..count];
         match Header::parse(start) {
             Ok(Header::Script { interpreter, .. }) => {
                 nested > 0 && interpreter.starts_with(b"/") && {
@@ -62,7 +62,9 @@ fn program_obeys(path: &[u8], nested: usize) -> bool {
                     return program_obeys(&interpreter, nested - 1);
                 }
             }
-            Ok(Header::Other) => interpreter(start, fd).is_some_and(|name| name.as_slice() == LINKER),
+            Ok(Header::Other) => {
+                Headers::parse(start).and_then(|headers| headers.interpreter(fd)).as_deref() == Some(LINKER)
+            }
             Err(_) => false,
         }
     };
@@ -78,35 +80,6 @@ fn is_unprivileged(fd: RawFd) -> bool {
     stat.st_mode & sys::S_IFMT == sys::S_IFREG
         && stat.st_mode & (sys::S_ISUID | sys::S_ISGID) == 0
         && matches!(capabilities, Err(Errno::NODATA | Errno::OPNOTSUPP))
-}
-
-/// The interpreter that the ELF file `fd`, which begins with `start`, names, with its NUL.
-fn interpreter(start: &[u8], fd: RawFd) -> Option<ArrayVec<u8, 64>> {
-    // ELF, 64 bit, little-endian; x86-64.
-    if !start.starts_with(b"\x7fELF\x02\x01") || start.get(18..20)? != [62, 0] {
-        return None;
-    }
-    let table = usize::try_from(u64_at(start, 32)?).ok()?;
-    let count = u16::from_le_bytes(start.get(56..58)?.try_into().ok()?) as usize;
-    for entry in start.get(table..)?.chunks_exact(56).take(count) {
-        // PT_INTERP
-        if entry[..4] == [3, 0, 0, 0] {
-            let (offset, size) = (u64_at(entry, 8)?, usize::try_from(u64_at(entry, 32)?).ok()?);
-            let mut name = [0; 64];
-            return ArrayVec::try_from(read_at(fd, name.get_mut(..size)?, offset)).ok();
-        }
-    }
-    None
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
-fn read_at(fd: RawFd, buffer: &mut [u8], offset: u64) -> &[u8] {
-    let args = [fd as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, offset, 0, 0];
-    let count = native::raw_call(sys::__NR_pread64, args).max(0) as usize;
-    &buffer[..count]
 }
 
 /// A path of the kernel's to what `fd` has open.

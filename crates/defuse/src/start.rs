@@ -21,7 +21,7 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, file, libraries, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -109,6 +109,8 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
     nofile::begin(config.private_fd_base, config.nofile.soft);
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
+    let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,

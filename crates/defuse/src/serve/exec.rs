@@ -12,6 +12,7 @@ use super::{Reply, Served};
 use crate::environment::{self, Environment};
 use crate::file;
 use crate::handover;
+use crate::libraries;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
 use crate::next_image;
@@ -203,6 +204,14 @@ fn execute_file(
 /// Prepares what the next image inherits, and asks the kernel. Comes back only if that fails.
 fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     let words = Words::new(plan, argv)?;
+    let library_path = match &plan.program {
+        Program::Path(file, name) => {
+            let given = environment::library_path(envp)?;
+            let name = if name.is_empty() { file } else { name };
+            libraries::arrange(process, file, name, given.as_deref())
+        }
+        Program::Call(_) => None,
+    };
     let prepared = handover::prepare_exec(process, is_intercepted(process, &plan.program))?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
@@ -216,6 +225,7 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         arena,
         executable,
         base_name(&plan.called),
+        library_path.as_deref(),
     )
     .map(|environment| {
         let argv = words.as_ref().map_or(argv, Words::pointer);
