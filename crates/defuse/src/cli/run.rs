@@ -142,11 +142,12 @@ fn program(request: &RunRequest, session: &Session, preload: &OsStr) -> Result<P
     let changes = [("LD_PRELOAD", preload), (SESSION_VARIABLE, session.path().as_os_str())];
     let environment = environment::with(env::vars_os(), &changes);
     let mut words: Vec<OsString> = Vec::new();
-    let file = if may_lie_on_a_mount(&request.command[0], &points(request)) {
+    let file = &request.command[0];
+    let file = if may_lie_on_a_mount(file, &points(request)) || is_outsider(file) {
         words.extend(["defuse".into(), EXEC_INSIDE.into()]);
         OsString::from("/proc/self/exe")
     } else {
-        request.command[0].clone()
+        file.clone()
     };
     words.extend(request.command.iter().cloned());
     let c_string = |word: OsString| {
@@ -176,6 +177,22 @@ fn may_lie_on_a_mount(file: &OsStr, points: &[PathBuf]) -> bool {
         return touches(Path::new(file));
     }
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|directory| touches(&directory)))
+}
+
+/// Whether the program is one that does not load the library: who is in the session already knows what to say and do then.
+fn is_outsider(file: &OsStr) -> bool {
+    let outsider = |path: &Path| {
+        let path = CString::new(path.as_os_str().as_bytes());
+        path.is_ok_and(|path| defuse::image::look(libc::AT_FDCWD, path.as_bytes()).is_some())
+    };
+    if file.as_bytes().contains(&b'/') {
+        return outsider(Path::new(file));
+    }
+    let found = env::var_os("PATH").and_then(|path| {
+        let candidates = env::split_paths(&path).map(|directory| directory.join(file));
+        candidates.into_iter().find(|candidate| candidate.is_file())
+    });
+    found.is_some_and(|path| outsider(&path))
 }
 
 /// Removes the session, now or when its last process has ended.

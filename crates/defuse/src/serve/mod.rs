@@ -16,6 +16,7 @@ mod metadata;
 mod names;
 mod namespaces;
 mod open;
+mod outsider;
 mod paths;
 mod receiving;
 mod refused;
