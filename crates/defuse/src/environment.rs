@@ -139,8 +139,12 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
             to += 1;
         }
     }
-    // SAFETY: as above; the array gets shorter.
-    unsafe { *envp.add(to) = std::ptr::null_mut() };
+    // Nulls to the very end: who looks for the auxiliary vector behind the array (Go's runtime) finds none there, and
+    // does not take what was left over for it.
+    for freed in to..from {
+        // SAFETY: between the new end and the old terminating null.
+        unsafe { *envp.add(freed) = std::ptr::null_mut() };
+    }
     found
 }
 

@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 
 use crate::entry::regions;
 use crate::rewrite::{
-    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
+    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Reason, Rewind, Threads, apply,
 };
 use crate::signals::Context;
-use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, serve, table};
+use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, runtime_code, serve, table};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -124,6 +124,10 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
         let plans = unsafe { plans(&object) };
         let mut rewritten = false;
         for (plan, text) in plans {
+            let thirty_two_bit = plan.left(Reason::ThirtyTwoBit) as u32;
+            if thirty_two_bit > 0 {
+                serve::handler().thirty_two_bit_calls(object.path(), thirty_two_bit);
+            }
             if plan.sites.is_empty() && plan.missed().next().is_none() {
                 continue;
             }
@@ -137,6 +141,12 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
             publish(Record { patched, gone: AtomicBool::new(false), next: core::ptr::null() });
         }
         tally.objects += u32::from(rewritten);
+    }
+    if let Some(range) = range
+        && !dispatch::armed()
+    {
+        // SAFETY: the caller's promise.
+        tally.missed += u32::from(unsafe { runtime_code::has_sites(&map, range) });
     }
     Ok(tally)
 }

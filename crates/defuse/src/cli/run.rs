@@ -12,6 +12,7 @@ use defuse::session::{
     resolve_mounts, sweep_stale,
 };
 use defuse::site_lists::SessionLists;
+use interpose::DispatchPolicy;
 use nix::errno::Errno;
 use stash::Arena;
 
@@ -40,7 +41,8 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     // From here on there is something to undo, so signals wait.
     let signals = Signals::hold().map_err(|errno| failed("hold back signals", errno))?;
     sweep(&run_directory);
-    let (session, arena) = create_session(run_directory, mounts, log)?;
+    let (session, arena) =
+        create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log)?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), &session)
         .and_then(|preload| program(request, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
@@ -111,11 +113,17 @@ fn sweep(run_directory: &Path) {
 fn create_session(
     base: PathBuf,
     mounts: Vec<Mount>,
+    dispatch: DispatchPolicy,
     log: LogTarget,
 ) -> Result<(Session, MappedArena), Failure> {
     let division = nofile::divide()?;
-    let config =
-        SessionConfig { private_fd_base: division.private_fd_base, nofile: division.shown, log, mounts };
+    let config = SessionConfig {
+        private_fd_base: division.private_fd_base,
+        nofile: division.shown,
+        dispatch,
+        log,
+        mounts,
+    };
     let mut made = None;
     let session = Session::create(&SessionSpec { base, config }, |file| {
         let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });

@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use interpose::DispatchPolicy;
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -44,10 +45,12 @@ fn log_target() -> impl Strategy<Value = LogTarget> {
 
 fn config() -> impl Strategy<Value = SessionConfig> {
     let mounts = proptest::collection::vec(mount(), 0..4);
-    (any::<u32>(), any::<u64>(), any::<u64>(), log_target(), mounts).prop_map(
-        |(private_fd_base, soft, hard, log, mounts)| SessionConfig {
+    let dispatch = proptest::sample::select(DispatchPolicy::ALL.to_vec());
+    (any::<u32>(), any::<u64>(), any::<u64>(), dispatch, log_target(), mounts).prop_map(
+        |(private_fd_base, soft, hard, dispatch, log, mounts)| SessionConfig {
             private_fd_base,
             nofile: Nofile { soft, hard },
+            dispatch,
             log,
             mounts,
         },
