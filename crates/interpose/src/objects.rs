@@ -110,6 +110,8 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
     let mut memory = NearMemory::new(&map);
     let own = regions::entry()..regions::entry() + 1;
     let mut tally = Tally::default();
+    let policy = SETTINGS.get().map_or(DispatchPolicy::Never, |settings| settings.dispatch);
+    let mut planned = Vec::new();
     for object in map.objects(core::slice::from_ref(&own)) {
         let overlaps = |range: &Range<u64>| {
             object
@@ -122,6 +124,23 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
         }
         // SAFETY: the caller's promise.
         let plans = unsafe { plans(&object) };
+        planned.push((object, plans));
+    }
+    let missed = |(_, plans): &(_, Vec<(Plan, _)>)| {
+        plans.iter().any(|(plan, _)| plan.missed().any(|left| interesting(left.number)))
+    };
+    let dispatches = match policy {
+        DispatchPolicy::Never => false,
+        DispatchPolicy::Auto => planned.iter().any(missed),
+        DispatchPolicy::Always => true,
+    };
+    if dispatches && !table::ALL_SITES.swap(true, Relaxed) {
+        for (object, plans) in &mut planned {
+            // SAFETY: the caller's promise; nothing was changed yet.
+            *plans = unsafe { self::plans(object) };
+        }
+    }
+    for (object, plans) in planned {
         let mut rewritten = false;
         for (plan, text) in plans {
             let thirty_two_bit = plan.left(Reason::ThirtyTwoBit) as u32;
