@@ -10,8 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use stash::{ExecEntry, SlotId};
 
-use crate::file;
-use crate::process::Process;
+use linux_raw_sys::general as sys;
+
+use crate::file::{self, Owner};
+use crate::native;
+use crate::process::{Process, STATES};
+use crate::shadow::{self, Form};
 use crate::sync::Lock;
 
 /// What an entry of the exec map says; its number in the map.
@@ -130,17 +134,17 @@ impl Carried {
 
     /// Whether there is nothing to hand on.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0 && !self.any_closed.load(Ordering::Acquire)
+        self.count() == 0 && !self.any_closed.load(Ordering::Acquire)
     }
 
     /// How many FDs are left.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.left.load(Ordering::Acquire)
     }
 
     /// Takes the entry of `fd`, if there is one that `wanted` agrees to.
     pub fn take(&self, fd: RawFd, wanted: impl FnOnce(&ExecEntry) -> bool) -> Option<ExecEntry> {
-        if self.len() == 0 {
+        if self.count() == 0 {
             return None;
         }
         let mut entries = self.entries.lock();
@@ -169,7 +173,7 @@ impl Carried {
 
     /// Appends what is left to the list for the next image.
     pub fn hand_on(&self, list: &mut Vec<ExecEntry>) {
-        if self.len() > 0 {
+        if self.count() > 0 {
             list.extend(&*self.entries.lock());
         }
         if self.any_closed.load(Ordering::Acquire) {
@@ -190,7 +194,7 @@ impl Carried {
     /// Makes every FD that is left a file of the table. Not under `Process::descriptors`.
     pub fn settle(&self, process: &'static Process) {
         self.free_closed(process);
-        if self.len() == 0 {
+        if self.count() == 0 {
             return;
         }
         let fds: Vec<RawFd> = {
@@ -203,6 +207,34 @@ impl Carried {
             file::owner(process, fd);
         }
     }
+}
+
+/// The file behind `fd` if that came through exec as it stood. The caller holds the rebuilding lock.
+pub fn rebuild(process: &'static Process, fd: RawFd) -> Option<Owner> {
+    let of_program = |entry: &ExecEntry| matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);
+    let entry = process.carried.take(fd, of_program)?;
+    let form = if Mark::of(&entry) == Mark::Adopted { Form::Backing(fd) } else { Form::Placeholder };
+    let known = if has_more(&entry) { shadow::known(process, entry.slot) } else { None };
+    let owner = shadow::rebuild_as(process, fd, entry.slot, form, known, false);
+    if form != Form::Placeholder && !matches!(owner, Owner::Served(_)) {
+        // Nobody may take it for the file.
+        if let Ok(placeholder) = shadow::placeholder(process) {
+            native::raw_call(sys::__NR_dup3, [placeholder as u64, fd as u64, 0, 0, 0, 0]);
+        }
+    }
+    Some(owner)
+}
+
+/// Closes `fd` if it came through exec and there is nothing else to it: the plugin never hears of it.
+pub fn close(process: &'static Process, fd: RawFd) -> bool {
+    let _together = process.descriptors.lock();
+    let alone =
+        |entry: &ExecEntry| !has_more(entry) && matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);
+    let Some(entry) = process.carried.take(fd, alone) else { return false };
+    STATES.forget(fd);
+    native::close(fd);
+    let _ = process.arena.free_slot(process.me(), entry.slot);
+    true
 }
 
 #[cfg(test)]
@@ -223,12 +255,12 @@ mod tests {
         let carried = Carried::none();
         assert_eq!(carried.take(3, |_| true), None);
         carried.fill(vec![entry(Mark::Adopted, 9), entry(Mark::Closed, 4), entry(Mark::Placeholder, 3)]);
-        assert_eq!(carried.len(), 2);
+        assert_eq!(carried.count(), 2);
         assert_eq!(carried.take(4, |_| true), None);
         assert_eq!(carried.take(3, has_more), None);
         assert_eq!(carried.take(3, |_| true), Some(entry(Mark::Placeholder, 3)));
         assert_eq!(carried.take(3, |_| true), None);
-        assert_eq!(carried.len(), 1);
+        assert_eq!(carried.count(), 1);
     }
 
     #[test]
@@ -261,13 +293,15 @@ mod tests {
                 model.insert(fd, mark.entry(fd, slot, false));
             }
             let mut list = Vec::new();
-            model.values().for_each(|&entry| append(&mut list, entry));
+            for &entry in model.values() {
+                append(&mut list, entry);
+            }
             prop_assert_eq!(list.iter().flat_map(singly).collect::<Vec<_>>(), model.values().copied().collect::<Vec<_>>());
             let carried = Carried::none();
             carried.fill(list);
             for fd in taken {
                 prop_assert_eq!(carried.take(fd, |_| true), model.remove(&fd));
-                prop_assert_eq!(carried.len(), model.len());
+                prop_assert_eq!(carried.count(), model.len());
             }
             let mut left = Vec::new();
             carried.hand_on(&mut left);

@@ -8,11 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{ExecToken, ProcessId};
 
+use crate::image::Outsider;
 use crate::process::{Cwd, Process};
-use crate::{libraries, namei, user};
+use crate::{libraries, namei, native, user};
 
 /// The dynamic linker's list of libraries to load first.
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
@@ -143,8 +145,12 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
             to += 1;
         }
     }
-    // SAFETY: as above; the array gets shorter.
-    unsafe { *envp.add(to) = std::ptr::null_mut() };
+    // Nulls to the very end: who looks for the auxiliary vector behind the array (Go's runtime) finds none there, and
+    // does not take what was left over for it.
+    for freed in to..from {
+        // SAFETY: between the new end and the old terminating null.
+        unsafe { *envp.add(freed) = std::ptr::null_mut() };
+    }
     if let (Some(session), Some(at)) = (&found.session, library_path) {
         // SAFETY: the caller's array, and `at` is before its end.
         unsafe { take_mirrors_out(envp.add(at), session.as_os_str().as_bytes()) };
@@ -188,6 +194,23 @@ unsafe fn take_mirrors_out(place: *mut *mut u8, folder: &[u8]) {
     }
 }
 
+/// What goes into the environment of the next image.
+#[derive(Clone, Copy)]
+pub struct NextImage<'a> {
+    /// Why it cannot be intercepted.
+    pub outsider: Option<Outsider>,
+    /// Names the exec map.
+    pub token: Option<ExecToken>,
+    /// A descriptor of the arena, if it cannot open that.
+    pub arena: Option<RawFd>,
+    /// The program's path if that lies on a mount, else empty.
+    pub executable: &'a [u8],
+    /// The base name by which it was called, if the kernel knows another.
+    pub name: &'a [u8],
+    /// Another value for `LD_LIBRARY_PATH`.
+    pub library_path: Option<&'a [u8]>,
+}
+
 /// An environment for exec.
 pub struct Environment {
     pointers: Vec<u64>,
@@ -197,17 +220,10 @@ pub struct Environment {
 
 impl Environment {
     /// The environment at `envp`, with our variables in it.
-    /// `executable` is the path of the next program if it lies on a mount, `library_path` another value for `LD_LIBRARY_PATH`.
-    pub fn for_next_image(
-        process: &'static Process,
-        envp: u64,
-        token: Option<ExecToken>,
-        arena: Option<RawFd>,
-        executable: &[u8],
-        name: &[u8],
-        library_path: Option<&[u8]>,
-    ) -> Result<Self, Errno> {
-        let mut preload = [PRELOAD, &process.library].concat();
+    pub fn for_next_image(process: &'static Process, envp: u64, next: &NextImage<'_>) -> Result<Self, Errno> {
+        let &NextImage { outsider, token, arena, executable, name, library_path } = next;
+        let library = preload_for(process, outsider);
+        let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
         let library_path = library_path.map(|value| [LIBRARY_PATH, value, b"\0"].concat());
         let mut replaced = None;
@@ -217,7 +233,9 @@ impl Environment {
             let length = prefix(pointer, &mut start)?;
             let start = &start[..length];
             if start.starts_with(PRELOAD) {
-                preload.push(b':');
+                if !library.is_empty() {
+                    preload.push(b':');
+                }
                 append_c_string(pointer + PRELOAD.len() as u64, &mut preload)?;
             } else if let (true, Some(value)) = (start.starts_with(LIBRARY_PATH), &library_path) {
                 replaced = Some(pointers_to.len());
@@ -242,7 +260,10 @@ impl Environment {
             name: name.to_vec(),
         }
         .to_variable();
-        let mut strings = vec![preload, session, inheritance];
+        let mut strings = vec![session, inheritance];
+        if preload.len() > PRELOAD.len() + 1 {
+            strings.push(preload);
+        }
         pointers_to.extend(strings.iter().map(|string| string.as_ptr() as u64));
         if let Some(value) = library_path {
             if replaced.is_none() {
@@ -276,6 +297,41 @@ pub fn library_path(envp: u64) -> Result<Option<Vec<u8>>, Errno> {
         }
     }
     Ok(None)
+}
+
+/// This library, as `LD_PRELOAD` is to name it for the next program.
+fn preload_for(process: &Process, outsider: Option<Outsider>) -> Vec<u8> {
+    match outsider {
+        // Its dynamic linker would complain of a library for another machine.
+        Some(Outsider::OtherMachine) => Vec::new(),
+        // It would fail to load it. What it starts finds it by this name, which only glibc understands.
+        Some(Outsider::Musl) => glibc_name(process).unwrap_or_default(),
+        Some(Outsider::Static | Outsider::Privileged) | None => process.library.clone(),
+    }
+}
+
+/// A name of this library with the token `$LIB` in it (ld.so(8)), for which musl looks in vain.
+fn glibc_name(process: &Process) -> Option<Vec<u8>> {
+    const BELOW: &[u8] = b"/preload/$LIB/libdefuse.so";
+    if process.library.ends_with(BELOW) {
+        return Some(process.library.clone());
+    }
+    let made = |result: Result<u64, Errno>| matches!(result, Ok(_) | Err(Errno::EXIST)).then_some(());
+    let path = |below: &str| [&process.folder, below.as_bytes(), b"\0"].concat();
+    let folder = |below: &str| {
+        made(native::checked(sys::__NR_mkdir, [path(below).as_ptr() as u64, 0o711, 0, 0, 0, 0]))
+    };
+    let library = [process.library.as_slice(), b"\0"].concat();
+    folder("/preload")?;
+    folder("/preload/lib")?;
+    // What `$LIB` stands for: on Debian, on Fedora, elsewhere.
+    for below in ["/preload/lib/x86_64-linux-gnu", "/preload/lib64", "/preload/lib"] {
+        folder(below)?;
+        let link = path(&format!("{below}/libdefuse.so"));
+        let names = [library.as_ptr() as u64, link.as_ptr() as u64, 0, 0, 0, 0];
+        made(native::checked(sys::__NR_symlink, names))?;
+    }
+    Some([&process.folder, BELOW].concat())
 }
 
 /// The entries of a null-terminated array of pointers in the program's memory; a null array has none.
@@ -314,42 +370,4 @@ fn append_c_string(address: u64, to: &mut Vec<u8>) -> Result<(), Errno> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Inheritance, ProcessId};
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn what_is_left_is_found(cwd in "(/[a-z /]{0,20})?", executable in "(/[a-z /]{0,20})?", soft: u64, hard: u64, process: u32) {
-            let left = Inheritance {
-                process: (process != 0).then(|| ProcessId::from_bits(process)),
-                arena: (hard % 3 == 0).then_some((hard % 1000) as i32),
-                serving: soft % 2 == 1,
-                token: None,
-                nofile: (soft, hard),
-                cwd: cwd.into_bytes(),
-                name: executable.as_bytes().iter().rev().copied().collect(),
-                executable: executable.into_bytes(),
-            };
-            let text = left.to_variable();
-            let value = text.strip_prefix(super::INHERITANCE).unwrap().strip_suffix(b"\0").unwrap();
-            prop_assert_eq!(Inheritance::parse(value), Some(left));
-        }
-    }
-
-    #[test]
-    fn nonsense_is_no_inheritance() {
-        for text in [
-            "",
-            "-",
-            "1 0 0 -",
-            "1 0 0 - a b 0 0 ",
-            "1 0 0 x-y-z 1 2 0 0 ",
-            "1 0 0 - 1 2 9 0 /",
-            "1 0 0 - 1 2 0 9 /",
-            "1 0 0 - 1 2 0 ",
-        ] {
-            assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
-        }
-    }
-}
+mod tests;

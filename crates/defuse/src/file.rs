@@ -15,6 +15,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use stash::{Holder, Slot, SlotId, StashError};
 
+use crate::carried;
 use crate::mount::Mount;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
@@ -267,7 +268,7 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
 
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
-    if let Some(owner) = shadow::rebuild_carried(process, fd) {
+    if let Some(owner) = carried::rebuild(process, fd) {
         return owner;
     }
     let Some((mode, device, inode)) = identity(fd) else {

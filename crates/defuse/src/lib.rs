@@ -13,6 +13,7 @@ mod file;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;
+pub mod image;
 mod libraries;
 pub mod log;
 mod mount;

@@ -7,6 +7,8 @@
 //!
 //! A program whose directories all lie elsewhere pays for a look at its headers.
 
+mod directories;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io::Write;
 
@@ -14,6 +16,8 @@ use arrayvec::ArrayVec;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use self::directories::{Directories, Directory, list};
+pub use self::directories::{MIRRORS, without_mirrors};
 use crate::dynamic::{self, Dynamic, Headers, START};
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
@@ -22,8 +26,6 @@ use crate::program;
 use crate::resolve::PathBytes;
 use crate::serve::{attributes, paths};
 
-/// Where the mirrors are, in the folder of copies.
-pub const MIRRORS: &[u8] = b"/on/";
 /// The linker's own directories, searched last.
 const DEFAULT: [&[u8]; 4] =
     [b"/lib/x86_64-linux-gnu", b"/usr/lib/x86_64-linux-gnu", b"/lib64", b"/usr/lib64"];
@@ -44,13 +46,6 @@ enum Place {
     Served(Spot, plugin_abi::stat),
     /// The kernel's file at this path.
     Native(Vec<u8>),
-}
-
-/// A directory that the linker searches.
-struct Directory {
-    path: Vec<u8>,
-    /// If it lies on a mount.
-    mirror: Option<Vec<u8>>,
 }
 
 /// The value of `LD_LIBRARY_PATH` for the program `file` (a path of the kernel's), which the program knows as
@@ -75,61 +70,6 @@ pub fn arrange(
     }
     search.find_all(program);
     Some(search.directories.to_value(given))
-}
-
-/// The directories of a list such as `LD_LIBRARY_PATH`.
-fn list(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|&byte| is_separator(byte)).filter(move |_| !text.is_empty())
-}
-
-fn is_separator(byte: u8) -> bool {
-    matches!(byte, b':' | b';')
-}
-
-/// In the order in which they are searched.
-#[derive(Default)]
-struct Directories {
-    /// Of `DT_RPATH`s.
-    first: Vec<Directory>,
-    /// Of the program's `LD_LIBRARY_PATH`.
-    given: Vec<Directory>,
-    /// Of `DT_RUNPATH`s.
-    last: Vec<Directory>,
-}
-
-impl Directories {
-    fn all(&self) -> impl Iterator<Item = &Directory> {
-        self.first.iter().chain(&self.given).chain(&self.last)
-    }
-
-    /// `given` with the mirrors in it: each in front of its directory.
-    fn to_value(&self, given: &[u8]) -> Vec<u8> {
-        let mut value = Vec::new();
-        let before = |value: &mut Vec<u8>, directory: &Directory| {
-            if let Some(mirror) = &directory.mirror {
-                value.extend_from_slice(mirror);
-                value.push(b':');
-            }
-        };
-        self.first.iter().for_each(|directory| before(&mut value, directory));
-        let mut rest = given;
-        for directory in &self.given {
-            before(&mut value, directory);
-            let end = rest.iter().position(|&byte| is_separator(byte)).map_or(rest.len(), |at| at + 1);
-            value.extend_from_slice(&rest[..end]);
-            rest = &rest[end..];
-        }
-        for mirror in self.last.iter().filter_map(|directory| directory.mirror.as_ref()) {
-            if !given.is_empty() || value.last().is_some_and(|&byte| byte != b':') {
-                value.push(b':');
-            }
-            value.extend_from_slice(mirror);
-        }
-        if given.is_empty() && value.last() == Some(&b':') {
-            value.pop();
-        }
-        value
-    }
 }
 
 struct Search {
@@ -231,37 +171,6 @@ impl Search {
     }
 }
 
-/// Takes the directories below `folder` out of a value that [`arrange`] has made.
-pub fn without_mirrors(value: &[u8], folder: &[u8]) -> Vec<u8> {
-    let is_ours = |entry: &[u8]| {
-        entry.strip_prefix(folder).is_some_and(|rest| {
-            rest.first() == Some(&b'/') && rest.windows(MIRRORS.len()).any(|part| part == MIRRORS)
-        })
-    };
-    let mut plain = Vec::new();
-    let mut rest = value;
-    loop {
-        let end = rest.iter().position(|&byte| is_separator(byte));
-        let (entry, next) = match end {
-            Some(end) => (&rest[..end], Some(&rest[end + 1..])),
-            None => (rest, None),
-        };
-        if !is_ours(entry) {
-            plain.extend_from_slice(entry);
-            if let Some(end) = end {
-                plain.push(rest[end]);
-            }
-        } else if next.is_none() {
-            // The separator before the last one was ours too.
-            plain.pop();
-        }
-        match next {
-            Some(next) => rest = next,
-            None => return plain,
-        }
-    }
-}
-
 /// What `path` leads to, through all links.
 fn look(process: &'static Process, path: &[u8]) -> Option<Place> {
     let text = PathBytes::try_from(path).ok()?;
@@ -272,7 +181,7 @@ fn look(process: &'static Process, path: &[u8]) -> Option<Place> {
             Err(Errno::LOOP) => argument.walk(process, true).ok()?,
             Err(_) => return None,
         },
-        native => native,
+        native @ Located::Native(_) => native,
     };
     match located {
         Located::Served(spot) => {
@@ -364,37 +273,5 @@ mod tests {
     #[case("x/$LIB/$ORIGIN/$ORIGIN", "x/$LIB//d//d")]
     fn origin_is_replaced(#[case] text: &str, #[case] expected: &str) {
         assert_eq!(replaced(text.as_bytes(), b"ORIGIN", b"/d"), expected.as_bytes());
-    }
-
-    fn directories(mirrors: &[Option<&str>]) -> Vec<Directory> {
-        mirrors
-            .iter()
-            .map(|mirror| Directory { path: Vec::new(), mirror: mirror.map(|text| text.into()) })
-            .collect()
-    }
-
-    /// Whatever goes in comes out at the other end as it was.
-    #[rstest]
-    #[case("", &[], &[Some("/s/exec/on/0")])]
-    #[case("", &[Some("/s/exec/on/1/a")], &[Some("/s/exec/on/0"), Some("/s/exec/on/0/b")])]
-    #[case("/a:/m", &[], &[])]
-    #[case("/a;/m:", &[Some("/s/exec/on/2")], &[Some("/s/exec/on/3")])]
-    #[case("/m", &[None], &[Some("/s/exec/on/3")])]
-    #[case("/s/else", &[Some("/s/guests/7/on/2")], &[None])]
-    fn mirrors_are_taken_out_again(
-        #[case] given: &str,
-        #[case] first: &[Option<&str>],
-        #[case] last: &[Option<&str>],
-    ) {
-        let middle: Vec<_> =
-            list(given.as_bytes()).map(|text| (text == b"/m").then_some("/s/exec/on/0/m")).collect();
-        let all =
-            Directories { first: directories(first), given: directories(&middle), last: directories(last) };
-        let value = all.to_value(given.as_bytes());
-        let mirrors = first.iter().chain(&middle).chain(last).flatten();
-        for mirror in mirrors {
-            assert!(list(&value).any(|entry| entry == mirror.as_bytes()));
-        }
-        assert_eq!(without_mirrors(&value, b"/s"), given.as_bytes());
     }
 }

@@ -19,9 +19,8 @@ use arrayvec::ArrayVec;
 use fdtable::Ref;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use stash::{ExecEntry, SlotId};
+use stash::SlotId;
 
-use crate::carried::{self, Mark};
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
 use crate::{handover, native, private_fd, trace};
@@ -137,7 +136,7 @@ pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
 }
 
 /// The common placeholder; opens it if there is none.
-fn placeholder(process: &Process) -> Result<RawFd, Errno> {
+pub fn placeholder(process: &Process) -> Result<RawFd, Errno> {
     match PLACEHOLDER.load(Ordering::Relaxed) {
         -1 => open_placeholder(process),
         fd => Ok(fd),
@@ -196,22 +195,6 @@ pub fn sweep(process: &'static Process) {
     trace::debug(format_args!("slots freed of processes that ended: {swept:?}"));
 }
 
-/// The file behind `fd` if that came through exec as it stood. The caller holds the rebuilding lock.
-pub fn rebuild_carried(process: &'static Process, fd: RawFd) -> Option<Owner> {
-    let of_program = |entry: &ExecEntry| matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);
-    let entry = process.carried.take(fd, of_program)?;
-    let form = if Mark::of(&entry) == Mark::Adopted { Form::Backing(fd) } else { Form::Placeholder };
-    let known = if carried::has_more(&entry) { known(process, entry.slot) } else { None };
-    let owner = rebuild_as(process, fd, entry.slot, form, known, false);
-    if form != Form::Placeholder && !matches!(owner, Owner::Served(_)) {
-        // Nobody may take it for the file.
-        if let Ok(placeholder) = placeholder(process) {
-            native::raw_call(sys::__NR_dup3, [placeholder as u64, fd as u64, 0, 0, 0, 0]);
-        }
-    }
-    Some(owner)
-}
-
 /// The file behind `fd`, which is the shadow of `slot`, rebuilt for this process. The caller holds the
 /// rebuilding lock.
 pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
@@ -219,7 +202,7 @@ pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
 }
 
 /// A file that has the description in `slot` already, by another number.
-fn known(process: &'static Process, slot: SlotId) -> Option<Ref<'static, OpenFile>> {
+pub fn known(process: &'static Process, slot: SlotId) -> Option<Ref<'static, OpenFile>> {
     let mut known = None;
     process.files.for_each(|number, other, _| {
         if other.slot == slot {
@@ -229,7 +212,8 @@ fn known(process: &'static Process, slot: SlotId) -> Option<Ref<'static, OpenFil
     process.files.get(known?)
 }
 
-fn rebuild_as(
+/// As [`rebuild`], for a file that came in any form; `known` is one that shares its description.
+pub fn rebuild_as(
     process: &'static Process,
     fd: RawFd,
     slot: SlotId,

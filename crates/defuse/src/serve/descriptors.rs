@@ -6,11 +6,10 @@ use fdtable::{FdState, Ref, Released};
 use interpose::{Call, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use stash::ExecEntry;
 
 use super::open::STATUS;
 use super::{DONE, Reply, Served, locks};
-use crate::carried::{self, Mark};
+use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
 use crate::thread::{self, Adopting};
@@ -29,7 +28,7 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     if process.files.get(fd).is_none() {
-        if close_carried(process, fd) {
+        if carried::close(process, fd) {
             return Ok(Reply::Value(0));
         }
         // A shadow that this image has never touched may have kept descriptors, which go with it.
@@ -40,19 +39,6 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
     }
     let flushed = give_up(process, fd, true);
     flushed.map(|()| Reply::Value(0))
-}
-
-/// Closes `fd` if it came through exec and there is nothing else to it: the plugin never hears of it.
-fn close_carried(process: &'static Process, fd: RawFd) -> bool {
-    let _together = process.descriptors.lock();
-    let alone = |entry: &ExecEntry| {
-        !carried::has_more(entry) && matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted)
-    };
-    let Some(entry) = process.carried.take(fd, alone) else { return false };
-    STATES.forget(fd);
-    native::close(fd);
-    let _ = process.arena.free_slot(process.me(), entry.slot);
-    true
 }
 
 /// Closes the served FD `fd`: takes it from the table and from the kernel.

@@ -8,10 +8,11 @@ use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::paths::{self, At};
-use super::{Reply, Served};
-use crate::environment::{self, Environment};
+use super::{Reply, Served, outsider};
+use crate::environment::{self, Environment, NextImage};
 use crate::file;
 use crate::handover;
+use crate::image;
 use crate::libraries;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
@@ -65,6 +66,17 @@ enum Program {
     Path(PathBytes, PathBytes),
     /// By the arguments of an execveat.
     Call([u64; 6]),
+}
+
+impl Plan {
+    /// The program's name, for people.
+    fn name(&self) -> &[u8] {
+        match &self.program {
+            Program::Path(path, executable) if executable.is_empty() => path,
+            Program::Path(_, executable) => executable,
+            Program::Call(_) => b"a program",
+        }
+    }
 }
 
 fn execute(process: &'static Process, argument: PathArgument, argv: u64, envp: u64, follow: bool) -> Served {
@@ -212,22 +224,29 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         }
         Program::Call(_) => None,
     };
-    let prepared = handover::prepare_exec(process, is_intercepted(process, &plan.program))?;
+    let outsider = match &plan.program {
+        Program::Path(path, _) => image::look(sys::AT_FDCWD, path),
+        Program::Call(args) => image::look_at(args[0] as RawFd),
+    };
+    if let Some(why) = outsider {
+        outsider::tell(process, why, plan.name(), words.as_ref().map_or(argv, Words::pointer));
+    }
+    let surely = outsider.is_none() && is_intercepted(process, &plan.program);
+    let prepared = handover::prepare_exec(process, surely)?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
     let arena = handover::carry_arena(process);
-    let result = Environment::for_next_image(
-        process,
-        envp,
-        prepared.token,
+    let next = NextImage {
+        outsider,
+        token: prepared.token,
         arena,
         executable,
-        base_name(&plan.called),
-        library_path.as_deref(),
-    )
-    .map(|environment| {
+        name: base_name(&plan.called),
+        library_path: library_path.as_deref(),
+    };
+    let result = Environment::for_next_image(process, envp, &next).map(|environment| {
         let argv = words.as_ref().map_or(argv, Words::pointer);
         let envp = environment.pointer();
         if interpose::in_vfork_child() {

@@ -16,6 +16,7 @@ mod metadata;
 mod names;
 mod namespaces;
 mod open;
+mod outsider;
 pub mod paths;
 mod receiving;
 mod refused;
@@ -28,6 +29,7 @@ use interpose::{Call, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::log::Quoted;
 use crate::process::Process;
 use crate::trace;
 
@@ -215,5 +217,12 @@ impl Handler for &'static Process {
 
     fn after_fork_child(&self, fork: &ForkCall) {
         fork::after_in_child(self, fork);
+    }
+
+    fn thirty_two_bit_calls(&self, path: &[u8], sites: u32) {
+        let path = Quoted(path);
+        trace::warn(format_args!(
+            "{path} makes 32-bit system calls (int $0x80) at {sites} place(s): they do not see the mounts"
+        ));
     }
 }
