@@ -171,6 +171,13 @@ impl Carried {
         Some(entry)
     }
 
+    /// The FDs of the description in `slot`.
+    fn of_slot(&self, slot: SlotId) -> Vec<RawFd> {
+        let entries = self.entries.lock();
+        let same = entries.iter().filter(|run| has_more(run)).flat_map(singly);
+        same.filter(|entry| entry.slot == slot).map(|entry| entry.fd as RawFd).collect()
+    }
+
     /// Appends what is left to the list for the next image.
     pub fn hand_on(&self, list: &mut Vec<ExecEntry>) {
         if self.count() > 0 {
@@ -214,11 +221,30 @@ pub fn rebuild(process: &'static Process, fd: RawFd) -> Option<Owner> {
     let of_program = |entry: &ExecEntry| matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);
     let entry = process.carried.take(fd, of_program)?;
     let form = if Mark::of(&entry) == Mark::Adopted { Form::Backing(fd) } else { Form::Placeholder };
-    let known = if has_more(&entry) { shadow::known(process, entry.slot) } else { None };
-    let owner = shadow::rebuild_as(process, fd, entry.slot, form, known, false);
-    if form != Form::Placeholder && !matches!(owner, Owner::Served(_)) {
+    let owner = shadow::rebuild_as(process, fd, entry.slot, form, None, false);
+    let mut lost = Vec::new();
+    let served = matches!(owner, Owner::Served(_));
+    if !served {
+        lost.push(fd);
+    }
+    if has_more(&entry) {
+        // All at once: what is in the table must know how many FDs it has.
+        let mut others = process.carried.of_slot(entry.slot);
+        others.retain(|&other| process.carried.take(other, of_program).is_some());
+        if served {
+            for other in others {
+                shadow::rebuild_as(process, other, entry.slot, form, process.files.get(fd), false);
+            }
+        } else {
+            lost.extend(others);
+        }
+    }
+    if form != Form::Placeholder
+        && !lost.is_empty()
+        && let Ok(placeholder) = shadow::placeholder(process)
+    {
         // Nobody may take it for the file.
-        if let Ok(placeholder) = shadow::placeholder(process) {
+        for fd in lost {
             native::raw_call(sys::__NR_dup3, [placeholder as u64, fd as u64, 0, 0, 0, 0]);
         }
     }
