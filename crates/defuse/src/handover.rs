@@ -15,6 +15,7 @@ use stash::{ExecEntry, ExecToken, SlotId};
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
+use crate::sync::Lock;
 use crate::{native, private_fd, shadow, trace};
 
 /// Descriptors that one handle may keep.
@@ -170,12 +171,74 @@ fn restore_saved(
     let number = |at: usize| i32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let count = usize::try_from(number(0)).ok().filter(|&count| count <= KEPT_MAX).ok_or(Errno::IO)?;
     let kept: Vec<RawFd> = (1..=count).map(|index| number(4 * index)).collect();
-    let opened = instance.restore(described, &kept).map_err(plugin_errno)?;
-    for fd in kept {
-        private_fd::adopt(fd);
-        set_cloexec(fd, true);
-    }
+    let mut kept = Claim::of(&kept, slot)?;
+    let opened = instance.restore(described, &kept.fds).map_err(plugin_errno)?;
+    kept.granted();
     Ok(opened)
+}
+
+/// Kept descriptors that came through exec and that no handle of this image has taken yet. The numbers in a slot are those
+/// of whoever saved it: in any other process they mean something else, even if by chance the same file.
+static UNCLAIMED: Lock<Vec<(RawFd, SlotId)>> = Lock::new(Vec::new());
+
+/// Before a fork, and after it on both sides: no child may inherit the list held.
+pub fn before_fork() {
+    UNCLAIMED.acquire();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    UNCLAIMED.release();
+}
+
+/// `fd` came through exec for the file in `slot`.
+pub fn came_through(fd: RawFd, slot: SlotId) {
+    private_fd::adopt(fd);
+    UNCLAIMED.lock().push((fd, slot));
+}
+
+/// Kept descriptors on their way to a handle.
+struct Claim {
+    fds: Vec<RawFd>,
+    slot: SlotId,
+}
+
+impl Claim {
+    fn of(fds: &[RawFd], slot: SlotId) -> Result<Self, Errno> {
+        // A vfork child's handle lives for one call, and its parent will want them.
+        let duplicated = interpose::in_vfork_child();
+        let mut claim = Self { fds: Vec::new(), slot };
+        for &fd in fds {
+            let position = UNCLAIMED.lock().iter().position(|known| *known == (fd, slot));
+            let Some(position) = position else { return Err(Errno::STALE) };
+            if duplicated {
+                claim.fds.push(private_fd::duplicate(fd)?);
+            } else {
+                UNCLAIMED.lock().swap_remove(position);
+                claim.fds.push(fd);
+                set_cloexec(fd, true);
+            }
+        }
+        Ok(claim)
+    }
+
+    /// The descriptors are a handle's now.
+    fn granted(&mut self) {
+        self.fds.clear();
+    }
+}
+
+impl Drop for Claim {
+    /// They went to no handle.
+    fn drop(&mut self) {
+        for &fd in &self.fds {
+            if interpose::in_vfork_child() {
+                private_fd::close(fd);
+            } else {
+                UNCLAIMED.lock().push((fd, self.slot));
+            }
+        }
+    }
 }
 
 fn set_cloexec(fd: RawFd, cloexec: bool) {

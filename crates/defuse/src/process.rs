@@ -192,10 +192,12 @@ impl Process {
         change(&mut children[position]);
     }
 
-    /// The vfork child of this thread is gone: so is what it left.
-    pub fn after_vfork(&self) {
+    /// The vfork child of this thread is gone: so is what it left, but for its working directory, which may have been ours too.
+    pub fn after_vfork(&self) -> Option<Cwd> {
         let thread = thread::id();
-        self.vfork.lock().retain(|child| child.thread != thread);
+        let mut children = self.vfork.lock();
+        let position = children.iter().position(|child| child.thread == thread)?;
+        children.swap_remove(position).cwd
     }
 
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.

@@ -20,7 +20,7 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, file, handover, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -280,7 +280,7 @@ fn keep_what_was_inherited(
     })?;
     for entry in kept {
         if inherited.contains(&entry.slot) {
-            private_fd::adopt(entry.fd as RawFd);
+            handover::came_through(entry.fd as RawFd, entry.slot);
         } else {
             native::close(entry.fd as RawFd);
         }

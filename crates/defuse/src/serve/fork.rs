@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use interpose::{ForkCall, ForkKind};
+use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, nofile, shadow, thread};
+use crate::{handover, heap, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -25,6 +26,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         process.staging.acquire();
         process.cwd.acquire();
         process.vfork.acquire();
+        handover::before_fork();
         for mount in &process.mounts {
             mount.before_fork();
             if let Some(instance) = mount.loaded() {
@@ -46,6 +48,7 @@ fn release(process: &Process) {
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
+    handover::after_fork();
     process.vfork.release();
     process.cwd.release();
     process.staging.release();
@@ -65,7 +68,16 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             if result < 0 {
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }
-            process.after_vfork();
+            let left = process.after_vfork();
+            if result > 0 && fork.flags & u64::from(sys::CLONE_FILES) != 0 {
+                shadow::believe_the_kernel(process);
+            }
+            if result > 0
+                && fork.flags & u64::from(sys::CLONE_FS) != 0
+                && let Some(cwd) = left
+            {
+                process.set_cwd(cwd);
+            }
         }
         ForkKind::SharedVm => nofile::after_fork(),
         ForkKind::Thread => {}
