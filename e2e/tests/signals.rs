@@ -10,4 +10,7 @@ fn transcript(name: &'static str) -> Case {
 same_as_plain! {
     /// Handlers that do to files what they have interrupted, jump out of calls, or end those that wait.
     interrupted: transcript("interrupted");
+
+    /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
+    busy_threads: transcript("busy");
 }

@@ -67,6 +67,8 @@ pub struct Process {
     pub vfork: Lock<Vec<VforkChild>>,
     /// The process has had a second thread: a descriptor may be in use while its number changes hands.
     pub threaded: AtomicBool,
+    /// The process has given up system calls: what can be left to others is.
+    pub restricted: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Slot numbers at and above this make the next open look for slots of ended processes.

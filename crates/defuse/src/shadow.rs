@@ -137,7 +137,7 @@ fn replace(process: &Process, by: RawFd, fd: RawFd, cloexec: bool) -> Result<(),
 }
 
 /// The common placeholder; opens it if there is none.
-fn placeholder(process: &Process) -> Result<RawFd, Errno> {
+pub fn placeholder(process: &Process) -> Result<RawFd, Errno> {
     match PLACEHOLDER.load(Ordering::Relaxed) {
         -1 => open_placeholder(process),
         fd => Ok(fd),
@@ -200,7 +200,8 @@ pub fn believe_the_kernel(process: &'static Process) {
 /// This process has no more use for the slot; frees it unless somebody else has.
 pub fn let_go(process: &'static Process, slot: SlotId) {
     let Ok(shared) = process.arena.slot(slot) else { return };
-    if !shared.is_shared().unwrap_or(true) || !held_anywhere(process, slot) {
+    let held = || process.restricted.load(Ordering::Relaxed) || held_anywhere(process, slot);
+    if !shared.is_shared().unwrap_or(true) || !held() {
         // Somebody else may have found it unused at the same time.
         let _ = process.arena.free_slot(process.me(), slot);
     }
