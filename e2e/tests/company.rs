@@ -23,6 +23,12 @@ same_as_plain! {
         cp /bin/cat copy; ./copy config; printf '#!%s/copy\nscript\n' "$MNT" >script; chmod +x script; ./script"#)
         .fixture_with("preloaded", &["-shared", "-fPIC", "-ldl"]);
 
+    /// An allocator that makes system calls, and takes its locks, before any constructor of ours has run.
+    another_allocator: script(r#"
+        cd "$MNT"; seq 1 20000 >f; export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2
+        sort -R f | sort -n | cksum; bash -c 'exec 3<f; read line <&3; echo $line; (read line <&3; echo $line) | cat; declare -a a; for i in {1..5000}; do a[i]=$i$i; done; echo ${#a[@]} >g; cat g'
+        "$FIX/busy"; cp /bin/sort copy; ./copy -r f | cksum"#).fixture("busy").needs(&["/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"]);
+
     /// A program that clears its environment keeps its files and its session.
     cleared_environment: script(r#"
         cd "$MNT"; echo first >f; echo second >>f; exec 3<f; read line <&3; echo $line

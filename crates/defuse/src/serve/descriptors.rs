@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use fdtable::{FdState, Ref, Released};
-use interpose::{Call, Outcome};
+use interpose::{Call, Outcome, RESTART};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
@@ -11,6 +11,7 @@ use super::open::STATUS;
 use super::{DONE, Reply, Served, locks};
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
+use crate::thread::Opening;
 use crate::{native, private_fd, shadow, thread, user};
 
 /// linux/close_range.h
@@ -343,10 +344,24 @@ pub fn inner(call: &Call) -> Outcome {
     if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
         return Outcome::PassThrough;
     }
-    if thread::is_adopting() {
-        return Outcome::Return(native::call(call));
-    }
-    match native::new_fd(call.nr, call.args) {
+    // An open may wait, for the other end of a FIFO.
+    let may_wait = thread::opening() == Opening::Yes
+        && matches!(call.nr, sys::__NR_open | sys::__NR_openat | sys::__NR_openat2);
+    let adopting = thread::is_adopting();
+    let make = if may_wait { native::checked_interruptible } else { native::checked };
+    let made = match make(call.nr, call.args) {
+        // For our own use the program's limit does not count.
+        Err(Errno::MFILE) if !adopting => native::new_fd(call.nr, call.args),
+        made => made.map(|fd| fd as RawFd),
+    };
+    match made {
+        // A signal came first, or one that is to restart what it interrupts. The plugin ends its operation, and the program's call
+        // is made again.
+        Err(error) if i64::from(error.raw_os_error()) == -RESTART => {
+            thread::set_opening(Opening::Again);
+            Outcome::Return(-i64::from(Errno::INTR.raw_os_error()))
+        }
+        Ok(fd) if adopting => Outcome::Return(fd.into()),
         Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
         Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
     }

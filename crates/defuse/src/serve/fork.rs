@@ -22,6 +22,11 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();
+        // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
+        if let Err(error) = shadow::separate_all(process) {
+            process.descriptors.release();
+            return Err(error);
+        }
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
