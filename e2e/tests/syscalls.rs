@@ -27,6 +27,9 @@ same_as_plain! {
     /// fork, exec, vfork, posix_spawn and passing over a socket.
     processes_share_descriptions: transcript("processes");
 
+    /// Names, connections and datagrams of Unix sockets.
+    sockets_have_names: transcript("sockets");
+
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
 }

@@ -12,7 +12,7 @@ use stash::{Description, Kind};
 
 use super::attributes::attributes_at;
 use super::{Reply, Served, locks};
-use crate::file::OpenFile;
+use crate::file::{self, OpenFile};
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
@@ -293,7 +293,7 @@ fn enter(
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
-    let kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
     let description = Description {
         status_flags: flags & STATUS,
         access_mode: flags & sys::O_ACCMODE,
