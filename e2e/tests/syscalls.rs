@@ -30,6 +30,9 @@ same_as_plain! {
     /// Names, connections and datagrams of Unix sockets.
     sockets_have_names: transcript("sockets");
 
+    /// ETXTBSY.
+    running_programs_are_busy: transcript("busy");
+
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
 }

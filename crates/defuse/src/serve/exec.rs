@@ -17,6 +17,7 @@ use crate::native;
 use crate::process::Process;
 use crate::program::{self, Header};
 use crate::resolve::PathBytes;
+use crate::running;
 use crate::user;
 
 /// The kernel's limit of interpreters that are scripts themselves (`BINPRM_MAX_RECURSION` and one).
@@ -228,7 +229,11 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
                 if name.try_push(0).is_err() {
                     return -i64::from(Errno::NAMETOOLONG.raw_os_error());
                 }
-                native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
+                let args = [name.as_ptr() as u64, argv, envp, 0, 0, 0];
+                match native::exec(sys::__NR_execve, args) {
+                    BUSY if !executable.is_empty() => exec_undisturbed(path, args),
+                    result => result,
+                }
             }
             Program::Call(args) => {
                 let mut args = *args;
@@ -242,6 +247,20 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         handover::keep_arena(process);
     }
     result.map(Reply::Value)
+}
+
+const BUSY: i64 = -(linux_raw_sys::errno::ETXTBSY as i64);
+
+/// Starts a program's copy that somebody was just looking at.
+fn exec_undisturbed(copy: &[u8], args: [u64; 6]) -> i64 {
+    match running::wait_until_startable(copy) {
+        Ok(kept) => {
+            let result = native::exec(sys::__NR_execve, args);
+            native::close(kept);
+            result
+        }
+        Err(_) => BUSY,
+    }
 }
 
 fn base_name(path: &[u8]) -> &[u8] {

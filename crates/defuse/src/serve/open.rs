@@ -17,7 +17,7 @@ use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, private_fd, thread, user};
+use crate::{native, private_fd, running, thread, user};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -226,6 +226,10 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
         attributes_at(spot, true)?;
     }
     spot.check_directory()?;
+    let writes = flags & (sys::O_ACCMODE | sys::O_TRUNC) != 0 && flags & sys::O_PATH == 0;
+    if writes && flags & (sys::O_CREAT | sys::O_EXCL) != sys::O_CREAT | sys::O_EXCL {
+        running::check(process, spot)?;
+    }
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
