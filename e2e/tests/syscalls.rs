@@ -33,6 +33,9 @@ same_as_plain! {
     /// ETXTBSY.
     running_programs_are_busy: transcript("busy");
 
+    /// POSIX AIO, the kernel's AIO, watches and leases.
+    asynchronous: script("cd \"$MNT\"; \"$FIX/asynchronous\"").fixture_with("asynchronous", &["-lrt"]);
+
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unnecessary_wraps, reason = "all serving functions have one type")]
 #![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 
+mod asynchronous;
 mod attributes;
 mod copying;
 mod descriptors;
@@ -83,6 +84,7 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_pwritev2 => transfer::pwritev2,
         sys::__NR_lseek => transfer::lseek,
 
+        sys::__NR_io_submit => asynchronous::io_submit,
         sys::__NR_sendfile => copying::sendfile,
         sys::__NR_splice => copying::splice,
         sys::__NR_tee => copying::tee,
