@@ -1,7 +1,7 @@
 //! Each system call with its errors: C fixtures print a transcript of calls and results, and the transcript must be the same
 //! on the mount.
 
-use defuse_e2e::{Case, same_as_plain, same_as_plain_served, script};
+use defuse_e2e::{Case, same_as_plain, same_as_plain_by, same_as_plain_served, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -29,6 +29,13 @@ same_as_plain! {
 
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
+}
+
+same_as_plain_by! {
+    [session: SessionLocks]
+
+    /// The same with a plugin that keeps no locks.
+    locks_of_the_session: transcript("locks");
 }
 
 same_as_plain_served! {

@@ -6,7 +6,7 @@
 
 use std::ops::Deref;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::{FdState, Ref};
 use linux_raw_sys::general as sys;
@@ -18,7 +18,7 @@ use stash::{Holder, Slot, SlotId, StashError};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, trace};
+use crate::{lock_files, native, trace};
 
 /// An open file in use by a call.
 pub enum FileRef {
@@ -54,8 +54,8 @@ pub struct OpenFile {
     /// What stands at the program's FD numbers: [`PLACEHOLDER`], [`SHADOW`], or the number itself that is the plugin's
     /// own descriptor.
     form: AtomicI32,
-    /// This process has set record locks through this file.
-    pub locked: AtomicBool,
+    /// What its locks need, if the session keeps them.
+    pub locks: lock_files::Held,
 }
 
 const PLACEHOLDER: i32 = -1;
@@ -91,7 +91,7 @@ impl OpenFile {
             open_flags,
             kind: AtomicU32::new(kind & sys::S_IFMT),
             form: AtomicI32::new(PLACEHOLDER),
-            locked: AtomicBool::new(false),
+            locks: lock_files::Held::new(),
         }
     }
 
@@ -214,6 +214,7 @@ impl Drop for OpenFile {
         {
             trace::debug(format_args!("close: {error}"));
         }
+        lock_files::let_go(self.process, &self.locks);
         shadow::let_go(self.process, self.slot);
     }
 }

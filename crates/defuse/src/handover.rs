@@ -15,7 +15,7 @@ use stash::{ExecEntry, ExecToken, SlotId};
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
-use crate::{native, private_fd, shadow, trace};
+use crate::{lock_files, native, private_fd, shadow, trace};
 
 /// Descriptors that one handle may keep.
 const KEPT_MAX: usize = 8;
@@ -62,7 +62,7 @@ pub fn keep_arena(process: &Process) {
 
 /// Describes every file that the next image may inherit. In a vfork child those of the suspended parent.
 pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
-    if process.files.is_empty() {
+    if process.files.is_empty() && lock_files::is_unused() {
         return Ok(Prepared::default());
     }
     let any_may_be_inherited = interpose::in_vfork_child();
@@ -84,10 +84,11 @@ pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
             Err(error) => trace::debug(format_args!("a file cannot be saved for exec: {error}")),
         }
     });
+    entries.extend(lock_files::for_exec(process));
     if entries.is_empty() {
         return Ok(Prepared::default());
     }
-    let kept: Vec<RawFd> = entries.iter().map(|entry| entry.fd as RawFd).collect();
+    let kept: Vec<RawFd> = entries.iter().map(lock_files::number).collect();
     let me = if any_may_be_inherited {
         process.arena.register_process().map_err(stash_errno)?
     } else {
@@ -151,6 +152,7 @@ pub fn restore(process: &'static Process, slot: SlotId) -> Result<OpenFile, Errn
             let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
             let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
             file.set_form(shadow::Form::Shadow);
+            lock_files::attach(&file);
             Ok(file)
         }
         Open::Native { .. } => Err(Errno::IO),

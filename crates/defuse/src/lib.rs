@@ -9,6 +9,7 @@ mod environment;
 pub mod errno;
 mod file;
 mod handover;
+mod lock_files;
 #[allow(unsafe_code)]
 mod heap;
 pub mod log;

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use plugin_abi::{Capabilities, Instance, Plugin};
 use rustix::io::Errno;
 
+use crate::lock_files::Keepers;
 use crate::sync::Lock;
 use crate::trace;
 
@@ -18,6 +19,8 @@ pub struct Mount {
     library: PathBuf,
     backend: CString,
     options: CString,
+    /// Who keeps the locks of its files.
+    pub keepers: Keepers,
     loading: Lock<()>,
     instance: OnceLock<Result<Instance, Errno>>,
 }
@@ -25,7 +28,8 @@ pub struct Mount {
 impl Mount {
     /// A mount whose plugin is not loaded yet.
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
-        Self { number, point, library, backend, options, loading: Lock::new(()), instance: OnceLock::new() }
+        let keepers = Keepers::new();
+        Self { number, point, library, backend, options, keepers, loading: Lock::new(()), instance: OnceLock::new() }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is

@@ -9,7 +9,7 @@
 //! | `arena` | 0600 | memory that all processes of the session share |
 //! | `slots/` | 1733 | shadows: a directory for each open file description |
 //! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
-//! | `locks/` | 0711 | files that carry the record locks of served files |
+//! | `locks/` | 1733 | files that carry the locks of served files, see [`crate::lock_files`] |
 //! | `null/` | 0711 | an empty directory |
 //! | `sites/` | 0711 | lists of system call sites of the libraries that were met, see [`crate::site_lists`] |
 //!

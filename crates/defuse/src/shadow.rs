@@ -23,7 +23,7 @@ use stash::SlotId;
 
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
-use crate::{handover, native, private_fd, trace};
+use crate::{handover, lock_files, native, private_fd, trace};
 
 /// What stands at the FD numbers of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     if file.form() == Form::Shadow {
         return Ok(());
     }
+    lock_files::share(process, file);
     let kind = u64::from(file.kind()?);
     file.shared()?.user_words()[KIND].store(kind, Ordering::Relaxed);
     let shadow = open_shadow(process, file.slot, true)?;

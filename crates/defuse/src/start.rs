@@ -20,7 +20,7 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, file, lock_files, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -279,10 +279,15 @@ fn keep_what_was_inherited(
         }
     })?;
     for entry in kept {
-        if inherited.contains(&entry.slot) {
-            private_fd::adopt(entry.fd as RawFd);
-        } else {
-            native::close(entry.fd as RawFd);
+        let fd = lock_files::number(entry);
+        if !inherited.contains(&entry.slot) {
+            native::close(fd);
+            continue;
+        }
+        private_fd::adopt(fd);
+        if lock_files::inherit(entry) {
+            let cloexec = u64::from(sys::FD_CLOEXEC);
+            native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), cloexec, 0, 0, 0]);
         }
     }
     Ok(())

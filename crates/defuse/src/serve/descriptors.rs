@@ -49,14 +49,14 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
         native::close(fd);
     }
     drop(together);
-    let flushed = if flush { finish(&released) } else { Ok(()) };
+    let flushed = if flush { finish(process, &released) } else { Ok(()) };
     drop(released);
     flushed
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
-fn finish(file: &Released<OpenFile>) -> Result<(), Errno> {
-    locks::drop_record_locks(file);
+fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
+    locks::drop_record_locks(process, file);
     match file.with_handle(plugin_abi::Instance::flush) {
         Err(Errno::INTR) => Ok(()),
         other => other,
@@ -203,7 +203,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     };
     drop(together);
     if let Some(released) = replaced {
-        let _ = finish(&released);
+        let _ = finish(process, &released);
     }
     Ok(Reply::Value(result))
 }

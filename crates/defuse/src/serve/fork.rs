@@ -6,7 +6,7 @@ use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, nofile, shadow, thread};
+use crate::{heap, lock_files, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -32,6 +32,9 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
             }
         }
     }
+    if fork.kind == ForkKind::Fork {
+        lock_files::before_fork();
+    }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     nofile::before_fork();
     if fork.kind == ForkKind::Fork {
@@ -43,6 +46,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 fn release(process: &Process) {
     heap::after_fork();
     nofile::after_fork();
+    lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
@@ -80,6 +84,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     }
     thread::after_fork_in_child();
     release(process);
+    lock_files::in_forked_child();
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
     }

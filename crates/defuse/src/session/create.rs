@@ -126,10 +126,12 @@ impl Session {
             })?;
         }
 
-        // A process that drops its privileges still makes shadows. Only who knows the folder's name gets here, and
+        // A process that drops its privileges still makes shadows and lock files. Only who knows the folder's name gets here, and
         // nobody can remove or list what others made.
-        chmodat(&self.folder, names::SLOTS, Mode::from_raw_mode(0o1733), AtFlags::empty())
-            .map_err(|errno| SessionError::system("set the mode of", &self.path.join(names::SLOTS), errno))?;
+        for name in [names::SLOTS, names::LOCKS] {
+            chmodat(&self.folder, name, Mode::from_raw_mode(0o1733), AtFlags::empty())
+                .map_err(|errno| SessionError::system("set the mode of", &self.path.join(name), errno))?;
+        }
 
         let arena = self.make_file(names::ARENA, Mode::RUSR | Mode::WUSR)?;
         fill_arena(arena.as_fd())?;
