@@ -21,6 +21,9 @@ same_as_plain! {
     /// Record locks, open file description locks and flock, between processes.
     locks: transcript("locks");
 
+    /// Both ends of a FIFO.
+    fifos: transcript("fifos");
+
     /// poll, select, epoll and what a terminal would be asked.
     readiness: transcript("readiness");
 

@@ -74,6 +74,15 @@ pub fn stat(path: &CStr) -> Result<sys::stat, Errno> {
     Ok(unsafe { stat.assume_init() })
 }
 
+/// stat(2) of the path at the address `path`, relative to `directory`.
+pub fn stat_at(directory: RawFd, path: u64) -> Result<sys::stat, Errno> {
+    let mut stat = MaybeUninit::<sys::stat>::uninit();
+    let address = stat.as_mut_ptr() as u64;
+    checked(sys::__NR_newfstatat, [directory as u64, path, address, 0, 0, 0])?;
+    // SAFETY: the kernel filled in the whole structure when it reported success.
+    Ok(unsafe { stat.assume_init() })
+}
+
 /// close(2). There is nothing to be done about an error.
 pub fn close(fd: RawFd) {
     raw_call(sys::__NR_close, [fd as u64, 0, 0, 0, 0, 0]);

@@ -1,9 +1,9 @@
-//! Calls on FDs themselves: close, dup, fcntl, passing. And the FDs that plugins open.
+//! Calls on FDs themselves: close, dup, fcntl, passing.
 
 use std::os::fd::RawFd;
 
 use fdtable::{FdState, Ref, Released};
-use interpose::{Call, Outcome};
+use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
@@ -11,7 +11,7 @@ use super::open::STATUS;
 use super::{DONE, Reply, Served, locks};
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{native, private_fd, shadow, thread, user};
+use crate::{native, private_fd, shadow, user};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -325,47 +325,3 @@ pub fn for_each_passed(
 
 const SOL_SOCKET: i32 = 1;
 const SCM_RIGHTS: i32 = 1;
-
-/// A call of a plugin (or of libc on its behalf) that opens or closes a descriptor: those are kept out of the program's sight.
-pub fn inner(call: &Call) -> Outcome {
-    if call.nr == sys::__NR_close {
-        private_fd::forget(call.args[0] as RawFd);
-        return Outcome::PassThrough;
-    }
-    if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
-        return Outcome::PassThrough;
-    }
-    if thread::is_adopting() {
-        return Outcome::Return(native::call(call));
-    }
-    match native::new_fd(call.nr, call.args) {
-        Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
-        Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
-    }
-}
-
-/// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.
-pub const INNER: &[u32] = &[
-    sys::__NR_open,
-    sys::__NR_openat,
-    sys::__NR_openat2,
-    sys::__NR_creat,
-    sys::__NR_dup,
-    sys::__NR_fcntl,
-    sys::__NR_socket,
-    sys::__NR_accept,
-    sys::__NR_accept4,
-    sys::__NR_memfd_create,
-    sys::__NR_eventfd,
-    sys::__NR_eventfd2,
-    sys::__NR_epoll_create,
-    sys::__NR_epoll_create1,
-    sys::__NR_timerfd_create,
-    sys::__NR_signalfd,
-    sys::__NR_signalfd4,
-    sys::__NR_inotify_init,
-    sys::__NR_inotify_init1,
-    sys::__NR_pidfd_open,
-    sys::__NR_userfaultfd,
-    sys::__NR_close,
-];

@@ -9,6 +9,7 @@ mod descriptors;
 mod directory;
 mod exec;
 mod fork;
+mod inner;
 mod limits;
 mod locks;
 mod mapping;
@@ -29,9 +30,9 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::trace;
+use crate::{thread, trace};
 
-pub use descriptors::INNER;
+pub use inner::INNER;
 
 /// What a served call gives back.
 pub enum Reply {
@@ -184,11 +185,25 @@ pub fn server(nr: u32) -> Option<Server> {
     Some(server)
 }
 
+/// Calls that may wait in a plugin before they have any effect.
+const WAITING: [u32; 6] = [
+    sys::__NR_open,
+    sys::__NR_openat,
+    sys::__NR_openat2,
+    sys::__NR_creat,
+    sys::__NR_fcntl,
+    sys::__NR_flock,
+];
+
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
         let Some(server) = server(call.nr) else { return Outcome::PassThrough };
         let span = trace::Span::begin();
-        let served = server(self, call);
+        let served = if WAITING.contains(&call.nr) {
+            thread::waiting(|| server(self, call))
+        } else {
+            server(self, call)
+        };
         span.end(call, &served);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
@@ -202,7 +217,7 @@ impl Handler for &'static Process {
     }
 
     fn inner_call(&self, call: &mut Call) -> Outcome {
-        descriptors::inner(call)
+        inner::call(call)
     }
 
     fn before_fork(&self, fork: &ForkCall) -> Result<(), i32> {
