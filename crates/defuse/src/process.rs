@@ -39,6 +39,8 @@ pub struct Process {
     pub owner: u32,
     /// The session's folder.
     pub folder: Vec<u8>,
+    /// The folder in it that all processes of the session may make things in.
+    pub shared_folder: Vec<u8>,
     /// Device of the session's folder.
     pub folder_device: u64,
     /// Device of /proc: its directories of FDs show ours too.

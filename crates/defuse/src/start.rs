@@ -108,6 +108,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
     nofile::begin(config.private_fd_base, config.nofile.soft);
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let shared_folder = folder.join(names::shared(arena.session_id())).into_os_string().into_vec();
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -117,6 +118,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         owner: folder_stat.st_uid,
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
+        shared_folder,
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,

@@ -17,7 +17,7 @@ use crate::process::Process;
 use crate::session::names;
 use crate::{native, private_fd};
 
-/// Anybody of the session may set locks; who knows the folder's name is of the session.
+/// Anybody of the session may set locks; nobody else knows the folder.
 const MODE: u64 = 0o666;
 
 /// A private descriptor, with a description of its own, of the lock file of `inode`.
@@ -91,7 +91,7 @@ fn open_at(path: &ArrayVec<u8, 4096>, flags: u32) -> Result<RawFd, Errno> {
 fn path(process: &Process, [mount, device, inode]: Inode) -> ArrayVec<u8, 4096> {
     let mut path = ArrayVec::new();
     // The folder's path is short (checked when the session was opened), so this cannot fail.
-    let _ = path.write_all(&process.folder);
+    let _ = path.write_all(&process.shared_folder);
     let _ = write!(path, "/{}/{mount}-{device:x}-{inode:x}\0", names::LOCKS);
     path
 }
