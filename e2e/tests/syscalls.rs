@@ -46,8 +46,6 @@ same_as_plain_served! {
     paths_that_are_looked_at: script("cd \"$MNT\"; \"$FIX/paths\" look").fixture("paths").needs_other_device();
 
     /// 29 calls that change something, each with the same paths on a tree laid anew every time.
-    #[ignore = "issue 2: of 4,000 lines those differ in which link and rename meet names beside the mount, which is a file \
-                system of its own (EXDEV) where a plain directory is not; the fixture has to leave them out"]
     paths_that_are_changed: script("cd \"$MNT\"; \"$FIX/paths\" change").fixture("paths").needs_other_device();
 
     /// Numbers, duplicates, flags, close-on-exec, /proc/self/fd.

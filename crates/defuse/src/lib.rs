@@ -9,9 +9,9 @@ mod environment;
 pub mod errno;
 mod file;
 mod handover;
-mod lock_files;
 #[allow(unsafe_code)]
 mod heap;
+mod lock_files;
 pub mod log;
 mod mount;
 pub mod mounts;

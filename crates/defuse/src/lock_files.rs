@@ -361,7 +361,8 @@ pub fn for_exec(process: &Process) -> Vec<ExecEntry> {
             inodes.extend(inode_of(file).ok().map(|inode| (inode, file.slot)));
         }
         let companion = file.locks.companion.load(Ordering::Relaxed);
-        if companion >= 0 && (!cloexec || in_vfork_child) && list.iter().all(|known| known.slot != file.slot) {
+        if companion >= 0 && (!cloexec || in_vfork_child) && list.iter().all(|known| known.slot != file.slot)
+        {
             list.push(entry(companion, COMPANION, file.slot));
         }
     });
@@ -372,7 +373,9 @@ pub fn for_exec(process: &Process) -> Vec<ExecEntry> {
         {
             list.push(entry(kept.records, RECORD, slot));
             let spare = [kept.spare].into_iter().filter(|&fd| fd != NONE);
-            list.extend(spare.chain(kept.parked.iter().copied()).map(|fd| entry(fd, COMPANION | RECORD, slot)));
+            list.extend(
+                spare.chain(kept.parked.iter().copied()).map(|fd| entry(fd, COMPANION | RECORD, slot)),
+            );
         }
     }
     list

@@ -29,7 +29,16 @@ impl Mount {
     /// A mount whose plugin is not loaded yet.
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
         let keepers = Keepers::new();
-        Self { number, point, library, backend, options, keepers, loading: Lock::new(()), instance: OnceLock::new() }
+        Self {
+            number,
+            point,
+            library,
+            backend,
+            options,
+            keepers,
+            loading: Lock::new(()),
+            instance: OnceLock::new(),
+        }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is

@@ -77,6 +77,7 @@ impl Spot {
 }
 
 /// A path argument of the program: the directory it is relative to, and its text.
+#[derive(Clone)]
 pub struct PathArgument {
     /// `AT_FDCWD` or an FD.
     pub dirfd: RawFd,
@@ -108,6 +109,26 @@ impl PathArgument {
             b".." => Last::DotDot,
             _ => Last::Name,
         }
+    }
+
+    /// The path without the slashes at its end.
+    pub fn without_slashes(&self) -> PathBytes {
+        let mut text = self.text.clone();
+        let trimmed = text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
+        text.truncate(trimmed.max(1));
+        text
+    }
+
+    /// The path of the directory that the last component is looked up in.
+    pub fn parent(&self) -> PathBytes {
+        let mut text = self.without_slashes();
+        let slash = text.iter().rposition(|&byte| byte == b'/');
+        text.truncate(slash.map_or(0, |at| at + 1));
+        if text.is_empty() {
+            // There is room: a path is at least one byte long.
+            let _ = text.try_push(b'.');
+        }
+        text
     }
 
     /// Reads the path at `pointer` in the program's memory.

@@ -67,10 +67,7 @@ pub fn remove(process: &Process, inode: Inode) {
     let Ok(_alone) = alone(process, inode) else { return };
     let Ok(fd) = open_at(&path, 0) else { return };
     let lease = |kind: u32| {
-        native::checked(
-            sys::__NR_fcntl,
-            [fd as u64, u64::from(sys::F_SETLEASE), u64::from(kind), 0, 0, 0],
-        )
+        native::checked(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETLEASE), u64::from(kind), 0, 0, 0])
     };
     if lease(sys::F_WRLCK).is_ok() {
         native::raw_call(sys::__NR_unlink, [path.as_ptr() as u64, 0, 0, 0, 0, 0]);

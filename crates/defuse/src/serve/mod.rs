@@ -23,6 +23,7 @@ mod refused;
 #[cfg(test)]
 mod table_tests;
 mod transfer;
+mod two_names;
 mod xattr;
 
 use interpose::{Call, ForkCall, Handler, Outcome};
@@ -125,11 +126,11 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_symlinkat => names::symlinkat,
         sys::__NR_readlink => names::readlink,
         sys::__NR_readlinkat => names::readlinkat,
-        sys::__NR_link => names::link,
-        sys::__NR_linkat => names::linkat,
-        sys::__NR_rename => names::rename,
-        sys::__NR_renameat => names::renameat,
-        sys::__NR_renameat2 => names::renameat2,
+        sys::__NR_link => two_names::link,
+        sys::__NR_linkat => two_names::linkat,
+        sys::__NR_rename => two_names::rename,
+        sys::__NR_renameat => two_names::renameat,
+        sys::__NR_renameat2 => two_names::renameat2,
         sys::__NR_name_to_handle_at => names::name_to_handle_at,
         sys::__NR_inotify_add_watch => names::inotify_add_watch,
 
@@ -186,14 +187,8 @@ pub fn server(nr: u32) -> Option<Server> {
 }
 
 /// Calls that may wait in a plugin before they have any effect.
-const WAITING: [u32; 6] = [
-    sys::__NR_open,
-    sys::__NR_openat,
-    sys::__NR_openat2,
-    sys::__NR_creat,
-    sys::__NR_fcntl,
-    sys::__NR_flock,
-];
+const WAITING: [u32; 6] =
+    [sys::__NR_open, sys::__NR_openat, sys::__NR_openat2, sys::__NR_creat, sys::__NR_fcntl, sys::__NR_flock];
 
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
