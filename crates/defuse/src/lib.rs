@@ -11,6 +11,7 @@ mod file;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;
+pub mod image;
 mod lock_files;
 pub mod log;
 mod mount;
