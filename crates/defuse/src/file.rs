@@ -6,6 +6,7 @@
 
 use std::ops::Deref;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::{FdState, Ref};
@@ -26,6 +27,8 @@ pub enum FileRef {
     Entered(Ref<'static, OpenFile>),
     /// Rebuilt for this one call, in a vfork child, whose table is the parent's.
     Alone(Box<OpenFile>),
+    /// The working directory's.
+    WorkingDirectory(Arc<OpenFile>),
 }
 
 impl Deref for FileRef {
@@ -34,6 +37,7 @@ impl Deref for FileRef {
         match self {
             Self::Entered(file) => file,
             Self::Alone(file) => file,
+            Self::WorkingDirectory(file) => file,
         }
     }
 }
@@ -57,6 +61,9 @@ pub struct OpenFile {
     /// What its locks need, if the session keeps them.
     pub locks: lock_files::Held,
 }
+
+/// In the slot's first user word, beside open(2)'s flags: the directory has been removed.
+pub const REMOVED: u64 = 1 << 63;
 
 const PLACEHOLDER: i32 = -1;
 const SHADOW: i32 = -2;
@@ -179,6 +186,11 @@ impl OpenFile {
         };
         self.kind.store(kind, Ordering::Relaxed);
         Ok(kind)
+    }
+
+    /// Whether it is a directory that has been removed by a process of the session.
+    pub fn is_removed(&self) -> bool {
+        self.shared().is_ok_and(|slot| slot.user_words()[0].load(Ordering::Relaxed) & REMOVED != 0)
     }
 
     /// Whether it is a directory.

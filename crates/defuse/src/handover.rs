@@ -15,7 +15,7 @@ use stash::{ExecEntry, ExecToken, SlotId};
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
-use crate::{lock_files, native, private_fd, shadow, trace};
+use crate::{lock_files, native, private_fd, shadow, trace, working_directory};
 
 /// Descriptors that one handle may keep.
 const KEPT_MAX: usize = 8;
@@ -62,7 +62,8 @@ pub fn keep_arena(process: &Process) {
 
 /// Describes every file that the next image may inherit. In a vfork child those of the suspended parent.
 pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
-    if process.files.is_empty() && lock_files::is_unused() {
+    let cwd = working_directory::for_exec(process);
+    if process.files.is_empty() && lock_files::is_unused() && cwd.is_none() {
         return Ok(Prepared::default());
     }
     let any_may_be_inherited = interpose::in_vfork_child();
@@ -84,6 +85,16 @@ pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
             Err(error) => trace::debug(format_args!("a file cannot be saved for exec: {error}")),
         }
     });
+    if let Some((held, entry)) = cwd {
+        entries.push(entry);
+        if let Some(Ok(kept)) = held.file().map(|file| save(&file)) {
+            entries.extend(kept.iter().map(|&fd| ExecEntry {
+                fd: fd as u32,
+                slot: entry.slot,
+                cloexec: false,
+            }));
+        }
+    }
     entries.extend(lock_files::for_exec(process));
     if entries.is_empty() {
         return Ok(Prepared::default());

@@ -40,3 +40,4 @@ mod thread;
 mod trace;
 #[allow(unsafe_code)]
 mod user;
+mod working_directory;

@@ -333,7 +333,7 @@ const RECORD: u32 = 1 << 30;
 
 /// The descriptor in an entry of the exec map.
 pub fn number(entry: &ExecEntry) -> RawFd {
-    (entry.fd & !(COMPANION | RECORD)) as RawFd
+    (entry.fd & !(COMPANION | RECORD | crate::working_directory::ENTRY)) as RawFd
 }
 
 /// Whether exec has to keep anything of ours.

@@ -14,7 +14,7 @@ use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
-use crate::{native, nofile};
+use crate::{native, nofile, working_directory};
 
 /// Where a path argument leads.
 pub enum Located {
@@ -228,16 +228,29 @@ impl PathArgument {
         }
     }
 
-    /// The canonical directory that a relative path starts from.
+    /// Whether a name is looked up in the directory that a relative path starts from.
+    fn goes_down(&self) -> bool {
+        let mut names = self.text.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+        names.next().is_some_and(|name| name != b"..")
+    }
+
+    /// The canonical directory that a relative path starts from; `ENOENT` if it was removed, so that nothing is in it.
     fn base(&self, process: &'static Process) -> Result<Base, Errno> {
         if self.is_absolute() {
             return Ok(Base::Path(PathBytes::new()));
         }
         if self.dirfd == sys::AT_FDCWD {
-            return Ok(Base::Path(working_directory(process)?));
+            let removed = process
+                .with_cwd(|cwd| matches!(cwd, Cwd::Served { held: Some(held), .. } if held.is_removed()));
+            return if removed && self.goes_down() {
+                Err(Errno::NOENT)
+            } else {
+                Ok(Base::Path(working_path(process)?))
+            };
         }
         match file::owner(process, self.dirfd) {
             Owner::Served(file) if !file.is_directory()? => Err(Errno::NOTDIR),
+            Owner::Served(file) if self.goes_down() && file.is_removed() => Err(Errno::NOENT),
             Owner::Served(file) => Ok(Base::Path(file.absolute_path()?)),
             Owner::Ancestor => Ok(Base::Path(fd_path(self.dirfd)?)),
             Owner::Foreign | Owner::Closed => Ok(Base::Elsewhere),
@@ -262,10 +275,13 @@ enum Base {
 }
 
 /// The canonical absolute path of the working directory.
-pub fn working_directory(process: &'static Process) -> Result<PathBytes, Errno> {
+pub fn working_path(process: &'static Process) -> Result<PathBytes, Errno> {
     let known = process.with_cwd(|cwd| match cwd {
         Cwd::Native(path) => Some(Ok(path.clone())),
-        Cwd::Served { mount, path } => Some(absolute(process, *mount, path)),
+        Cwd::Served { mount, path, held } => {
+            let now = held.as_ref().and_then(|held| held.path().ok());
+            Some(absolute(process, *mount, now.as_ref().unwrap_or(path)))
+        }
         Cwd::Unknown => None,
     });
     if let Some(path) = known {
@@ -274,6 +290,22 @@ pub fn working_directory(process: &'static Process) -> Result<PathBytes, Errno> 
     let path = kernel_cwd()?;
     process.set_cwd(Cwd::Native(path.clone()));
     Ok(path)
+}
+
+/// `.` on a mount: the very directory that the path is relative to, wherever its name is now.
+pub fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<FileRef> {
+    if !matches!(argument.text.as_slice(), b"." | b"./") {
+        return None;
+    }
+    if argument.dirfd == sys::AT_FDCWD {
+        return working_file(process);
+    }
+    file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
+}
+
+/// The working directory as an open file, if it lies on a mount.
+pub fn working_file(process: &Process) -> Option<FileRef> {
+    working_directory::held(process)?.file().map(FileRef::WorkingDirectory)
 }
 
 /// The absolute path of `below` on mount number `mount`.
@@ -370,7 +402,7 @@ pub fn magic_link(process: &'static Process, path: &[u8]) -> Result<Option<PathB
     match own_proc(path) {
         Some(b"/cwd") => {
             let served = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
-            if served { working_directory(process).map(Some) } else { Ok(None) }
+            if served { working_path(process).map(Some) } else { Ok(None) }
         }
         Some(b"/exe") => Ok(process.executable.clone()),
         _ => proc_fd(process, path).map(|file| file.absolute_path()).transpose(),

@@ -306,7 +306,7 @@ impl Object {
 pub const KIND: usize = 1;
 
 /// Opens the slot's own object, making it at the slot's first use, and locks the description.
-fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
+pub fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
     let object = Object::of(process, slot)?;
     let path = object.path(process, slot);
     let fd = match object.open(&path, cloexec) {

@@ -21,7 +21,9 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, lock_files, log, native, nofile, private_fd, site_lists, trace};
+use crate::{
+    address_space, file, lock_files, log, native, nofile, private_fd, site_lists, trace, working_directory,
+};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -256,7 +258,7 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
-        *process.cwd.lock() = Cwd::Served { mount, path };
+        *process.cwd.lock() = Cwd::Served { mount, path, held: None };
         process.nowhere.store(true, Ordering::Relaxed);
     }
     if let Some(token) = left.token {
@@ -274,8 +276,12 @@ fn keep_what_was_inherited(
     process: &'static Process,
     kept: &[stash::ExecEntry],
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let mut inherited = Vec::new();
-    for_each_open_fd(|fd| {
+    // The working directory is there in any case.
+    let is_cwd = |entry: &stash::ExecEntry| entry.fd & working_directory::ENTRY != 0;
+    let mut inherited: Vec<_> = kept.iter().filter(|entry| is_cwd(entry)).map(|entry| entry.slot).collect();
+    let all_known = kept.iter().all(|entry| inherited.contains(&entry.slot));
+    let look = |each: &mut dyn FnMut(RawFd)| if all_known { Ok(()) } else { for_each_open_fd(each) };
+    look(&mut |fd| {
         if let Some((_, device, inode)) = file::identity(fd)
             && device == process.folder_device
         {
@@ -289,7 +295,10 @@ fn keep_what_was_inherited(
             continue;
         }
         private_fd::adopt(fd);
-        if lock_files::inherit(entry) {
+        if is_cwd(entry) {
+            working_directory::inherit(process, entry.slot, fd);
+        }
+        if is_cwd(entry) || lock_files::inherit(entry) {
             let cloexec = u64::from(sys::FD_CLOEXEC);
             native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), cloexec, 0, 0, 0]);
         }
@@ -297,7 +306,7 @@ fn keep_what_was_inherited(
     Ok(())
 }
 
-fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+fn for_each_open_fd(each: &mut dyn FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.

@@ -6,7 +6,7 @@ use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, lock_files, nofile, shadow, thread};
+use crate::{heap, lock_files, nofile, shadow, thread, working_directory};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -18,6 +18,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if !process.files.is_empty() {
         shadow::separate_all(process)?;
     }
+    working_directory::share(process);
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();

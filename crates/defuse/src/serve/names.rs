@@ -13,7 +13,7 @@ use super::{Reply, Served};
 use crate::namei::{self, Last, PathArgument, Spot};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
-use crate::{native, user};
+use crate::{native, user, working_directory};
 
 pub fn mkdir(process: &'static Process, call: &Call) -> Served {
     make_directory(process, call, At::cwd(0, false), call.args[1] as u32)
@@ -137,7 +137,9 @@ fn remove_directory(process: &Process, spot: &Spot) -> Result<i64, Errno> {
     if spot.is_root() || is_mount_point(process, spot) {
         return Err(Errno::BUSY);
     }
-    spot.call(Instance::rmdir).map(|()| 0)
+    spot.call(Instance::rmdir)?;
+    working_directory::removed(process, spot.mount.number, spot.path().as_bytes());
+    Ok(0)
 }
 
 /// Whether another mount lies exactly here.

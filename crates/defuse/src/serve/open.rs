@@ -194,7 +194,7 @@ fn open_path(
     if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
-    if let Some(file) = directory_itself(process, &argument) {
+    if let Some(file) = namei::directory_itself(process, &argument) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
@@ -203,14 +203,6 @@ fn open_path(
             open_native(process, call, &argument, path.as_deref(), flags, mode, follow)
         }
     }
-}
-
-/// `.` relative to an FD: that very directory, wherever its name is now.
-fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<crate::file::FileRef> {
-    if argument.dirfd == sys::AT_FDCWD || argument.text.as_slice() != b"." {
-        return None;
-    }
-    crate::file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
 }
 
 /// Opens what lies on a mount, and gives the program a number for it.
