@@ -240,9 +240,7 @@ impl PathArgument {
             return Ok(Base::Path(PathBytes::new()));
         }
         if self.dirfd == sys::AT_FDCWD {
-            let removed = process
-                .with_cwd(|cwd| matches!(cwd, Cwd::Served { held: Some(held), .. } if held.is_removed()));
-            return if removed && self.goes_down() {
+            return if self.goes_down() && working_directory::is_removed(process) {
                 Err(Errno::NOENT)
             } else {
                 Ok(Base::Path(working_path(process)?))
@@ -414,6 +412,7 @@ pub fn magic_text(process: &'static Process, path: &[u8]) -> Result<Option<PathB
     let Some(mut text) = magic_link(process, path)? else { return Ok(None) };
     let gone = match proc_fd(process, path) {
         Some(file) => file.with_handle(Instance::fgetattr).is_ok_and(|attributes| attributes.st_nlink == 0),
+        None if own_proc(path) == Some(b"/cwd") && working_directory::is_removed(process) => true,
         None => match process.table.find(&text) {
             Some((mount, below)) if !below.is_empty() => {
                 let below = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;

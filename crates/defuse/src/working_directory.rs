@@ -141,6 +141,11 @@ pub fn held(process: &Process) -> Option<Arc<Directory>> {
     })
 }
 
+/// Whether the working directory is one on a mount that was removed.
+pub fn is_removed(process: &Process) -> bool {
+    process.with_cwd(|cwd| matches!(cwd, Cwd::Served { held: Some(held), .. } if held.is_removed()))
+}
+
 /// Before a fork or exec: what the child or the next image gets.
 pub fn share(process: &'static Process) -> Option<RawFd> {
     let held = held(process)?;
@@ -194,7 +199,8 @@ pub fn removed(process: &Process, mount: usize, path: &[u8]) {
     });
 }
 
-fn mark_removed(process: &Process, slot: SlotId) {
+/// Notes it of one description.
+pub fn mark_removed(process: &Process, slot: SlotId) {
     if let Ok(slot) = process.arena.slot(slot) {
         slot.user_words()[0].fetch_or(REMOVED, Ordering::Relaxed);
     }

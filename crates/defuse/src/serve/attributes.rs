@@ -242,7 +242,11 @@ fn check_access(process: &'static Process, call: &Call, at: At, mode: u32, flags
     if mode & !7 != 0 {
         return Err(Errno::INVAL);
     }
-    paths::lookup(process, call, at, |spot| {
+    let argument = at.argument(call)?;
+    if mode == 0 && itself(process, &argument, at).is_some() {
+        return DONE;
+    }
+    paths::lookup_argument(process, call, at, &argument, |spot| {
         attributes_at(spot, at.follow)?;
         if mode != 0 {
             spot.call(|instance, path| instance.access(path, mode as i32, flags as i32))?;

@@ -119,6 +119,9 @@ fn is_magic_link(process: &'static Process, argument: &PathArgument) -> bool {
 
 /// A call that needs a name, and has a path that ends in `.` or `..`: `error`, if the path leads to a mount at all.
 fn unnamed(process: &'static Process, call: &Call, at: At, error: Errno) -> Served {
+    if namei::directory_itself(process, &at.argument(call)?).is_some() {
+        return Err(error);
+    }
     paths::lookup(process, call, At { follow: true, ..at }, |spot| {
         attributes_at(spot, true)?;
         Err(error)

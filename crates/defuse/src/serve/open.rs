@@ -17,7 +17,7 @@ use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, private_fd, thread, user};
+use crate::{native, private_fd, thread, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -194,7 +194,8 @@ fn open_path(
     if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
-    if let Some(file) = namei::directory_itself(process, &argument) {
+    let makes = flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
+    if let (false, Some(file)) = (makes, namei::directory_itself(process, &argument)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
@@ -248,7 +249,13 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
         }
         other => other?,
     };
-    enter(process, file.mount, instance, opened, &path, flags)
+    let fd = enter(process, file.mount, instance, opened, &path, flags)?;
+    if file.is_removed()
+        && let Some(again) = process.files.get(fd)
+    {
+        working_directory::mark_removed(process, again.slot);
+    }
+    Ok(fd)
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
