@@ -1,6 +1,8 @@
 //! Each system call with its errors: C fixtures print a transcript of calls and results, and the transcript must be the same
 //! on the mount.
 
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
 use defuse_e2e::{Case, same_as_plain, same_as_plain_by, same_as_plain_served, script};
 
 /// Runs one fixture in the mount's root.
@@ -29,6 +31,13 @@ same_as_plain! {
 
     /// fork, exec, vfork, posix_spawn and passing over a socket.
     processes_share_descriptions: transcript("processes");
+
+    /// A mount is met for the first time by two threads, one of them inside dlopen.
+    first_use_inside_dlopen: script(r#"
+        echo text >"$MNT/f"; export FILE_TO_OPEN="$MNT/f"
+        "$FIX/loading" "$FIX/in_dlopen"
+        "$FIX/loading" "$FIX/in_dlopen" 3 3<"$MNT/f"
+    "#).fixture_with("loading", &["-rdynamic", "-ldl"]).fixture_with("in_dlopen", &["-shared", "-fPIC"]);
 
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");

@@ -263,6 +263,7 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
             }
         }
     }
+    load_plugin(process, fd);
     // Whoever is about to close or replace the FD has the first of these.
     let _together = process.descriptors.lock();
     let _one_at_a_time = process.rebuilding.lock();
@@ -270,6 +271,23 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
         return Owner::Served(FileRef::Entered(file));
     }
     look(process, fd)
+}
+
+/// Loads the plugin of an FD that is to be rebuilt, before any lock is taken: the dynamic linker may be locked by a thread that
+/// waits for one of ours.
+fn load_plugin(process: &'static Process, fd: RawFd) {
+    if process.mounts.iter().all(|mount| mount.loaded().is_some()) {
+        return;
+    }
+    if let Some((_, device, inode)) = identity(fd)
+        && device == process.folder_device
+        && let Some(slot) = process.arena.find_by_shadow(inode)
+        && let Ok(slot) = process.arena.slot(slot)
+        && let Some(mount) = process.mounts.get(slot.mount() as usize)
+    {
+        // What is wrong with it is said again when it is needed.
+        let _ = mount.instance();
+    }
 }
 
 /// Asks the kernel about an FD that the table does not know.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
+use crate::mount::Mount;
 use crate::process::Process;
 use crate::{heap, lock_files, nofile, shadow, thread, working_directory};
 
@@ -86,6 +87,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     thread::after_fork_in_child();
     release(process);
     lock_files::in_forked_child();
+    process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
     }
