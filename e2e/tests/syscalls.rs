@@ -32,6 +32,12 @@ same_as_plain! {
     /// fork, exec, vfork, posix_spawn and passing over a socket.
     processes_share_descriptions: transcript("processes");
 
+    /// Files that go through exec as they stand, and all that may happen to them then.
+    exec_keeps_open_files: transcript("exec");
+
+    /// The same from a program that lies on the mount.
+    exec_of_a_program_on_the_mount: script("cd \"$MNT\"; cp \"$FIX/exec\" .; ./exec").fixture("exec");
+
     /// A mount is met for the first time by two threads, one of them inside dlopen.
     first_use_inside_dlopen: script(r#"
         echo text >"$MNT/f"; export FILE_TO_OPEN="$MNT/f"

@@ -23,8 +23,10 @@ use plugin_abi::{Instance, flock as RecordLock};
 use rustix::io::Errno;
 use stash::{ExecEntry, SlotId};
 
+use crate::carried::Mark;
 use crate::file::OpenFile;
 use crate::process::Process;
+use crate::shadow::Form;
 use crate::sync::{Guard, Lock};
 use crate::{native, private_fd, trace};
 
@@ -61,12 +63,24 @@ struct Entry {
     pending: u32,
     /// There may be record locks.
     held: bool,
+    /// A description of the previous image that had used locks.
+    untouched: Option<SlotId>,
 }
 
 impl Entry {
     fn new(inode: Inode) -> Self {
         let id = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { id, inode, users: 0, records: NONE, spare: NONE, parked: Vec::new(), pending: 0, held: false }
+        Self {
+            id,
+            inode,
+            users: 0,
+            records: NONE,
+            spare: NONE,
+            parked: Vec::new(),
+            pending: 0,
+            held: false,
+            untouched: None,
+        }
     }
 
     /// Whether no descriptor of the lock file may be closed.
@@ -326,93 +340,88 @@ pub fn in_forked_child() {
     }
 }
 
-/// In the number of an entry of the exec map: a companion.
-const COMPANION: u32 = 1 << 31;
-/// The descriptor of the record locks. With both bits it is a spare one.
-const RECORD: u32 = 1 << 30;
-
-/// The descriptor in an entry of the exec map.
-pub fn number(entry: &ExecEntry) -> RawFd {
-    (entry.fd & !(COMPANION | RECORD | crate::working_directory::ENTRY)) as RawFd
-}
-
 /// Whether exec has to keep anything of ours.
 pub fn is_unused() -> bool {
     ENTRIES.lock().is_empty() && INHERITED.lock().is_empty()
 }
 
-/// What must go through exec: the companions of descriptions that do, and the record locks, unless exec closes an FD of
+/// Whether there is more to `file` than its FD: closing it must be looked at.
+pub fn concern(file: &OpenFile) -> bool {
+    RECORDS.load(Ordering::Acquire) || file.locks.companion.load(Ordering::Relaxed) >= 0
+}
+
+/// Lists what must go through exec: the companions of descriptions that do, and the record locks, unless exec closes an FD of
 /// the inode. A vfork child has no record locks, and may inherit any description.
-pub fn for_exec(process: &Process) -> Vec<ExecEntry> {
-    let in_vfork_child = interpose::in_vfork_child();
-    let mut list = Vec::new();
-    let (mut staying, mut closing) = (Vec::new(), Vec::new());
-    let entry = |fd: RawFd, role: u32, slot: SlotId| ExecEntry { fd: fd as u32 | role, slot, cloexec: false };
+pub fn for_exec(process: &Process, list: &mut Vec<ExecEntry>, kept: &mut Vec<RawFd>) {
     if is_unused() {
-        return list;
+        return;
     }
+    let in_vfork_child = interpose::in_vfork_child();
+    let mut put = |mark: Mark, fd: RawFd, slot: SlotId| {
+        kept.push(fd);
+        list.push(mark.entry(fd, slot, false));
+    };
+    let companion_mark = if in_vfork_child { Mark::CompanionPerhaps } else { Mark::Companion };
     for &(slot, fd) in INHERITED.lock().iter() {
-        list.push(entry(fd, COMPANION, slot));
+        put(companion_mark, fd, slot);
     }
     let records = !in_vfork_child && RECORDS.load(Ordering::Acquire);
+    let (mut staying, mut closing, mut listed) = (Vec::new(), Vec::new(), Vec::new());
     process.files.for_each(|_, file, cloexec| {
         if records && file.open_flags & sys::O_PATH == 0 {
             let inodes = if cloexec { &mut closing } else { &mut staying };
             inodes.extend(inode_of(file).ok().map(|inode| (inode, file.slot)));
         }
         let companion = file.locks.companion.load(Ordering::Relaxed);
-        if companion >= 0 && (!cloexec || in_vfork_child) && list.iter().all(|known| known.slot != file.slot)
-        {
-            list.push(entry(companion, COMPANION, file.slot));
+        if companion >= 0 && (!cloexec || in_vfork_child) && !listed.contains(&companion) {
+            listed.push(companion);
+            put(companion_mark, companion, file.slot);
         }
     });
-    for kept in ENTRIES.lock().iter().filter(|kept| records && kept.held) {
-        let slot = staying.iter().find(|(inode, _)| *inode == kept.inode).map(|&(_, slot)| slot);
-        if let Some(slot) = slot
-            && closing.iter().all(|(inode, _)| *inode != kept.inode)
+    for entry in ENTRIES.lock().iter().filter(|entry| records && entry.held) {
+        let untouched = entry.untouched.map(|slot| (entry.inode, slot));
+        let slot = staying.iter().chain(&untouched).find(|(inode, _)| *inode == entry.inode);
+        if let Some(&(_, slot)) = slot
+            && closing.iter().all(|(inode, _)| *inode != entry.inode)
         {
-            list.push(entry(kept.records, RECORD, slot));
-            let spare = [kept.spare].into_iter().filter(|&fd| fd != NONE);
-            list.extend(
-                spare.chain(kept.parked.iter().copied()).map(|fd| entry(fd, COMPANION | RECORD, slot)),
-            );
+            put(Mark::Records, entry.records, slot);
+            let spare = [entry.spare].into_iter().filter(|&fd| fd != NONE);
+            spare.chain(entry.parked.iter().copied()).for_each(|fd| put(Mark::Spare, fd, slot));
         }
     }
-    list
 }
 
-/// The previous image left this descriptor, and the description that it is for came through exec as well. Says whether it is one of ours.
-pub fn inherit(entry: &ExecEntry) -> bool {
-    let fd = number(entry);
-    match entry.fd & (COMPANION | RECORD) {
-        0 => return false,
-        COMPANION => INHERITED.lock().push((entry.slot, fd)),
-        role => {
-            let Some(inode) = on_disk::inode_of(fd) else { return false };
-            let mut entries = ENTRIES.lock();
-            let at = entries.iter().position(|known| known.inode == inode).unwrap_or_else(|| {
-                entries.push(Entry::new(inode));
-                entries.len() - 1
-            });
-            let known = &mut entries[at];
-            known.held = true;
-            match (role, known.spare) {
-                (RECORD, _) => known.records = fd,
-                (_, NONE) => known.spare = fd,
-                _ => known.parked.push(fd),
-            }
-            RECORDS.store(true, Ordering::Release);
-        }
+/// The previous image left this descriptor, and the description that it is for came through exec as well.
+pub fn inherit(kept: &ExecEntry) {
+    let (mark, fd) = (Mark::of(kept), kept.fd as RawFd);
+    if matches!(mark, Mark::Companion | Mark::CompanionPerhaps) {
+        return INHERITED.lock().push((kept.slot, fd));
     }
-    true
+    let Some(inode) = on_disk::inode_of(fd) else { return };
+    let mut entries = ENTRIES.lock();
+    let at = entries.iter().position(|known| known.inode == inode).unwrap_or_else(|| {
+        entries.push(Entry::new(inode));
+        entries.len() - 1
+    });
+    let entry = &mut entries[at];
+    entry.held = true;
+    entry.untouched = Some(kept.slot);
+    match (mark, entry.spare) {
+        (Mark::Records, _) => entry.records = fd,
+        (_, NONE) => entry.spare = fd,
+        _ => entry.parked.push(fd),
+    }
+    RECORDS.store(true, Ordering::Release);
 }
 
-/// The file was rebuilt from a description that came from elsewhere: through exec, perhaps with its companion, or from another process.
+/// The file was rebuilt from a description that came from elsewhere: through exec, perhaps with its companion, or from another
+/// process. Only what nobody else can have needs none so far.
 pub fn attach(file: &OpenFile) {
     let mut inherited = INHERITED.lock();
     let at = inherited.iter().position(|(slot, _)| *slot == file.slot);
     let companion = match at {
         Some(at) if !interpose::in_vfork_child() => inherited.swap_remove(at).1,
+        None if file.form() != Form::Shadow => NONE,
         _ => ELSEWHERE,
     };
     drop(inherited);

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use plugin_abi::{Capabilities, Instance, LoadError, Plugin};
 use rustix::io::Errno;
@@ -33,23 +33,16 @@ pub struct Mount {
     /// Threads that are loading the library.
     loaders: AtomicU32,
     instance: OnceLock<Result<Instance, Errno>>,
+    /// The plugin has said that it has no `save`.
+    pub saves_nothing: AtomicBool,
 }
 
 impl Mount {
     /// A mount whose plugin is not loaded yet.
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
-        let keepers = Keepers::new();
-        Self {
-            number,
-            point,
-            library,
-            backend,
-            options,
-            keepers,
-            loading: Lock::new(()),
-            loaders: AtomicU32::new(0),
-            instance: OnceLock::new(),
-        }
+        let (loading, loaders, instance) = (Lock::new(()), AtomicU32::new(0), OnceLock::new());
+        let (keepers, saves_nothing) = (Keepers::new(), AtomicBool::new(false));
+        Self { number, point, library, backend, options, keepers, loading, loaders, instance, saves_nothing }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is

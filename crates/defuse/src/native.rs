@@ -15,11 +15,11 @@ pub fn call(call: &Call) -> i64 {
     raw_call(call.nr, call.args)
 }
 
-/// Makes `call` as it stands, where it may wait: a signal of the program ends it. The result, which may be
+/// As [`raw_call`], where it may wait: a signal of the program ends it. The result, which may be
 /// [`interpose::RESTART`], goes back to the program as it is.
-pub fn interruptible(call: &Call) -> i64 {
+pub fn interruptible(nr: u32, args: [u64; 6]) -> i64 {
     // SAFETY: as for `raw_call`.
-    unsafe { raw::interruptible(call.nr, call.args) }
+    unsafe { raw::interruptible(nr, args) }
 }
 
 /// Makes the call `nr` with `args`; a value or `-errno`.

@@ -58,6 +58,8 @@ pub mod names {
     pub const SLOTS: &str = "slots";
     /// Programs that are started from a mount.
     pub const EXEC: &str = "exec";
+    /// In the shared folder: programs and libraries of processes that are other users by now, in a folder for each.
+    pub const GUESTS: &str = "guests";
     /// In the shared folder: lock files.
     pub const LOCKS: &str = "locks";
     /// An empty directory.

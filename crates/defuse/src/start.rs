@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 use stash::Arena;
 
+use crate::carried::{Carried, Mark};
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -22,7 +23,8 @@ use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
 use crate::{
-    address_space, file, lock_files, log, native, nofile, private_fd, site_lists, trace, working_directory,
+    address_space, file, libraries, lock_files, log, native, nofile, private_fd, site_lists, trace,
+    working_directory,
 };
 
 /// linux/prctl.h
@@ -113,6 +115,8 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
     let shared_folder = folder.join(names::shared(arena.session_id())).into_os_string().into_vec();
+    let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
+    let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -126,6 +130,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
+        carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -264,11 +269,33 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some(token) = left.token {
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
-            Ok(()) => keep_what_was_inherited(process, &kept)?,
+            Ok(()) => {
+                if kept.iter().any(|entry| Mark::of(entry).is_perhaps()) {
+                    keep_what_was_inherited(process, &kept)?;
+                }
+                for entry in kept.iter().filter(|entry| !Mark::of(entry).is_perhaps()) {
+                    take_over(process, entry);
+                }
+                process.carried.fill(kept);
+            }
             Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
         }
     }
     Ok(())
+}
+
+/// Takes a private descriptor over from the previous image. The others stay as the list has them.
+fn take_over(process: &'static Process, entry: &stash::ExecEntry) {
+    let fd = entry.fd as RawFd;
+    match Mark::of(entry) {
+        Mark::Kept => return private_fd::adopt(fd),
+        Mark::WorkingDirectory => working_directory::inherit(process, entry.slot, fd),
+        Mark::Companion | Mark::CompanionPerhaps | Mark::Records | Mark::Spare => lock_files::inherit(entry),
+        _ => return,
+    }
+    private_fd::adopt(fd);
+    let cloexec = u64::from(sys::FD_CLOEXEC);
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), cloexec, 0, 0, 0]);
 }
 
 /// Of the private descriptors that went through exec, closes those whose file did not.
@@ -276,37 +303,28 @@ fn keep_what_was_inherited(
     process: &'static Process,
     kept: &[stash::ExecEntry],
 ) -> Result<(), Box<dyn std::error::Error>> {
-    // The working directory is there in any case.
-    let is_cwd = |entry: &stash::ExecEntry| entry.fd & working_directory::ENTRY != 0;
-    let mut inherited: Vec<_> = kept.iter().filter(|entry| is_cwd(entry)).map(|entry| entry.slot).collect();
-    let all_known = kept.iter().all(|entry| inherited.contains(&entry.slot));
-    let look = |each: &mut dyn FnMut(RawFd)| if all_known { Ok(()) } else { for_each_open_fd(each) };
-    look(&mut |fd| {
+    let mut inherited = Vec::new();
+    for_each_open_fd(|fd| {
         if let Some((_, device, inode)) = file::identity(fd)
             && device == process.folder_device
         {
             inherited.extend(process.arena.find_by_shadow(inode));
         }
     })?;
-    for entry in kept {
-        let fd = lock_files::number(entry);
+    for entry in kept.iter().filter(|entry| Mark::of(entry).is_perhaps()) {
+        let fd = entry.fd as RawFd;
         if !inherited.contains(&entry.slot) {
             native::close(fd);
-            continue;
-        }
-        private_fd::adopt(fd);
-        if is_cwd(entry) {
-            working_directory::inherit(process, entry.slot, fd);
-        }
-        if is_cwd(entry) || lock_files::inherit(entry) {
-            let cloexec = u64::from(sys::FD_CLOEXEC);
-            native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), cloexec, 0, 0, 0]);
+        } else if Mark::of(entry) == Mark::KeptPerhaps {
+            private_fd::adopt(fd);
+        } else {
+            take_over(process, entry);
         }
     }
     Ok(())
 }
 
-fn for_each_open_fd(each: &mut dyn FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.

@@ -15,6 +15,7 @@ use plugin_abi::Open;
 use rustix::io::Errno;
 use stash::{Description, ExecEntry, Kind, SlotId};
 
+use crate::carried::Mark;
 use crate::file::{OpenFile, REMOVED, stash_errno};
 use crate::namei::Spot;
 use crate::process::{Cwd, Process};
@@ -113,7 +114,7 @@ impl Directory {
             // Fork waits for this lock, so no child sees a half-made value.
             let _one_at_a_time = self.process.rebuilding.lock();
             if self.file.get().is_none() {
-                let restored = handover::restore(self.process, self.slot);
+                let restored = handover::restore(self.process, self.slot, shadow::Form::Shadow);
                 let restored = restored.inspect_err(|error| {
                     trace::debug(format_args!("the working directory is lost: {error}"));
                 });
@@ -173,14 +174,11 @@ pub fn share(process: &'static Process) -> Option<RawFd> {
     }
 }
 
-/// In the number of an entry of the exec map: the shadow of the working directory.
-pub const ENTRY: u32 = 1 << 29;
-
 /// What must go through exec for it: the file, for what its plugin keeps, and the entry of the exec map.
 pub fn for_exec(process: &'static Process) -> Option<(Arc<Directory>, ExecEntry)> {
     let fd = share(process)?;
     let held = held(process)?;
-    let entry = ExecEntry { fd: fd as u32 | ENTRY, slot: held.slot, cloexec: false };
+    let entry = Mark::WorkingDirectory.entry(fd, held.slot, false);
     Some((held, entry))
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::open::STATUS;
 use super::{DONE, Reply, Served, locks};
+use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
 use crate::{native, private_fd, shadow, user};
@@ -26,6 +27,9 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     if process.files.get(fd).is_none() {
+        if carried::close(process, fd) {
+            return Ok(Reply::Value(0));
+        }
         // A shadow that this image has never touched may have kept descriptors, which go with it.
         if STATES.get(fd) != FdState::Unknown || file::served(process, fd).is_none() {
             STATES.forget(fd);
@@ -71,6 +75,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
     }
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
     if !interpose::in_vfork_child() {
+        process.carried.settle(process);
         if cloexec_only {
             process.files.cloexec_range(first, last);
         } else {
@@ -276,11 +281,8 @@ pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
     if !interpose::in_vfork_child() {
         process.files.set_cloexec(fd, cloexec);
     }
-    let backing = process.files.get(fd).is_some_and(|file| matches!(file.form(), shadow::Form::Backing(_)));
-    if !backing {
-        let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
-        native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
-    }
+    let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
 }
 
 /// sendmsg and sendmmsg: a file whose FD is passed on must be known to others from now on.

@@ -6,7 +6,8 @@ use interpose::{Call, Outcome, RESTART};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::{native, private_fd, thread};
+use crate::thread::{self, Adopting};
+use crate::{native, private_fd, user};
 
 /// Keeps the descriptors that plugins open out of the program's sight, and lets a signal end what waits.
 pub fn call(call: &Call) -> Outcome {
@@ -15,10 +16,10 @@ pub fn call(call: &Call) -> Outcome {
             private_fd::forget(call.args[0] as RawFd);
             Outcome::PassThrough
         }
-        sys::__NR_flock => Outcome::Return(waiting(call)),
+        sys::__NR_flock => Outcome::Return(waiting(call.nr, call.args)),
         sys::__NR_fcntl => match call.args[1] as u32 {
             sys::F_DUPFD | sys::F_DUPFD_CLOEXEC => new_fd(call),
-            sys::F_SETLKW | sys::F_OFD_SETLKW => Outcome::Return(waiting(call)),
+            sys::F_SETLKW | sys::F_OFD_SETLKW => Outcome::Return(waiting(call.nr, call.args)),
             _ => Outcome::PassThrough,
         },
         _ => new_fd(call),
@@ -26,8 +27,12 @@ pub fn call(call: &Call) -> Outcome {
 }
 
 fn new_fd(call: &Call) -> Outcome {
-    let result = waiting(call);
-    if thread::is_adopting() {
+    let adopting = thread::adopting();
+    if adopting == Adopting::ThroughExec {
+        return Outcome::Return(open_through_exec(call));
+    }
+    let result = waiting(call.nr, call.args);
+    if adopting == Adopting::AsOpened {
         return Outcome::Return(result);
     }
     let opened = match result {
@@ -41,28 +46,47 @@ fn new_fd(call: &Call) -> Outcome {
     }
 }
 
-/// Makes the call. If the program's call may be interrupted, so may this one, which then is `EINTR` for the plugin.
-fn waiting(call: &Call) -> i64 {
-    if !thread::may_wait() {
-        return native::call(call);
+/// A plugin's call that makes an FD, which exec is not to close.
+fn open_through_exec(call: &Call) -> i64 {
+    let mut args = call.args;
+    let mut how: [u64; 3];
+    match call.nr {
+        sys::__NR_open => args[1] &= !u64::from(sys::O_CLOEXEC),
+        sys::__NR_openat => args[2] &= !u64::from(sys::O_CLOEXEC),
+        sys::__NR_openat2 => {
+            let Ok(asked) = user::read::<[u64; 3]>(call.args[2]) else { return waiting(call.nr, args) };
+            how = asked;
+            how[0] &= !u64::from(sys::O_CLOEXEC);
+            args[2] = how.as_ptr() as u64;
+            args[3] = size_of_val(&how) as u64;
+        }
+        _ => {}
     }
-    let result = native::interruptible(call);
+    waiting(call.nr, args)
+}
+
+/// Makes the call. If the program's call may be interrupted, so may this one, which then is `EINTR` for the plugin.
+fn waiting(nr: u32, args: [u64; 6]) -> i64 {
+    if !thread::may_wait() {
+        return native::raw_call(nr, args);
+    }
+    let result = native::interruptible(nr, args);
     let interrupted = -i64::from(Errno::INTR.raw_os_error());
     if result != RESTART && result != interrupted {
         return result;
     }
-    if !waits(call) {
+    if !waits(nr, args) {
         // The signal came before the call, which the author of a plugin does not expect to fail by it.
-        return native::call(call);
+        return native::raw_call(nr, args);
     }
     thread::interrupted(result == RESTART);
     interrupted
 }
 
 /// Whether the call is of a kind that signals interrupt: locks, and opening what has another end.
-fn waits(call: &Call) -> bool {
-    let [first, second, ..] = call.args;
-    let (directory, path) = match call.nr {
+fn waits(nr: u32, args: [u64; 6]) -> bool {
+    let [first, second, ..] = args;
+    let (directory, path) = match nr {
         sys::__NR_flock | sys::__NR_fcntl => return true,
         sys::__NR_open | sys::__NR_creat => (sys::AT_FDCWD as u64, first),
         sys::__NR_openat | sys::__NR_openat2 => (first, second),

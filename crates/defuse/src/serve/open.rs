@@ -17,7 +17,8 @@ use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, private_fd, thread, user, working_directory};
+use crate::thread::{self, Adopting};
+use crate::{native, private_fd, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -222,7 +223,7 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(process, instance, || {
+    let opened = open_handle(process, instance, flags, || {
         spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
     })?;
     let mut path = spot.path().as_bytes();
@@ -237,13 +238,13 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened = open_handle(process, instance, || {
+    let reopened = open_handle(process, instance, flags, || {
         file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
     });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
             let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, instance, || {
+            open_handle(process, instance, flags, || {
                 spot.call(|instance, path| instance.open(path, flags as i32, 0))
             })?
         }
@@ -263,14 +264,18 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
 fn open_handle(
     process: &Process,
     instance: &Instance,
+    flags: u32,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
-    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE);
+    let capabilities = instance.capabilities();
+    let relocatable = capabilities.contains(Capabilities::RELOCATABLE);
     let threaded = process.threaded.load(Ordering::Acquire);
     if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
-        thread::set_adopting(true);
+        // With nothing but a descriptor the file goes through exec as it stands (`handover`).
+        let through = flags & sys::O_CLOEXEC == 0 && capabilities.contains(Capabilities::BARE_FD);
+        thread::set_adopting(if through { Adopting::ThroughExec } else { Adopting::AsOpened });
         let opened = open();
-        thread::set_adopting(false);
+        thread::set_adopting(Adopting::No);
         opened
     } else {
         open()
@@ -407,7 +412,7 @@ fn open_native(
                     Ok(Reply::Value(process.check_limit(fd)?.into()))
                 }
                 Ok(namei::Located::Native(None)) => {
-                    let result = native::interruptible(call);
+                    let result = native::interruptible(call.nr, call.args);
                     Ok(Reply::Value(if result >= 0 {
                         process.check_limit(result as RawFd)?.into()
                     } else {

@@ -128,11 +128,11 @@ impl Session {
         let arena = self.make_file(names::ARENA, Mode::RUSR | Mode::WUSR)?;
         let id = fill_arena(arena.as_fd())?;
 
-        // A process that drops its privileges still makes shadows and lock files. Anybody may see the folder's name in the run
+        // A process that drops its privileges still makes shadows, lock files and copies. Anybody may see the folder's name in the run
         // directory, but only who has the arena knows the way to these; and nobody can remove or list what others made.
         let shared = names::shared(id);
         self.make_directory(&shared, PASSABLE)?;
-        for name in [names::SLOTS, names::LOCKS] {
+        for name in [names::SLOTS, names::LOCKS, names::GUESTS] {
             self.make_directory(&format!("{shared}/{name}"), Mode::from_raw_mode(0o1733))?;
         }
 

@@ -74,7 +74,7 @@ fn modes_are_those_of_the_table_whatever_the_umask() {
         let session = create(&base);
         let path = session.path();
         assert_eq!(mode(path), 0o711);
-        for name in [names::SLOTS, names::LOCKS] {
+        for name in [names::SLOTS, names::LOCKS, names::GUESTS] {
             assert_eq!(mode(&path.join(names::shared(ID)).join(name)), 0o1733);
         }
         for name in [names::EXEC, names::NULL, names::SITES, &names::shared(ID)] {
