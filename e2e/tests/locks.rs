@@ -19,10 +19,10 @@ same_as_plain_by! {
         # Whoever waits gets it when the holder is killed.
         (exec 7>lock; flock 7; echo holding >ready; exec sleep 1000) & holder=$!
         until [ -s ready ]; do :; done
-        flock lock echo got & waiter=$!
-        kill $holder; wait $holder || echo "rc $?"; wait $waiter; echo "rc $?"
+        flock lock echo got >got & waiter=$!
+        kill $holder; wait $holder || echo "rc $?"; wait $waiter; echo "rc $?"; cat got
         for i in 1 2 3 4; do (for j in 1 2 3 4 5; do (flock 8; n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) >n) 8>>lock; done) & done; wait; cat n
-        rm ready
+        rm ready got
     "#).needs(&["flock"]);
 
     other_users_see_the_locks: script(r#"
