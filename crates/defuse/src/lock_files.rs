@@ -282,7 +282,9 @@ fn close_all(process: &Process, entry: &Entry) {
     for &fd in [entry.records, entry.spare].iter().chain(&entry.parked).filter(|&&fd| fd != NONE) {
         private_fd::close(fd);
     }
-    on_disk::remove(process, entry.inode);
+    if !process.restricted.load(Ordering::Relaxed) {
+        on_disk::remove(process, entry.inode);
+    }
 }
 
 /// The file's entry, made if there is none. A vfork child finds those of its parent.

@@ -23,7 +23,7 @@ use stash::SlotId;
 
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
-use crate::{handover, lock_files, native, private_fd, trace};
+use crate::{handover, lock_files, native, nofile, private_fd, trace};
 
 /// What stands at the FD numbers of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,9 +77,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     let mut result = Ok(());
     process.files.for_each(|fd, other, cloexec| {
         if other.slot == file.slot {
-            let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
-            let replaced = native::checked(sys::__NR_dup3, [shadow as u64, fd as u64, flags, 0, 0, 0]);
-            result = result.and(replaced.map(drop));
+            result = result.and(replace(process, shadow, fd, cloexec));
         }
     });
     native::close(shadow);
@@ -126,14 +124,19 @@ pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
         let mut result = Ok(());
         process.files.for_each(|number, same, cloexec| {
             if same.slot == file.slot {
-                let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
-                let args = [placeholder as u64, number as u64, flags, 0, 0, 0];
-                result = result.and(native::checked(sys::__NR_dup3, args).map(drop));
+                result = result.and(replace(process, placeholder, number, cloexec));
             }
         });
         result?;
     }
     Ok(())
+}
+
+/// Puts a duplicate of `by` at the program's number `fd`, which may lie above a limit that was lowered since.
+fn replace(process: &Process, by: RawFd, fd: RawFd, cloexec: bool) -> Result<(), Errno> {
+    let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
+    let put = || native::checked(sys::__NR_dup3, [by as u64, fd as u64, flags, 0, 0, 0]).map(drop);
+    if (fd as u64) < process.fd_limit() { put() } else { nofile::with_room(put) }
 }
 
 /// The common placeholder; opens it if there is none.
@@ -181,10 +184,27 @@ pub fn vacate(
     Ok(())
 }
 
+/// Somebody else has used our FD table: forgets what is not so any more.
+pub fn believe_the_kernel(process: &'static Process) {
+    let _together = process.descriptors.lock();
+    let mut gone = Vec::new();
+    process.files.for_each(|fd, file, _| {
+        let now = crate::file::identity(fd).filter(|(_, device, _)| *device == process.folder_device);
+        if now.and_then(|(_, _, inode)| process.arena.find_by_shadow(inode)) != Some(file.slot) {
+            gone.push(fd);
+        }
+    });
+    for fd in gone {
+        drop(process.files.remove(fd));
+    }
+    STATES.forget_range(0, u32::MAX);
+}
+
 /// This process has no more use for the slot; frees it unless somebody else has.
 pub fn let_go(process: &'static Process, slot: SlotId) {
     let Ok(shared) = process.arena.slot(slot) else { return };
-    if !shared.is_shared().unwrap_or(true) || !held_anywhere(process, slot) {
+    let held = || process.restricted.load(Ordering::Relaxed) || held_anywhere(process, slot);
+    if !shared.is_shared().unwrap_or(true) || !held() {
         // Somebody else may have found it unused at the same time.
         let _ = process.arena.free_slot(process.me(), slot);
     }

@@ -23,7 +23,7 @@ use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
 use crate::{
-    address_space, file, libraries, lock_files, log, native, nofile, private_fd, site_lists, trace,
+    address_space, file, handover, libraries, lock_files, log, native, nofile, private_fd, site_lists, trace,
     working_directory,
 };
 
@@ -142,6 +142,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
+        restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
@@ -316,7 +317,7 @@ fn keep_what_was_inherited(
         if !inherited.contains(&entry.slot) {
             native::close(fd);
         } else if Mark::of(entry) == Mark::KeptPerhaps {
-            private_fd::adopt(fd);
+            handover::came_through(fd, entry.slot);
         } else {
             take_over(process, entry);
         }
@@ -324,7 +325,8 @@ fn keep_what_was_inherited(
     Ok(())
 }
 
-fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+/// Calls `each` for every open FD of this process.
+pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.

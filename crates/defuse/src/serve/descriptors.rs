@@ -224,10 +224,7 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
     match command {
-        sys::F_GETFD => match process.files.cloexec(fd) {
-            Some(cloexec) if !interpose::in_vfork_child() => Ok(Reply::Value(cloexec.into())),
-            _ => Ok(Reply::Pass),
-        },
+        sys::F_GETFD => Ok(Reply::Value(is_cloexec(process, fd).into())),
         sys::F_SETFD => {
             set_cloexec(process, fd, argument as u32 & sys::FD_CLOEXEC != 0);
             DONE
@@ -273,6 +270,17 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
             }
             Err(_) => Err(Errno::INVAL),
         },
+    }
+}
+
+/// Whether exec closes `fd`; for a served FD the table says so, as a descriptor of a plugin that stands there is always closed.
+pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
+    match process.files.cloexec(fd) {
+        Some(cloexec) if !interpose::in_vfork_child() => cloexec,
+        _ => {
+            let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
+            flags & i64::from(sys::FD_CLOEXEC) != 0
+        }
     }
 }
 
