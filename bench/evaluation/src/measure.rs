@@ -24,6 +24,8 @@ use crate::store::InUse;
 /// Roughly, for the time left: seconds of a round of programs, and of the other parts.
 const PROGRAMS_ROUND: f64 = 60.0;
 const PREPARING_SOURCES: f64 = 40.0;
+/// Of either in a quick run.
+const QUICK: f64 = 3.0;
 const STARTS: f64 = 3.0;
 const PAGER: f64 = 30.0;
 
@@ -70,9 +72,9 @@ struct All<'a> {
 /// Of a section.
 fn amount(options: &Options, section: &Section) -> Amount {
     match options.extent {
-        Extent::Full | Extent::Long => Amount { rounds: section.rounds[0], divisor: 1 },
-        Extent::Quick => Amount { rounds: section.rounds[1], divisor: section.quick_divisor },
-        Extent::Smoke => Amount { rounds: 1, divisor: 500 },
+        Extent::Full | Extent::Long => Amount { rounds: section.rounds[0], divisor: 1, cold: true },
+        Extent::Quick => Amount { rounds: section.rounds[1], divisor: section.quick_divisor, cold: true },
+        Extent::Smoke => Amount { rounds: 1, divisor: 500, cold: false },
     }
 }
 
@@ -81,6 +83,15 @@ fn program_rounds(options: &Options) -> usize {
         Extent::Smoke | Extent::Quick => 1,
         Extent::Full => 3,
         Extent::Long => 5,
+    }
+}
+
+/// Seconds of getting the sources, and of a round with them, roughly.
+fn programs_seconds(options: &Options) -> (f64, f64) {
+    match options.extent {
+        Extent::Smoke | Extent::Quick => (QUICK, QUICK),
+        Extent::Full => (PREPARING_SOURCES, PROGRAMS_ROUND),
+        Extent::Long => (PREPARING_SOURCES, 10.0 * PROGRAMS_ROUND),
     }
 }
 
@@ -100,8 +111,10 @@ fn expected(options: &Options) -> f64 {
         .sum();
     let full = matches!(options.extent, Extent::Full | Extent::Long);
     let part = |name: &str, seconds: f64| if options.wants(name) && full { seconds } else { 0.0 };
-    let programs = PREPARING_SOURCES + PROGRAMS_ROUND * program_rounds(options) as f64;
-    sections + part("programs", programs) + part("start", STARTS) + part("pager", PAGER)
+    let (preparing, round) = programs_seconds(options);
+    let programs = preparing + round * program_rounds(options) as f64;
+    let programs = if options.wants("programs") { programs } else { 0.0 };
+    sections + programs + part("start", STARTS) + part("pager", PAGER)
 }
 
 impl All<'_> {
@@ -112,7 +125,7 @@ impl All<'_> {
         }
         match self.options.extent {
             Extent::Quick => {
-                remarks.push("A quick run, on a part of the work: the figures are hints.".to_owned())
+                remarks.push("A quick run, on a part of the work: the figures are hints.".to_owned());
             }
             Extent::Smoke => remarks.push("Only to see that it works: the figures mean nothing.".to_owned()),
             Extent::Full | Extent::Long => {}
@@ -162,7 +175,7 @@ impl All<'_> {
             self.progress.say("start of a process");
             let rounds = if full { 400 } else { 20 };
             self.at(Store::Tmpfs, |records, place, _| others::starts(records, place, rounds))?;
-            self.progress.done(STARTS);
+            self.progress.done(if full { STARTS } else { 0.0 });
         }
         if self.options.wants("programs") {
             self.programs(extent)?;
@@ -187,7 +200,8 @@ impl All<'_> {
     fn programs(&mut self, extent: Extent) -> io::Result<()> {
         self.progress.say("sources for the programs");
         let size = match extent {
-            Extent::Smoke | Extent::Quick => Size::MadeUp,
+            Extent::Smoke => Size::MadeUp(2),
+            Extent::Quick => Size::MadeUp(20),
             Extent::Full => Size::Part,
             Extent::Long => Size::Whole,
         };
@@ -197,11 +211,12 @@ impl All<'_> {
         }
         self.records
             .add(Line::Text { title: "Sources of the programs".into(), text: sources.description.clone() })?;
-        self.progress.done(PREPARING_SOURCES);
+        let (preparing, round) = programs_seconds(self.options);
+        self.progress.done(preparing);
         let rounds = program_rounds(self.options);
         self.progress.say("untar, rsync, make");
         self.at(Store::Tmpfs, |records, place, progress| {
-            programs::run(records, place, Store::Tmpfs, &sources, rounds, || progress.done(PROGRAMS_ROUND))
+            programs::run(records, place, Store::Tmpfs, &sources, rounds, || progress.done(round))
         })
     }
 }

@@ -36,15 +36,16 @@ pub fn starts(records: &mut Records, place: &Place, rounds: usize) -> io::Result
         }
     }
     for (interface, times) in [Interface::Direct, Interface::Defuse].iter().zip(&times) {
-        let values: [(&str, fn(&Time) -> f64); 2] = [("wall", |time| time.wall), ("cpu", |time| time.cpu)];
-        for (measure, value) in values {
+        let wall: Vec<f64> = times.iter().map(|time| time.wall * 1000.0).collect();
+        let cpu = times.iter().map(|time| time.cpu * 1000.0).collect();
+        for (measure, values) in [("wall", wall), ("cpu", cpu)] {
             records.add(Line::Result(Measured {
                 section: "start".into(),
                 store: Store::Tmpfs.id().into(),
                 work: "start of true".into(),
                 interface: interface.id().into(),
                 measure: measure.into(),
-                values: times.iter().map(|time| value(time) * 1000.0).collect(),
+                values,
             }))?;
         }
     }

@@ -49,7 +49,7 @@ pub const THROUGHPUT: [Throughput; 24] = [
 
 /// The interfaces here that the paper has, too, with their place in [`Throughput::percent`].
 pub const COLUMNS: [(Interface, usize); 4] =
-    [(Interface::Preload, 0), (Interface::Defuse, 2), (Interface::Fuse, 3), (Interface::FuseDirectIo, 4)];
+    [(Interface::Defuse, 2), (Interface::Preload, 0), (Interface::Fuse, 3), (Interface::FuseDirectIo, 4)];
 
 /// Percent of direct, where the paper has that.
 pub fn throughput(work: &str, store: Store, interface: Interface) -> Option<f64> {

@@ -27,8 +27,8 @@ pub const INTERFACES: [Interface; 5] = [
 /// How much of the tree.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Size {
-    /// A tree that is made up, with a few programs.
-    MadeUp,
+    /// A tree that is made up, of so many folders.
+    MadeUp(usize),
     /// What a configuration and the build of a few folders of the kernel need.
     Part,
     /// All of it, built whole.
@@ -50,12 +50,15 @@ impl Sources {
     pub fn prepare(folder: &Path, size: Size) -> io::Result<(Self, Result<(), String>)> {
         fs::create_dir_all(folder)?;
         let real = match size {
-            Size::MadeUp => Err("a quick run works on a tree that is made up".to_owned()),
+            Size::MadeUp(_) => Err("a quick run works on a tree that is made up".to_owned()),
             Size::Part | Size::Whole => kernel(folder, size == Size::Whole),
         };
         match real {
             Ok(sources) => Ok((sources, Ok(()))),
-            Err(reason) => Ok((made_up(folder)?, Err(reason))),
+            Err(reason) => {
+                let folders = if let Size::MadeUp(folders) = size { folders } else { 40 };
+                Ok((made_up(folder, folders)?, Err(reason)))
+            }
         }
     }
 
@@ -136,14 +139,14 @@ fn download(folder: &Path) -> Result<PathBuf, String> {
 }
 
 /// Folders of C files that make builds.
-fn made_up(folder: &Path) -> io::Result<Sources> {
+fn made_up(folder: &Path, folders: usize) -> io::Result<Sources> {
     let top = folder.join("made-up/tree");
     let mut makefile = String::from("objects := $(patsubst %.c,%.o,$(wildcard */*.c))\nall: $(objects)\n");
     makefile.push_str("%.o: %.c common.h\n\tcc -O1 -I. -c -o $@ $<\n");
     fs::create_dir_all(&top)?;
     fs::write(top.join("Makefile"), makefile)?;
     fs::write(top.join("common.h"), "struct pair { long first, second; };\n")?;
-    for directory in 0..40 {
+    for directory in 0..folders {
         let directory = top.join(format!("part{directory}"));
         fs::create_dir_all(&directory)?;
         for file in 0..50 {
@@ -157,7 +160,8 @@ fn made_up(folder: &Path) -> io::Result<Sources> {
     let mut tar = Command::new("tar");
     tar.arg("cf").arg(&archive).arg("-C").arg(folder.join("made-up")).arg("tree");
     said(tar.output(), "tar").map_err(io::Error::other)?;
-    let description = "a tree that was made up: 40 folders, 2,000 headers, 40 C files; `make -j2`".to_owned();
+    let description =
+        format!("a tree that was made up: {folders} folders, in each 50 headers and a C file; `make -j2`");
     Ok(Sources { archive, make: "make -j2", description })
 }
 

@@ -103,6 +103,7 @@ impl Page<'_> {
                 table.row(row);
             }
         }
+        self.say(table.text());
         let x = counts.map(f64::from);
         for kind in ["read-many", "write-one"] {
             let of = |&interface: &Interface| Series {
@@ -116,7 +117,6 @@ impl Page<'_> {
                 lines(path, &title, ["threads", "calls/ms"], &x, &series)
             })?;
         }
-        self.say(table.text());
         Ok(())
     }
 

@@ -72,6 +72,7 @@ pub fn bars(path: &Path, plot: &Bars) -> Drawn {
         chart
             .configure_mesh()
             .disable_x_mesh()
+            .light_line_style(TRANSPARENT)
             .y_desc(plot.unit)
             .x_label_formatter(&|place| match place {
                 SegmentValue::CenterOf(at) => panel.categories.get(*at).cloned().unwrap_or_default(),
@@ -102,7 +103,7 @@ pub fn bars(path: &Path, plot: &Bars) -> Drawn {
                 .label(&series.name)
                 .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled()));
         }
-        legend(&mut chart)?;
+        legend(&mut chart, SeriesLabelPosition::UpperRight)?;
     }
     root.present()?;
     Ok(())
@@ -120,8 +121,8 @@ pub fn lines(path: &Path, title: &str, axes: [&str; 2], x: &[f64], series: &[Ser
         .margin(8)
         .x_label_area_size(40)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..right, lowest * 1.05..highest.max(1e-9) * 1.05)?;
-    chart.configure_mesh().x_desc(axes[0]).y_desc(axes[1]).draw()?;
+        .build_cartesian_2d(0.0..right, lowest * 1.05..highest.max(1e-9) * 1.3)?;
+    chart.configure_mesh().light_line_style(TRANSPARENT).x_desc(axes[0]).y_desc(axes[1]).draw()?;
     for one in series {
         let colour = COLOURS[one.colour % COLOURS.len()];
         let points = x.iter().zip(&one.values).filter_map(|(x, y)| y.map(|y| (*x, y)));
@@ -131,19 +132,22 @@ pub fn lines(path: &Path, title: &str, axes: [&str; 2], x: &[f64], series: &[Ser
             .legend(move |(x, y)| Rectangle::new([(x, y - 2), (x + 12, y + 2)], colour.filled()));
         chart.draw_series(points.map(|point| Circle::new(point, 3, colour.filled())))?;
     }
-    legend(&mut chart)?;
+    legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
     root.present()?;
     Ok(())
 }
 
-fn legend<'a, X, Y>(chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>) -> Drawn
+fn legend<'a, X, Y>(
+    chart: &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    position: SeriesLabelPosition,
+) -> Drawn
 where
     X: Ranged,
     Y: Ranged,
 {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(position)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
         .draw()?;

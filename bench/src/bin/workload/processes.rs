@@ -1,4 +1,5 @@
-//! `exec-N`: starts `/bin/true` with N files open that it inherits (the paper's Figure 13).
+//! `exec-N`: starts `/bin/true`, again and again, with N files open that it inherits (the paper's Figure 13). `exec-first-N`: the first
+//! time only, when nothing was prepared for it yet.
 
 use std::ffi::CStr;
 use std::io;
@@ -14,11 +15,16 @@ unsafe extern "C" {
 }
 
 pub fn run(work: &Work, name: &str) -> Done {
-    let files: usize = name.strip_prefix("exec-")?.parse().ok()?;
+    let name = name.strip_prefix("exec-")?;
+    let (first, name) = name.strip_prefix("first-").map_or((false, name), |name| (true, name));
+    let files: usize = name.parse().ok()?;
     Some(allow(files + 100).map(|()| {
         let path = work.file("one", 4096);
         let fds: Vec<i32> = (0..files).map(|_| open(&path, libc::O_RDONLY)).collect();
-        let starts = work.count(STARTS);
+        let starts = if first { 1 } else { work.count(STARTS) };
+        if !first {
+            start();
+        }
         let answer = timed(starts as u64, || (0..starts).for_each(|_| start()));
         fds.into_iter().for_each(close);
         answer
