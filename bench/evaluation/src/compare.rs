@@ -21,8 +21,12 @@ pub struct Move {
     pub new: f64,
 }
 
+/// Fewer rounds have no spread to be judged by.
+const ROUNDS: usize = 3;
+
 /// Compares time over direct's in the same round, so that a slower machine does not count. A figure has moved if its quartiles
-/// do not touch those it had, and its median is 3 % away.
+/// do not touch those it had, and its median is 3 % away. Runs of fewer
+/// than three rounds tell nothing.
 pub fn moves(old: Results<'_>, new: Results<'_>) -> Vec<Move> {
     let mut moves = Vec::new();
     for line in new.measured().filter(|line| line.measure == "wall") {
@@ -35,7 +39,10 @@ pub fn moves(old: Results<'_>, new: Results<'_>) -> Vec<Move> {
             continue;
         }
         let key = Key { section: &line.section, store, work: &line.work, interface, measure: "wall" };
-        let cost = |results: Results<'_>| results.cost(key, Interface::Direct);
+        let cost = |results: Results<'_>| {
+            let enough = results.values(key).is_some_and(|values| values.len() >= ROUNDS);
+            results.cost(key, Interface::Direct).filter(|_| enough)
+        };
         if let (Some(before), Some(now)) = (cost(old), cost(new))
             && moved(before, now)
         {
@@ -88,6 +95,13 @@ mod tests {
     fn a_slower_machine_is_not_told() {
         let old = run(&[10.0; 5], &[20.0; 5]);
         let new = run(&[30.0; 5], &[60.0; 5]);
+        assert_eq!(moves(Results(&old), Results(&new)), []);
+    }
+
+    #[test]
+    fn too_few_rounds_tell_nothing() {
+        let old = run(&[10.0; 2], &[20.0; 2]);
+        let new = run(&[10.0; 5], &[15.0; 5]);
         assert_eq!(moves(Results(&old), Results(&new)), []);
     }
 

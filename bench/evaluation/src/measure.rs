@@ -214,9 +214,8 @@ impl All<'_> {
         let (preparing, round) = programs_seconds(self.options);
         self.progress.done(preparing);
         let rounds = program_rounds(self.options);
-        self.progress.say("untar, rsync, make");
         self.at(Store::Tmpfs, |records, place, progress| {
-            programs::run(records, place, Store::Tmpfs, &sources, rounds, || progress.done(round))
+            programs::run(records, place, Store::Tmpfs, &sources, rounds, progress, round)
         })
     }
 }

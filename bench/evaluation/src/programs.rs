@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::interface::{Interface, Store};
 use crate::mounted::{Mounted, Place};
 use crate::peers::said;
+use crate::progress::Progress;
 use crate::record::{Line, Measured, Records};
 
 /// In the order in which they build on each other.
@@ -165,14 +166,15 @@ fn made_up(folder: &Path, folders: usize) -> io::Result<Sources> {
     Ok(Sources { archive, make: "make -j2", description })
 }
 
-/// All works through all interfaces, in turn. `tick` is called after each round.
+/// All works through all interfaces, in turn; a round takes about `seconds`.
 pub fn run(
     records: &mut Records,
     place: &Place,
     store: Store,
     sources: &Sources,
     rounds: usize,
-    mut tick: impl FnMut(),
+    progress: &Progress,
+    seconds: f64,
 ) -> io::Result<()> {
     let mut mounted = Vec::new();
     for interface in INTERFACES {
@@ -186,6 +188,7 @@ pub fn run(
             let count = mounted.len();
             for turn in 0..count {
                 let (interface, mounted, times) = &mut mounted[(turn + round) % count];
+                progress.say(&format!("{work} through {interface}"));
                 match time(mounted, &sources.script(work)) {
                     Ok(time) => times[at].push(time),
                     Err(error) => records.missing(interface.id(), work, &error.to_string())?,
@@ -195,7 +198,7 @@ pub fn run(
         for (_, mounted, _) in &mounted {
             clear(mounted)?;
         }
-        tick();
+        progress.done(seconds);
     }
     for (interface, _, times) in mounted {
         for (work, values) in WORKS.iter().zip(times).filter(|(_, values)| !values.is_empty()) {

@@ -165,8 +165,7 @@ pub const TARGETS: [Target; 14] = [
         works: &["create", "access", "chmod", "unlink"],
         value: Value::Cost,
         bound: Bound::AtMost(1.15),
-        note: "these calls take half a microsecond on tmpfs: 15 % of that is less than the entry, the path and the plugin's own \
-               system call take",
+        note: "for a path below a directory the passthrough plugin opens that directory first, and closes it",
         ..BASE
     },
     Target {

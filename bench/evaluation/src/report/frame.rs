@@ -77,7 +77,8 @@ impl Page<'_> {
             let measured = self.results.measured().any(|line| line.interface == interface.id());
             let whole = self.missing().find(|line| line.what == interface.id() && line.at.is_empty());
             let state = match (measured, whole) {
-                (true, _) => "yes".to_owned(),
+                (true, None) => "yes".to_owned(),
+                (true, Some(line)) => format!("yes, but not everywhere: {}", line.reason),
                 (false, Some(line)) => format!("no: {}", line.reason),
                 (false, None) => "not measured".to_owned(),
             };
@@ -159,7 +160,7 @@ impl Page<'_> {
         self.heading("How it was measured");
         self.say(
             "- One process for each interface does a piece of work after the other, in turn with the other interfaces; which one \
-             begins changes with each round. The first round warms up and does not count.\n\
+             begins changes with each round. The first round warms up and does not count, but for the programs of Figure 9.\n\
              - Each value is the median of the rounds, with its quartiles; ratios are taken within a round. Times are by the wall \
              clock, as a server's time is the program's wait; what waits for nothing and is judged by processor time says so.\n\
              - All of it runs in memory: the tmpfs of a mount namespace of its own, and ext4 on a loop device whose file is \
