@@ -22,6 +22,7 @@ mod progress;
 mod record;
 mod report;
 mod rounds;
+mod stash;
 mod store;
 mod targets;
 

@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::record::{Line, Records, Run};
 use crate::results_path;
 use crate::rounds::{self, Amount};
+use crate::stash;
 use crate::store::InUse;
 
 /// Roughly, for the time left: seconds of a round of programs, and of the other parts.
@@ -27,6 +28,7 @@ const PREPARING_SOURCES: f64 = 40.0;
 /// Of either in a quick run.
 const QUICK: f64 = 3.0;
 const STARTS: f64 = 3.0;
+const STASH: f64 = 8.0;
 const PAGER: f64 = 30.0;
 
 /// Measures what is wanted.
@@ -114,7 +116,7 @@ fn expected(options: &Options) -> f64 {
     let (preparing, round) = programs_seconds(options);
     let programs = preparing + round * program_rounds(options) as f64;
     let programs = if options.wants("programs") { programs } else { 0.0 };
-    sections + programs + part("start", STARTS) + part("pager", PAGER)
+    sections + programs + part("start", STARTS) + part("stash", STASH) + part("pager", PAGER)
 }
 
 impl All<'_> {
@@ -176,6 +178,12 @@ impl All<'_> {
             let rounds = if full { 400 } else { 20 };
             self.at(Store::Tmpfs, |records, place, _| others::starts(records, place, rounds))?;
             self.progress.done(if full { STARTS } else { 0.0 });
+        }
+        if self.options.wants("stash") {
+            self.progress.say("files through exec");
+            let rounds = if full { 15 } else { 1 };
+            self.at(Store::Tmpfs, |records, place, _| stash::run(records, place, rounds))?;
+            self.progress.done(if full { STASH } else { 0.0 });
         }
         if self.options.wants("programs") {
             self.programs(extent)?;

@@ -36,7 +36,7 @@ pub enum Extent {
 }
 
 /// Parts that are not done by the workload program.
-pub const OTHERS: [&str; 4] = ["programs", "start", "iozone", "pager"];
+pub const OTHERS: [&str; 5] = ["stash", "programs", "start", "iozone", "pager"];
 
 const HELP: &str = "\
 cargo evaluate [OPTION...] [PART...]

@@ -29,6 +29,11 @@ pub fn is_cold(work: &str) -> bool {
     matches!(work, "small-read" | "large-read" | "mixed-read" | "map-read" | "map-write")
 }
 
+/// What a section does; nothing if there is no such section.
+pub fn works(section: &str) -> &'static [&'static str] {
+    SECTIONS.iter().find(|known| known.id == section).map_or(&[], |known| known.works)
+}
+
 /// Everything that the workload program does.
 pub const SECTIONS: [Section; 8] = [
     Section {
@@ -91,21 +96,8 @@ pub const SECTIONS: [Section; 8] = [
         seconds: 5.0,
     },
     Section {
-        id: "stash",
-        works: &[
-            "exec-1",
-            "exec-500",
-            "exec-1000",
-            "exec-1500",
-            "exec-2000",
-            "exec-2500",
-            "exec-3000",
-            "exec-3500",
-            "exec-4000",
-            "exec-first-1",
-            "exec-first-1000",
-            "exec-first-4000",
-        ],
+        id: "spawn",
+        works: &["exec-1", "exec-1000", "exec-4000", "exec-first-1", "exec-first-1000", "exec-first-4000"],
         stores: &[Store::Tmpfs],
         interfaces: &[Direct, Defuse, DefuseBacking, DefuseModule],
         rounds: [9, 1],

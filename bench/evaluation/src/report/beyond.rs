@@ -8,7 +8,7 @@ use super::table::{Table, nothing, percent, published, time, times};
 use crate::interface::{Interface, Store};
 use crate::numbers::Key;
 use crate::paper;
-use crate::plan::SECTIONS;
+use crate::plan::works;
 use crate::record::Line;
 
 /// A layer, what shows it, through what, and the floor: what it is compared with, on the plain file system.
@@ -39,6 +39,9 @@ const LAYERS: [(&str, &str, Interface, &str, &str); 6] = [
     ),
 ];
 
+const FOREIGN: &[&str] = &["getppid", "read-foreign", "write-foreign", "stat-foreign", "open-foreign"];
+const IN_MEMORY: &[&str] = &["read-128", "read-4096", "write-128", "write-4096"];
+
 impl Page<'_> {
     pub(super) fn warm(&mut self) {
         self.heading("The same with warm caches");
@@ -49,7 +52,7 @@ impl Page<'_> {
         let interfaces = self.results.interfaces("warm", Store::Tmpfs);
         let own = interfaces.iter().filter(|one| **one != Interface::Direct);
         let mut table = Table::new([""].into_iter().chain(own.clone().map(|interface| interface.title())));
-        for work in self.results.present("warm", SECTIONS[1].works) {
+        for work in self.results.present("warm", works("warm")) {
             let mut row = vec![work.to_owned()];
             row.extend(own.clone().map(|&interface| {
                 percent(self.results.speed(Key::wall("warm", work, interface), Interface::Direct))
@@ -169,10 +172,10 @@ impl Page<'_> {
             "DEFUSE, times direct",
             "DEFUSE with the memory plugin, times direct's speed",
         ]);
-        for work in self.results.present("calls", &SECTIONS[7].works[..9]) {
+        for work in self.results.present("calls", &[FOREIGN, IN_MEMORY].concat()) {
             let key = |interface| Key { measure: "cpu", ..Key::wall("calls", work, interface) };
             let direct = self.results.spread(key(Interface::Direct)).map(|found| found.median);
-            let ours = SECTIONS[7].works[5..9].contains(&work);
+            let ours = IN_MEMORY.contains(&work);
             table.row([
                 work.to_owned(),
                 time(direct),

@@ -3,12 +3,12 @@
 use std::io;
 
 use super::Page;
-use super::plots::{Bars, Panel, Series, bars, lines};
+use super::plots::{Bars, Panel, Series, bars};
 use super::table::{Table, nothing, percent, published, time, times};
 use crate::interface::{Interface, Store};
 use crate::numbers::Key;
 use crate::paper;
-use crate::plan::SECTIONS;
+use crate::plan;
 
 const METADATA: [&str; 7] = ["create", "access", "chmod", "stat", "readdir", "rename", "unlink"];
 const PROGRAMS: [&str; 3] = ["untar", "rsync", "make"];
@@ -23,7 +23,7 @@ impl Page<'_> {
         );
         for store in Store::ALL {
             let interfaces = self.results.interfaces("throughput", store);
-            let works = self.results.present("throughput", SECTIONS[0].works);
+            let works = self.results.present("throughput", plan::works("throughput"));
             if interfaces.is_empty() {
                 continue;
             }
@@ -181,80 +181,6 @@ impl Page<'_> {
             table.row(row);
         }
         table.text()
-    }
-
-    pub(super) fn stash(&mut self) -> io::Result<()> {
-        self.heading("Descriptors through exec (Figure 13)");
-        let numbers: Vec<String> = paper::STASH.iter().map(|(files, _)| format!("exec-{files}")).collect();
-        let added = |work: &str| {
-            let key = Key::wall("stash", work, Interface::Defuse);
-            self.results.added(key).map(|found| found.median / 1000.0)
-        };
-        let values: Vec<Option<f64>> = numbers.iter().map(|work| added(work)).collect();
-        if values.iter().all(Option::is_none) {
-            self.say("not measured\n");
-            return Ok(());
-        }
-        self.say(
-            "From the start to the end of `/bin/true`, started by a program with that many files of the mount open, that it \
-             inherits; microseconds where no unit is said. `first` is the first start after they were opened, the others are \
-             later ones. The paper measures the stash alone, in the child; here all is in it: the shadows that are made \
-             before the process, its start in the session (see below), and the hand-over. Files that the new program does not \
-             touch are not restored.\n",
-        );
-        let mut table = Table::new([
-            "FDs",
-            "direct",
-            "DEFUSE",
-            "added by DEFUSE",
-            "added beyond 1 FD",
-            "paper",
-            "paper's fit",
-        ]);
-        for ((files, published), (work, value)) in paper::STASH.iter().zip(numbers.iter().zip(&values)) {
-            let median = |interface| {
-                self.results.spread(Key::wall("stash", work, interface)).map(|found| found.median)
-            };
-            let number = |value: Option<f64>| value.map_or_else(nothing, |value| format!("{value:.0}"));
-            table.row([
-                files.to_string(),
-                time(median(Interface::Direct)),
-                time(median(Interface::Defuse)),
-                number(*value),
-                number(value.zip(values[0]).map(|(value, first)| value - first)),
-                format!("{published}"),
-                format!("{:.1}", 3.7 + 0.004 * f64::from(*files)),
-            ]);
-        }
-        for files in [1, 1000, 4000] {
-            let work = format!("exec-first-{files}");
-            let key = |interface| Key::wall("stash", &work, interface);
-            let median = |interface| time(self.results.spread(key(interface)).map(|found| found.median));
-            let added = self.results.added(key(Interface::Defuse));
-            table.row([
-                format!("{files}, first"),
-                median(Interface::Direct),
-                median(Interface::Defuse),
-                added.map_or_else(nothing, |added| format!("{:.0}", added.median / 1e3)),
-                nothing(),
-                nothing(),
-                nothing(),
-            ]);
-        }
-        self.say(table.text());
-        let x: Vec<f64> = paper::STASH.iter().map(|(files, _)| f64::from(*files)).collect();
-        let beyond =
-            values.iter().map(|value| value.zip(values[0]).map(|(value, first)| value - first)).collect();
-        let series = [
-            Series { name: "here: added beyond one FD".into(), colour: 1, values: beyond },
-            Series {
-                name: "the paper: in the child".into(),
-                colour: 6,
-                values: paper::STASH.iter().map(|(_, time)| Some(*time)).collect(),
-            },
-        ];
-        let title = "Microseconds by inherited FDs";
-        self.plot("stash", title, |path| lines(path, title, ["FDs", "us"], &x, &series))
     }
 
     pub(super) fn mapped(&mut self) -> io::Result<()> {

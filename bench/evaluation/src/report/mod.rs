@@ -1,6 +1,7 @@
 //! The report: all figures beside the paper's.
 
 mod beyond;
+mod exec;
 mod figures;
 mod frame;
 mod plots;
