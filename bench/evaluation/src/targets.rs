@@ -137,8 +137,6 @@ pub const TARGETS: [Target; 15] = [
         works: &["1 opened", "1000 opened", "4000 opened", "1 untouched", "1000 untouched", "4000 untouched"],
         value: Value::OverPaperStash,
         bound: Bound::AtMost(1.0),
-        note: "here the whole exec counts, with the start of the next image in the session (docs/startup.md); the paper measures \
-               the hand-over alone",
         ..BASE
     },
     Target {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use defuse_bench::statistics::Spread;
+
 use super::Page;
 use super::plots::{Series, lines};
 use super::table::{Table, nothing, time};
@@ -13,12 +15,14 @@ impl Page<'_> {
     pub(super) fn stash(&mut self) -> io::Result<()> {
         self.heading("Descriptors through exec (Figure 13)");
         let results = self.results;
-        let added = |work: &str| {
-            let key = Key { measure: "cpu", ..Key::wall("stash", work, Interface::Defuse) };
-            results.added(key).map(|found| found.median / 1000.0)
+        let added = |files: u32, state: &str| {
+            let work = format!("{files} {state}");
+            let key = Key { measure: "cpu", ..Key::wall("stash", &work, Interface::Defuse) };
+            results.added(key)
         };
         let of = |state: &str| -> Vec<Option<f64>> {
-            paper::STASH.iter().map(|(files, _)| added(&format!("{files} {state}"))).collect()
+            let median = |files| added(files, state).map(|found| found.median / 1e3);
+            paper::STASH.iter().map(|(files, _)| median(*files)).collect()
         };
         let (opened, untouched) = (of("opened"), of("untouched"));
         if opened.iter().all(Option::is_none) {
@@ -26,27 +30,21 @@ impl Page<'_> {
         } else {
             self.say(
                 "Microseconds of processor time that open files of the mount add to an exec, from before it to the next program's \
-                 `main`, over as many plain ones. `opened`: opened since the last exec; `untouched`: inherited and handed on. The \
-                 start of the next image in the session is in it, in all rows alike (see below); the paper measures the hand-over \
-                 in the child alone, so its figures belong beside what is added beyond one file.\n",
+                 `main`, over as many plain ones in the same session. `opened`: opened since the last exec; `untouched`: inherited \
+                 and handed on. The paper's figures are those of its stash in the child.\n",
             );
-            let mut table = Table::new([
-                "FDs",
-                "opened",
-                "beyond 1 FD",
-                "untouched",
-                "beyond 1 FD",
-                "paper",
-                "paper's fit",
-            ]);
-            let number = |value: Option<f64>| value.map_or_else(nothing, |value| format!("{value:.1}"));
-            for (at, (files, published)) in paper::STASH.iter().enumerate() {
+            let mut table =
+                Table::new(["FDs", "opened (quartiles)", "untouched (quartiles)", "paper", "paper's fit"]);
+            for (files, published) in &paper::STASH {
+                let cell = |state: &str| {
+                    added(*files, state).map_or_else(nothing, |Spread { low, median, high }| {
+                        format!("{:.1} ({:.1} to {:.1})", median / 1e3, low / 1e3, high / 1e3)
+                    })
+                };
                 table.row([
                     files.to_string(),
-                    number(opened[at]),
-                    number(beyond(&opened, at)),
-                    number(untouched[at]),
-                    number(beyond(&untouched, at)),
+                    cell("opened"),
+                    cell("untouched"),
                     published.to_string(),
                     format!("{:.1}", 3.7 + 0.004 * f64::from(*files)),
                 ]);
@@ -55,15 +53,11 @@ impl Page<'_> {
             let x: Vec<f64> = paper::STASH.iter().map(|(files, _)| f64::from(*files)).collect();
             let line =
                 |name: &str, colour, values: Vec<Option<f64>>| Series { name: name.into(), colour, values };
-            let all = 0..paper::STASH.len();
+            let published = paper::STASH.iter().map(|(_, time)| Some(*time)).collect();
             let series = [
-                line("opened, beyond one FD", 1, all.clone().map(|at| beyond(&opened, at)).collect()),
-                line("untouched, beyond one FD", 4, all.map(|at| beyond(&untouched, at)).collect()),
-                line(
-                    "the paper, in the child",
-                    6,
-                    paper::STASH.iter().map(|(_, time)| Some(*time)).collect(),
-                ),
+                line("opened", 1, opened),
+                line("untouched", 4, untouched),
+                line("the paper, in the child", 6, published),
             ];
             let title = "Microseconds by inherited FDs";
             self.plot("stash", title, |path| lines(path, title, ["FDs", "us"], &x, &series))?;
@@ -100,8 +94,4 @@ impl Page<'_> {
             self.say(text);
         }
     }
-}
-
-fn beyond(values: &[Option<f64>], at: usize) -> Option<f64> {
-    Some(values[at]? - values[0]?)
 }
