@@ -14,7 +14,7 @@ use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
-use crate::{native, nofile};
+use crate::{native, nofile, private_fd};
 
 /// Where a path argument leads.
 pub enum Located {
@@ -214,6 +214,9 @@ impl PathArgument {
         }
         if self.dirfd == sys::AT_FDCWD {
             return Ok(Base::Path(working_directory(process)?));
+        }
+        if private_fd::is_private(self.dirfd) {
+            return Err(Errno::BADF);
         }
         match file::owner(process, self.dirfd) {
             Owner::Served(file) if !file.is_directory()? => Err(Errno::NOTDIR),
