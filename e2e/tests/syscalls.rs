@@ -37,6 +37,14 @@ same_as_plain! {
 
     /// The same from a program that lies on the mount.
     exec_of_a_program_on_the_mount: script("cd \"$MNT\"; cp \"$FIX/exec\" .; ./exec").fixture("exec");
+    /// Names, connections and datagrams of Unix sockets.
+    sockets_have_names: transcript("sockets");
+
+    /// ETXTBSY.
+    running_programs_are_busy: transcript("running");
+
+    /// POSIX AIO, the kernel's AIO, watches and leases.
+    asynchronous: script("cd \"$MNT\"; \"$FIX/asynchronous\"").fixture_with("asynchronous", &["-lrt"]);
 
     /// A mount is met for the first time by two threads, one of them inside dlopen.
     first_use_inside_dlopen: script(r#"

@@ -186,7 +186,7 @@ impl OpenFile {
         if known != 0 {
             return Ok(known);
         }
-        let kind = if self.open_flags & sys::O_DIRECTORY != 0 {
+        let kind = if opens_directory(self.open_flags) {
             sys::S_IFDIR
         } else {
             self.with_handle(Instance::fgetattr)?.st_mode & sys::S_IFMT
@@ -236,6 +236,11 @@ impl Drop for OpenFile {
         lock_files::let_go(self.process, &self.locks);
         shadow::let_go(self.process, self.slot);
     }
+}
+
+/// Whether what these flags of open(2) open can only be a directory. `O_TMPFILE` has the same bit, and makes a file.
+pub fn opens_directory(flags: u32) -> bool {
+    flags & sys::O_DIRECTORY != 0 && flags & sys::O_TMPFILE != sys::O_TMPFILE
 }
 
 /// The served file behind `fd`, if it is one.

@@ -29,6 +29,7 @@ mod private_fd;
 mod process;
 mod program;
 pub mod resolve;
+pub mod running;
 mod serve;
 pub mod session;
 mod shadow;

@@ -14,7 +14,7 @@ use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
-use crate::{native, nofile, working_directory};
+use crate::{native, nofile, private_fd, working_directory};
 
 /// Where a path argument leads.
 pub enum Located {
@@ -245,6 +245,9 @@ impl PathArgument {
             } else {
                 Ok(Base::Path(working_path(process)?))
             };
+        }
+        if private_fd::is_private(self.dirfd) {
+            return Err(Errno::BADF);
         }
         match file::owner(process, self.dirfd) {
             Owner::Served(file) if !file.is_directory()? => Err(Errno::NOTDIR),

@@ -10,6 +10,7 @@
 //! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
 //! | `ID/slots/` | 1733 | shadows: an object for each open file description |
 //! | `ID/locks/` | 1733 | files that carry the locks of served files |
+//! | `sockets/` | 1733 | where the kernel has the sockets that are named on a mount |
 //! | `null/` | 0711 | an empty directory |
 //! | `sites/` | 0711 | lists of system call sites of the libraries that were met, see [`crate::site_lists`] |
 //!
@@ -62,6 +63,8 @@ pub mod names {
     pub const GUESTS: &str = "guests";
     /// In the shared folder: lock files.
     pub const LOCKS: &str = "locks";
+    /// Sockets that are named on a mount.
+    pub const SOCKETS: &str = "sockets";
     /// An empty directory.
     pub const NULL: &str = "null";
     /// Lists of system call sites.

@@ -110,7 +110,10 @@ impl FileSystem for Passthrough {
         let flags = flags as u32;
         let (asked, mode) = open::for_openat2(flags, mode);
         let fd = self.openat2(path.relative(), asked, mode)?;
-        if flags & (libc::O_PATH | libc::O_DIRECTORY) as u32 != 0 {
+        // O_TMPFILE has the bit of O_DIRECTORY: it names the directory in which it makes a file.
+        let tmpfile = flags & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32;
+        let directory = flags & libc::O_DIRECTORY as u32 != 0 && !tmpfile;
+        if flags & libc::O_PATH as u32 != 0 || directory {
             return Ok(served(fd, 0));
         }
         let mode_type = fstat(&fd)?.st_mode & libc::S_IFMT;

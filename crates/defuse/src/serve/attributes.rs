@@ -12,7 +12,7 @@ use super::{DONE, Reply, Served};
 use crate::file::{self, FileRef};
 use crate::namei::{self, PathArgument, Spot};
 use crate::process::{Cwd, Process};
-use crate::user;
+use crate::{private_fd, user};
 
 type Stat = plugin_abi::stat;
 
@@ -165,6 +165,9 @@ fn on_fd(process: &'static Process, fd: RawFd, write: impl FnOnce(&Stat) -> Resu
         let spot = Spot::new(&process.mounts[mount], path, false)?;
         write(&spot.call(Instance::getattr)?)?;
         return DONE;
+    }
+    if private_fd::is_private(fd) {
+        return Err(Errno::BADF);
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
     write(&file.with_handle(Instance::fgetattr)?)?;

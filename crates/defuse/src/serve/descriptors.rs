@@ -8,7 +8,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::open::STATUS;
-use super::{DONE, Reply, Served, locks};
+use super::{DONE, Reply, Served, locks, sockets};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
@@ -300,13 +300,17 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
     let [_, messages, count, ..] = call.args;
     let (count, stride) = if call.nr == sys::__NR_sendmsg { (1, 0) } else { ((count as u32).min(1024), 64) };
     for index in 0..u64::from(count) {
-        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(messages + index * stride)?;
+        let message = messages + index * stride;
+        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(message)?;
         for_each_passed(control, length, |fd| {
             if let Some(file) = file::served(process, fd) {
                 shadow::separate(process, &file)?;
             }
             Ok(())
         })?;
+        if let Some(sent) = sockets::send_message(process, call, index, message)? {
+            return Ok(sent);
+        }
     }
     Ok(Reply::Pass)
 }

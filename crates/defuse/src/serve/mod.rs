@@ -3,6 +3,7 @@
 #![allow(clippy::unnecessary_wraps, reason = "all serving functions have one type")]
 #![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 
+mod asynchronous;
 pub mod attributes;
 mod copying;
 mod descriptors;
@@ -22,11 +23,14 @@ pub mod paths;
 mod receiving;
 mod refused;
 mod sandbox;
+mod sockets;
 #[cfg(test)]
 mod table_tests;
 mod transfer;
 mod two_names;
 mod xattr;
+
+use std::os::fd::RawFd;
 
 use interpose::{Call, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
@@ -34,7 +38,8 @@ use rustix::io::Errno;
 
 use crate::log::Quoted;
 use crate::process::Process;
-use crate::{thread, trace};
+use crate::table::{self, Interest};
+use crate::{private_fd, thread, trace};
 
 pub use inner::INNER;
 
@@ -57,6 +62,12 @@ pub type Server = fn(&'static Process, &Call) -> Served;
 /// Success without a value.
 pub const DONE: Served = Ok(Reply::Value(0));
 
+/// Whether the call is about an FD that the program does not have.
+fn is_about_private_fd(call: &Call) -> bool {
+    private_fd::is_private(call.args[0] as RawFd)
+        && table::row(call.nr).is_some_and(|row| matches!(row.interest, Interest::ByFd | Interest::Closes))
+}
+
 /// The function that serves system call `nr`, if it is served.
 #[allow(clippy::too_many_lines, reason = "a table")]
 pub fn server(nr: u32) -> Option<Server> {
@@ -78,6 +89,7 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_pwritev2 => transfer::pwritev2,
         sys::__NR_lseek => transfer::lseek,
 
+        sys::__NR_io_submit => asynchronous::io_submit,
         sys::__NR_sendfile => copying::sendfile,
         sys::__NR_splice => copying::splice,
         sys::__NR_tee => copying::tee,
@@ -168,6 +180,11 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_dup3 => descriptors::dup3,
         sys::__NR_fcntl => descriptors::fcntl,
         sys::__NR_sendmsg | sys::__NR_sendmmsg => descriptors::send_message,
+        sys::__NR_socket => sockets::socket,
+        sys::__NR_bind => sockets::bind,
+        sys::__NR_connect => sockets::connect,
+        sys::__NR_sendto => sockets::sendto,
+        sys::__NR_getsockname | sys::__NR_getpeername => sockets::name,
         sys::__NR_recvmsg => receiving::recvmsg,
         sys::__NR_recvmmsg => receiving::recvmmsg,
         sys::__NR_pidfd_getfd => receiving::pidfd_getfd,
@@ -199,7 +216,9 @@ impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
         let Some(server) = server(call.nr) else { return Outcome::PassThrough };
         let span = trace::Span::begin();
-        let served = if WAITING.contains(&call.nr) {
+        let served = if is_about_private_fd(call) {
+            Err(Errno::BADF)
+        } else if WAITING.contains(&call.nr) {
             thread::waiting(|| server(self, call))
         } else {
             server(self, call)

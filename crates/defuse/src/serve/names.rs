@@ -36,7 +36,7 @@ fn make_directory(process: &'static Process, call: &Call, at: At, mode: u32) -> 
     })
 }
 
-fn masked(process: &Process, spot: &Spot, mode: u32) -> Result<u32, Errno> {
+pub fn masked(process: &Process, spot: &Spot, mode: u32) -> Result<u32, Errno> {
     let applies_umask = spot.mount.instance()?.capabilities().contains(Capabilities::UMASK);
     Ok(if applies_umask { mode } else { process.masked(mode) })
 }
@@ -244,13 +244,12 @@ pub fn name_to_handle_at(process: &'static Process, call: &Call) -> Served {
 pub fn inotify_add_watch(process: &'static Process, call: &Call) -> Served {
     let at = At { dirfd: None, path: 1, follow: call.args[2] as u32 & sys::IN_DONT_FOLLOW == 0 };
     paths::lookup(process, call, at, |spot| {
-        let attributes = attributes_at(spot, at.follow)?;
-        if !matches!(attributes.st_mode & sys::S_IFMT, sys::S_IFREG | sys::S_IFDIR) {
-            return Err(Errno::NOSPC);
-        }
+        attributes_at(spot, at.follow)?;
         let instance = spot.mount.instance()?;
+        // By O_PATH, since opening and closing would be events themselves, and would want permissions.
+        let flags = (sys::O_PATH | sys::O_NOFOLLOW | sys::O_CLOEXEC) as i32;
         let plugin_abi::Open::Served { handle, .. } =
-            spot.call(|instance, path| instance.open(path, 0, 0))?
+            spot.call(|instance, path| instance.open(path, flags, 0))?
         else {
             return Err(Errno::NOSPC);
         };

@@ -12,13 +12,13 @@ use stash::{Description, Kind};
 
 use super::attributes::attributes_at;
 use super::{Reply, Served, locks};
-use crate::file::OpenFile;
+use crate::file::{self, OpenFile};
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
 use crate::thread::{self, Adopting};
-use crate::{native, private_fd, user, working_directory};
+use crate::{native, private_fd, running, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -220,6 +220,10 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
         attributes_at(spot, true)?;
     }
     spot.check_directory()?;
+    let writes = flags & (sys::O_ACCMODE | sys::O_TRUNC) != 0 && flags & sys::O_PATH == 0;
+    if writes && flags & (sys::O_CREAT | sys::O_EXCL) != sys::O_CREAT | sys::O_EXCL {
+        running::check(process, spot)?;
+    }
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
@@ -297,7 +301,7 @@ fn enter(
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
-    let kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
     let description = Description {
         status_flags: flags & STATUS,
         access_mode: flags & sys::O_ACCMODE,
