@@ -63,7 +63,7 @@ pub mod names {
     pub const GUESTS: &str = "guests";
     /// In the shared folder: lock files.
     pub const LOCKS: &str = "locks";
-    /// Sockets that are named on a mount.
+    /// Sockets that are named on a mount. Not in the shared folder: the path of a socket has at most 108 bytes.
     pub const SOCKETS: &str = "sockets";
     /// An empty directory.
     pub const NULL: &str = "null";

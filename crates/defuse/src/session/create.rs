@@ -135,8 +135,8 @@ impl Session {
         // directory, but only who has the arena knows the way to these; and nobody can remove or list what others made.
         let shared = names::shared(id);
         self.make_directory(&shared, PASSABLE)?;
-        for name in [names::SLOTS, names::LOCKS, names::GUESTS] {
-            self.make_directory(&format!("{shared}/{name}"), Mode::from_raw_mode(0o1733))?;
+        for name in [names::SLOTS, names::LOCKS, names::GUESTS].map(|name| format!("{shared}/{name}")) {
+            self.make_directory(&name, Mode::from_raw_mode(0o1733))?;
         }
 
         let text = config.to_text();
