@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use plugin_abi::{Capabilities, Instance, Plugin};
 use rustix::io::Errno;
@@ -20,12 +21,15 @@ pub struct Mount {
     options: CString,
     loading: Lock<()>,
     instance: OnceLock<Result<Instance, Errno>>,
+    /// The last open gave the program the plugin's own descriptor: so will the next.
+    hands_over: AtomicBool,
 }
 
 impl Mount {
     /// A mount whose plugin is not loaded yet.
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
-        Self { number, point, library, backend, options, loading: Lock::new(()), instance: OnceLock::new() }
+        let (loading, instance, hands_over) = (Lock::new(()), OnceLock::new(), AtomicBool::new(true));
+        Self { number, point, library, backend, options, loading, instance, hands_over }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is
@@ -43,6 +47,18 @@ impl Mount {
     /// The instance if the plugin has been loaded and works.
     pub fn loaded(&self) -> Option<&Instance> {
         self.instance.get()?.as_ref().ok()
+    }
+
+    /// Whether the next file that is opened is likely to become the program's own descriptor.
+    pub fn hands_over(&self) -> bool {
+        self.hands_over.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether an open gave the program the plugin's own descriptor.
+    pub fn note_hand_over(&self, handed_over: bool) {
+        if self.hands_over() != handed_over {
+            self.hands_over.store(handed_over, Ordering::Relaxed);
+        }
     }
 
     /// Holds the mount still while the process forks; [`after_fork`](Self::after_fork) lets go, on both sides.

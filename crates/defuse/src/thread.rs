@@ -15,10 +15,10 @@ global_asm!(
     ".hidden defuse_thread",
     ".globl defuse_thread",
     ".type defuse_thread,@object",
-    ".size defuse_thread, 8",
-    ".balign 8",
+    ".size defuse_thread, 4",
+    ".balign 4",
     "defuse_thread:",
-    ".zero 8",
+    ".zero 4",
     ".previous",
 );
 
@@ -26,8 +26,6 @@ global_asm!(
 struct Thread {
     /// gettid(2), 0 until asked for.
     id: AtomicU32,
-    /// Not 0 while a plugin opens a file whose descriptor may become the program's own.
-    adopting: AtomicU32,
 }
 
 /// The thread's id. In a vfork child that of the parent's suspended thread, whose memory it runs on.
@@ -44,16 +42,6 @@ pub fn id() -> u32 {
 /// In the child of a fork: the thread has another id now.
 pub fn after_fork_in_child() {
     current().id.store(0, Ordering::Relaxed);
-}
-
-/// Says whether descriptors that a plugin opens now may stay where the kernel put them.
-pub fn set_adopting(adopting: bool) {
-    current().adopting.store(adopting.into(), Ordering::Relaxed);
-}
-
-/// What [`set_adopting`] said last.
-pub fn is_adopting() -> bool {
-    current().adopting.load(Ordering::Relaxed) != 0
 }
 
 fn current() -> &'static Thread {

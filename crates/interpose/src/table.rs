@@ -28,6 +28,9 @@ pub const CLOSES: u8 = 11;
 /// and what the host's interest alone would be.
 pub const INNER: usize = NUMBERS;
 pub const HOST_CLASS: usize = 2 * NUMBERS;
+/// Who wants calls made inside: this crate, the host.
+const INNER_OWN: u8 = 1;
+pub const INNER_HOST: u8 = 2;
 
 /// Three bytes for each number: class, inner, host class.
 pub type Classes = [AtomicU8; 3 * NUMBERS];
@@ -130,7 +133,7 @@ pub fn fill(config: &Config) {
         };
         let own_inner = matches!(own(nr as u32), Some(Own::Action | Own::Mask | Own::Fork | Own::Executable));
         TABLE[nr].store(class, Relaxed);
-        TABLE[INNER + nr].store(u8::from(inner) << 1 | u8::from(own_inner), Relaxed);
+        TABLE[INNER + nr].store((u8::from(inner) * INNER_HOST) | (u8::from(own_inner) * INNER_OWN), Relaxed);
         TABLE[HOST_CLASS + nr].store(host, Relaxed);
     }
 }
@@ -148,7 +151,7 @@ pub fn host_interested(nr: u32, args: &[u64; 6]) -> bool {
 
 /// Whether the host wants calls of this number that are made inside.
 pub fn host_inner(nr: u32) -> bool {
-    TABLE[INNER + nr as usize].load(Relaxed) & 2 != 0
+    TABLE[INNER + nr as usize].load(Relaxed) & INNER_HOST != 0
 }
 
 fn foreign(fd: u32) -> bool {

@@ -49,6 +49,12 @@ extern "C" {
 #define DEFUSE_CAP_FOLLOWS_SYMLINKS 128
 /* Files are seen by this process only: its children and the next program image get copies or nothing. */
 #define DEFUSE_CAP_PROCESS_LOCAL 256
+/*
+ * `open` and `reopen` get O_CLOEXEC where the program's descriptor shall be closed by exec, and one they hand over with
+ * DEFUSE_OPENED_NATIVE is open, and closed by exec exactly if asked. Descriptors that stay with the plugin always are
+ * to be closed by exec.
+ */
+#define DEFUSE_CAP_CLOEXEC 512
 /* The program's descriptor becomes backing_fd itself; the handle is not used again. */
 #define DEFUSE_OPENED_NATIVE 1
 /* The host need not ask the plugin for locks on this handle: it has none. */
@@ -176,7 +182,7 @@ struct defuse_plugin {
     /* Changes attributes of an open file. */
     int (*fsetattr)(void *fs, uint64_t handle, const struct defuse_setattr *attr);
     /*
-     * Opens or creates. `flags` are open(2)'s without O_CLOEXEC; directories are opened here too.
+     * Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC); directories are opened here too.
      * With O_TMPFILE `path` is the directory. The plugin checks permissions.
      */
     int (*open)(void *fs, const char *path, int flags, mode_t mode, struct defuse_opened *out);

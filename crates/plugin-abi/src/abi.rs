@@ -40,6 +40,10 @@ c_constants! { CONSTANTS;
     pub const DEFUSE_CAP_FOLLOWS_SYMLINKS: u64 = 128;
     /// Files are seen by this process only: its children and the next program image get copies or nothing.
     pub const DEFUSE_CAP_PROCESS_LOCAL: u64 = 256;
+    /// `open` and `reopen` get O_CLOEXEC where the program's descriptor shall be closed by exec, and one they hand over with
+    /// DEFUSE_OPENED_NATIVE is open, and closed by exec exactly if asked. Descriptors that stay with the plugin always are
+    /// to be closed by exec.
+    pub const DEFUSE_CAP_CLOEXEC: u64 = 512;
 
     /// The program's descriptor becomes backing_fd itself; the handle is not used again.
     pub const DEFUSE_OPENED_NATIVE: u32 = 1;
@@ -193,7 +197,7 @@ c_struct! { TABLE;
         /// Changes attributes of an open file.
         fn fsetattr(fs: *mut c_void, handle: u64, attr: *const RawSetAttr);
 
-        /// Opens or creates. `flags` are open(2)'s without O_CLOEXEC; directories are opened here too.
+        /// Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC); directories are opened here too.
         /// With O_TMPFILE `path` is the directory. The plugin checks permissions.
         fn open(fs: *mut c_void, path: *const c_char, flags: c_int, mode: mode_t, out: *mut Opened);
         /// The handle is not used again, whatever is returned.

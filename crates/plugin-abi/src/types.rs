@@ -29,6 +29,8 @@ bitflags::bitflags! {
         const FOLLOWS_SYMLINKS = abi::DEFUSE_CAP_FOLLOWS_SYMLINKS;
         /// Files live in this process only.
         const PROCESS_LOCAL = abi::DEFUSE_CAP_PROCESS_LOCAL;
+        /// `open` honours `O_CLOEXEC` for descriptors that it hands over; otherwise it is not told.
+        const CLOEXEC = abi::DEFUSE_CAP_CLOEXEC;
     }
 }
 

@@ -11,7 +11,7 @@ use super::open::STATUS;
 use super::{DONE, Reply, Served, locks};
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{native, private_fd, shadow, thread, user};
+use crate::{native, private_fd, shadow, user};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -334,9 +334,6 @@ pub fn inner(call: &Call) -> Outcome {
     }
     if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
         return Outcome::PassThrough;
-    }
-    if thread::is_adopting() {
-        return Outcome::Return(native::call(call));
     }
     match native::new_fd(call.nr, call.args) {
         Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),

@@ -12,12 +12,13 @@ use stash::{Description, Kind};
 
 use super::attributes::attributes_at;
 use super::{Reply, Served, locks};
-use crate::file::OpenFile;
+use crate::file::{OpenFile, plugin_errno};
+use crate::mount::Mount;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, private_fd, thread, user};
+use crate::{native, private_fd, user};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -229,14 +230,14 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(process, instance, || {
-        spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
+    let opened = open_handle(process, spot.mount, instance, flags, |flags| {
+        spot.call(|instance, path| instance.open(path, flags, mode & 0o7777))
     })?;
     let mut path = spot.path().as_bytes();
     if flags & sys::O_TMPFILE == sys::O_TMPFILE {
         path = b"/";
     }
-    enter(process, spot.mount.number, instance, opened, path, flags)
+    enter(process, spot.mount, instance, opened, path, flags)
 }
 
 /// Opens a file that is open already once more, as `/proc/self/fd/N` does.
@@ -244,52 +245,87 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened = open_handle(process, instance, || {
-        file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
+    let mount = &process.mounts[file.mount];
+    let reopened = open_handle(process, mount, instance, flags, |flags| {
+        file.with_handle(|instance, handle| instance.reopen(handle, flags))
     });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
-            let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, instance, || {
-                spot.call(|instance, path| instance.open(path, flags as i32, 0))
+            let spot = Spot::new(mount, path.clone(), false)?;
+            open_handle(process, mount, instance, flags, |flags| {
+                spot.call(|instance, path| instance.open(path, flags, 0))
             })?
         }
         other => other?,
     };
-    enter(process, file.mount, instance, opened, &path, flags)
+    enter(process, mount, instance, opened, &path, flags)
+}
+
+/// What a plugin has opened.
+struct Opened {
+    file: Open<Handle>,
+    /// If it becomes the program's own descriptor, its close-on-exec flag is as the program asked.
+    ready: bool,
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
 /// says that they may become the program's own.
 fn open_handle(
     process: &Process,
+    mount: &Mount,
     instance: &Instance,
-    open: impl FnOnce() -> Result<Open<Handle>, Errno>,
-) -> Result<Open<Handle>, Errno> {
-    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE);
+    flags: u32,
+    open: impl FnOnce(i32) -> Result<Open<Handle>, Errno>,
+) -> Result<Opened, Errno> {
+    let capabilities = instance.capabilities();
     let threaded = process.threaded.load(Ordering::Acquire);
-    if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
-        thread::set_adopting(true);
-        let opened = open();
-        thread::set_adopting(false);
-        opened
-    } else {
-        open()
+    let adopt = capabilities.contains(Capabilities::RELOCATABLE)
+        && (!threaded || mount.hands_over())
+        && !interpose::in_vfork_child()
+        && !locks::used();
+    if !adopt {
+        let file = open((flags | sys::O_CLOEXEC) as i32)?;
+        mount.note_hand_over(matches!(file, Open::Native { .. }));
+        return Ok(Opened { file, ready: false });
+    }
+    interpose::pass_inner_calls(true);
+    let opened = open(flags as i32);
+    interpose::pass_inner_calls(false);
+    let mut file = opened?;
+    mount.note_hand_over(matches!(file, Open::Native { .. }));
+    if threaded {
+        file = keep_private(instance, file)?;
+    }
+    Ok(Opened { file, ready: capabilities.contains(Capabilities::CLOEXEC) })
+}
+
+/// A served file's descriptor moved out of the program's sight: in a process of several threads it is not adopted, as another
+/// one could use the number while it changes hands.
+fn keep_private(instance: &Instance, file: Open<Handle>) -> Result<Open<Handle>, Errno> {
+    let Open::Served { mut handle, backing_fd: Some(fd), mode_type, locks } = file else { return Ok(file) };
+    let moved = private_fd::take(fd)
+        .and_then(|private| instance.move_fd(&mut handle, private).map_err(plugin_errno).map(|()| private));
+    match moved {
+        Ok(private) => Ok(Open::Served { handle, backing_fd: Some(private), mode_type, locks }),
+        Err(error) => {
+            let _ = instance.close(handle);
+            Err(error)
+        }
     }
 }
 
 /// Makes a description for what the plugin opened, and an FD of the program for the description.
 fn enter(
     process: &'static Process,
-    mount: usize,
+    mount: &Mount,
     instance: &Instance,
-    opened: Open<Handle>,
+    opened: Opened,
     path: &[u8],
     flags: u32,
 ) -> Result<RawFd, Errno> {
     let cloexec = flags & sys::O_CLOEXEC != 0;
-    let (handle, backing, kind) = match opened {
-        Open::Native { fd, .. } => return enter_native(process, fd.into_raw_fd(), cloexec),
+    let (handle, backing, kind) = match opened.file {
+        Open::Native { fd, .. } => return enter_native(process, fd.into_raw_fd(), cloexec, opened.ready),
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
@@ -297,7 +333,7 @@ fn enter(
     let description = Description {
         status_flags: flags & STATUS,
         access_mode: flags & sys::O_ACCMODE,
-        mount: mount as u32,
+        mount: mount.number as u32,
         kind: Kind(kind),
         inode_key: (0, 0),
         path,
@@ -312,7 +348,7 @@ fn enter(
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
     slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
     // From here on dropping the file undoes everything.
-    let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
+    let file = OpenFile::new(process, mount.number, raw, slot.id(), flags, kind);
     let together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
         file.set_form(Form::Backing(fd));
@@ -338,15 +374,15 @@ fn enter(
     Ok(fd)
 }
 
-/// The program's FD is the plugin's file itself.
-fn enter_native(process: &Process, fd: RawFd, cloexec: bool) -> Result<RawFd, Errno> {
+/// The program's FD is the plugin's file itself. `ready` says that its close-on-exec flag is right.
+fn enter_native(process: &Process, fd: RawFd, cloexec: bool, ready: bool) -> Result<RawFd, Errno> {
     let fd = if private_fd::is_private(fd) {
         let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
         let duplicate = native::checked(sys::__NR_fcntl, [fd as u64, command, 0, 0, 0, 0]);
         private_fd::close(fd);
         duplicate? as RawFd
     } else {
-        if !cloexec {
+        if !cloexec && !ready {
             native::checked(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), 0, 0, 0, 0])?;
         }
         fd

@@ -77,7 +77,9 @@ pub struct Tls {
     pub mask_copy: [u64; 4],
     /// The number of a clone that is being made.
     pub number: u32,
-    _spare: u32,
+    /// Calls made inside are not offered to the handler, see [`crate::pass_inner_calls`].
+    pub inner_passes: u8,
+    _spare: [u8; 3],
     /// The context of a signal whose wrapper has not yet looked at it.
     pub unsettled: u64,
     /// Stands for a dispatched site, see [`crate::dispatch`].
@@ -107,6 +109,7 @@ pub const MASK: usize = offset_of!(Tls, mask);
 pub const UNSETTLED: usize = offset_of!(Tls, unsettled);
 pub const VIRTUAL_MASK: usize = offset_of!(Tls, virtual_mask);
 pub const ORIGINAL: usize = offset_of!(Tls, original);
+pub const INNER_PASSES: usize = offset_of!(Tls, inner_passes);
 
 global_asm!(
     ".pushsection .tbss.interpose_tls,\"awT\",@nobits",

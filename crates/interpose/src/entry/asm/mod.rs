@@ -52,6 +52,8 @@ global_asm!(
     mask_r8 = const table::MASK_R8,
     host_class = const table::HOST_CLASS,
     inner = const table::INNER,
+    inner_host = const table::INNER_HOST,
+    inner_passes = const tls::INNER_PASSES,
     fd_states_len = const crate::FD_STATES,
     fd_states = sym table::FD_STATE_BYTES,
     serving = sym table::SERVING,
