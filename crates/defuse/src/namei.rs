@@ -17,6 +17,9 @@ use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
 use crate::{native, nofile};
 
+/// What paths begin with whose links read differently for us and for the kernel, or may: see [`magic_link`] and [`proc_fd`].
+pub const MAGIC_PREFIXES: [&[u8]; 3] = [b"/proc", b"/dev/fd", b"/dev/std"];
+
 /// Where a path argument leads.
 pub enum Located {
     /// On a mount.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
+use interpose::PathFilter;
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -20,7 +21,7 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, file, log, namei, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -134,6 +135,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
+    nofile::show(process, nofile.0);
     nofile::refresh(process);
     stages.end("mounts");
     inherit(process, inheritance)?;
@@ -307,7 +309,13 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 
 fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
     let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
-    let config = site_lists::interests().serving(process.serving).fd_states(states()).plans(lists);
+    let paths = Box::leak(Box::new(PathFilter::new(
+        process.table.points().chain(namei::MAGIC_PREFIXES),
+        process.table.hidden_inodes(),
+        nofile::limit(),
+    )));
+    let config =
+        site_lists::interests().serving(process.serving).fd_states(states()).plans(lists).paths(paths);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

@@ -74,6 +74,9 @@ fn call_of(frame: &Frame, nr: u32) -> Call {
 
 fn offer(frame: &mut Frame, nr: u32) -> u64 {
     let mut call = call_of(frame, nr);
+    // SAFETY: the block is this thread's.
+    let tried = core::mem::take(unsafe { &mut (*tls::current()).tried });
+    call.set_tried(tried);
     match handler().call(&mut call) {
         Outcome::Return(RESTART) => LEAVE_AGAIN,
         Outcome::Return(value) => {

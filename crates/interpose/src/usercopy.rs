@@ -164,6 +164,13 @@ unsafe extern "C" {
     fn interpose_peek_r9();
     fn interpose_peek_r9_mask();
     fn interpose_peek_failed();
+    // Its look at paths and at what came out.
+    fn interpose_path_start();
+    fn interpose_path_end();
+    fn interpose_path_failed();
+    fn interpose_quick_peek_start();
+    fn interpose_quick_peek_end();
+    fn interpose_quick_done();
 }
 
 /// Copies `from.len()` bytes to `to` in the program's memory.
@@ -256,11 +263,20 @@ fn ok(result: i64) -> Result<(), Efault> {
     if result == 0 { Ok(()) } else { Err(Efault) }
 }
 
+type Label = unsafe extern "C" fn();
+
 /// Where to continue after a fault at `pc`, if it is one of ours.
 pub(crate) fn recovery(pc: u64) -> Option<u64> {
     let at = |label: unsafe extern "C" fn()| label as usize as u64;
-    if (at(interpose_usercopy_start)..at(interpose_usercopy_end)).contains(&pc) {
-        return Some(at(interpose_usercopy_failed));
+    let ranges: [[Label; 3]; 3] = [
+        [interpose_usercopy_start, interpose_usercopy_end, interpose_usercopy_failed],
+        [interpose_path_start, interpose_path_end, interpose_path_failed],
+        [interpose_quick_peek_start, interpose_quick_peek_end, interpose_quick_done],
+    ];
+    for [start, end, continued] in ranges {
+        if (at(start)..at(end)).contains(&pc) {
+            return Some(at(continued));
+        }
     }
     let peeks = [
         interpose_peek_rdi,

@@ -7,6 +7,7 @@ mod attributes;
 mod copying;
 mod descriptors;
 mod directory;
+mod enter;
 mod exec;
 mod fork;
 mod limits;
