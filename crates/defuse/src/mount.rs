@@ -23,13 +23,16 @@ pub struct Mount {
     instance: OnceLock<Result<Instance, Errno>>,
     /// The last open gave the program the plugin's own descriptor: so will the next.
     hands_over: AtomicBool,
+    /// The plugin has said that it has no `save`.
+    pub saves_nothing: AtomicBool,
 }
 
 impl Mount {
     /// A mount whose plugin is not loaded yet.
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
-        let (loading, instance, hands_over) = (Lock::new(()), OnceLock::new(), AtomicBool::new(true));
-        Self { number, point, library, backend, options, loading, instance, hands_over }
+        let (loading, instance) = (Lock::new(()), OnceLock::new());
+        let (hands_over, saves_nothing) = (AtomicBool::new(true), AtomicBool::new(false));
+        Self { number, point, library, backend, options, loading, instance, hands_over, saves_nothing }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
-use interpose::PathFilter;
+use interpose::{DispatchPolicy, PathFilter};
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 use stash::Arena;
 
+use crate::carried::{Carried, Mark};
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -21,7 +22,9 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, namei, native, nofile, private_fd, site_lists, trace};
+use crate::{
+    address_space, file, handover, libraries, log, namei, native, nofile, private_fd, site_lists, trace,
+};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -108,7 +111,10 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let inheritance = found.inheritance.as_ref();
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
     nofile::begin(config.private_fd_base, config.nofile.soft);
+    let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
+    let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -121,6 +127,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
+        carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -132,6 +139,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
+        restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
@@ -140,7 +148,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     stages.end("mounts");
     inherit(process, inheritance)?;
     stages.end("registration");
-    install(process)?;
+    install(process, dispatch)?;
     stages.end("interposer");
     stages.tell();
     Ok(())
@@ -260,7 +268,15 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some(token) = left.token {
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
-            Ok(()) => keep_what_was_inherited(process, &kept)?,
+            Ok(()) => {
+                if kept.iter().any(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
+                    keep_what_was_inherited(process, &kept)?;
+                }
+                for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::Kept) {
+                    private_fd::adopt(entry.fd as RawFd);
+                }
+                process.carried.fill(kept);
+            }
             Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
         }
     }
@@ -280,9 +296,9 @@ fn keep_what_was_inherited(
             inherited.extend(process.arena.find_by_shadow(inode));
         }
     })?;
-    for entry in kept {
+    for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
         if inherited.contains(&entry.slot) {
-            private_fd::adopt(entry.fd as RawFd);
+            handover::came_through(entry.fd as RawFd, entry.slot);
         } else {
             native::close(entry.fd as RawFd);
         }
@@ -290,7 +306,8 @@ fn keep_what_was_inherited(
     Ok(())
 }
 
-fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+/// Calls `each` for every open FD of this process.
+pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.
@@ -307,15 +324,19 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
     Ok(())
 }
 
-fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
+fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {
     let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
     let paths = Box::leak(Box::new(PathFilter::new(
         process.table.points().chain(namei::MAGIC_PREFIXES),
         process.table.hidden_inodes(),
         nofile::limit(),
     )));
-    let config =
-        site_lists::interests().serving(process.serving).fd_states(states()).plans(lists).paths(paths);
+    let config = site_lists::interests()
+        .dispatch(dispatch)
+        .serving(process.serving)
+        .fd_states(states())
+        .plans(lists)
+        .paths(paths);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

@@ -29,7 +29,9 @@ bitflags::bitflags! {
         const FOLLOWS_SYMLINKS = abi::DEFUSE_CAP_FOLLOWS_SYMLINKS;
         /// Files live in this process only.
         const PROCESS_LOCAL = abi::DEFUSE_CAP_PROCESS_LOCAL;
-        /// `open` honours `O_CLOEXEC` for descriptors that it hands over; otherwise it is not told.
+        /// A handle is its descriptor and nothing else: `restore` makes it from that alone.
+        const BARE_FD = abi::DEFUSE_CAP_BARE_FD;
+        /// `open` makes descriptors that exec closes exactly where it gets `O_CLOEXEC`; otherwise it is not told.
         const CLOEXEC = abi::DEFUSE_CAP_CLOEXEC;
     }
 }

@@ -20,7 +20,7 @@ use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom,
     fallocate, fstat, linkat, mkdirat, mknodat, openat, renameat_with, symlinkat, unlinkat,
 };
-use rustix::io::{FdFlags, ReadWriteFlags, fcntl_setfd};
+use rustix::io::ReadWriteFlags;
 use std::ffi::{OsStr, c_int};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -46,6 +46,7 @@ impl FileSystem for Passthrough {
     const NAME: &'static CStr = c"passthrough";
     const CAPABILITIES: Capabilities = Capabilities::NATIVE_FD
         .union(Capabilities::RELOCATABLE)
+        .union(Capabilities::BARE_FD)
         .union(Capabilities::APPEND)
         .union(Capabilities::UMASK)
         .union(Capabilities::CLOEXEC);
@@ -104,15 +105,10 @@ impl FileSystem for Passthrough {
         let flags = flags as u32;
         let (asked, mode) = open::for_openat2(flags, mode);
         if flags & (libc::O_PATH | libc::O_DIRECTORY) as u32 != 0 {
-            return Ok(served(self.openat2(path.relative(), asked | OFlags::CLOEXEC, mode)?, 0));
+            return Ok(served(self.openat2(path.relative(), asked, mode)?, 0));
         }
-        let kept = if self.backing_fd { OFlags::empty() } else { OFlags::CLOEXEC };
-        let fd = self.openat2(path.relative(), asked | kept, mode)?;
+        let fd = self.openat2(path.relative(), asked, mode)?;
         let (native, mode_type) = open::is_native(fd.as_fd(), self.backing_fd, asked)?;
-        if native != self.backing_fd {
-            let cloexec = !native || asked.contains(OFlags::CLOEXEC);
-            fcntl_setfd(&fd, if cloexec { FdFlags::CLOEXEC } else { FdFlags::empty() })?;
-        }
         if !native {
             return Ok(served(fd, mode_type));
         }
@@ -334,7 +330,8 @@ impl FileSystem for Passthrough {
         }
         // SAFETY: only asks what the number is; a closed one is answered with an error.
         let found = fstat(unsafe { BorrowedFd::borrow_raw(fd) })?;
-        if described != self::blob(&found) {
+        // Without a description it is the very descriptor that `open` made.
+        if !described.is_empty() && described != self::blob(&found) {
             return Err(Errno::ESTALE);
         }
         let mode = found.st_mode;
@@ -353,8 +350,7 @@ impl FileSystem for Passthrough {
     }
 
     fn reopen(&self, handle: &OwnedFd, flags: c_int) -> Result<Open<OwnedFd>> {
-        // What is open again is always served.
-        let asked = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32)) | OFlags::CLOEXEC;
+        let asked = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32));
         let name = format!("/proc/self/fd/{}", handle.as_raw_fd());
         let fd = rustix::fs::openat(rustix::fs::CWD, name.as_str(), asked - OFlags::APPEND, Mode::empty())?;
         let mode_type = fstat(&fd)?.st_mode & libc::S_IFMT;

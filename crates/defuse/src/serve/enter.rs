@@ -15,6 +15,7 @@ use crate::file::{OpenFile, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};
+use crate::thread::{self, Adopting, Opening};
 use crate::{native, private_fd};
 
 /// What a plugin has opened.
@@ -33,6 +34,23 @@ pub fn open_handle(
     flags: u32,
     open: impl FnOnce(i32) -> Result<Open<Handle>, Errno>,
 ) -> Result<Opened, Errno> {
+    thread::set_opening(Opening::Yes);
+    let opened = open_adopting(process, mount, instance, flags, open);
+    let again = thread::opening() == Opening::Again;
+    thread::set_opening(Opening::No);
+    match opened {
+        Err(Errno::INTR) if again => Err(Errno::from_raw_os_error(-interpose::RESTART as i32)),
+        opened => opened,
+    }
+}
+
+fn open_adopting(
+    process: &Process,
+    mount: &Mount,
+    instance: &Instance,
+    flags: u32,
+    open: impl FnOnce(i32) -> Result<Open<Handle>, Errno>,
+) -> Result<Opened, Errno> {
     let capabilities = instance.capabilities();
     let threaded = process.threaded.load(Ordering::Acquire);
     let adopt = capabilities.contains(Capabilities::RELOCATABLE)
@@ -44,15 +62,18 @@ pub fn open_handle(
         mount.note_hand_over(matches!(file, Open::Native { .. }));
         return Ok(Opened { file, ready: false });
     }
-    interpose::pass_inner_calls(true);
-    let opened = open(flags as i32);
-    interpose::pass_inner_calls(false);
+    // With nothing but a descriptor the file goes through exec as it stands (`handover`).
+    let bare = capabilities.contains(Capabilities::BARE_FD);
+    let through = bare && flags & sys::O_CLOEXEC == 0;
+    thread::set_adopting(if through { Adopting::ThroughExec } else { Adopting::AsOpened });
+    let opened = open(if bare { flags } else { flags | sys::O_CLOEXEC } as i32);
+    thread::set_adopting(Adopting::No);
     let mut file = opened?;
     mount.note_hand_over(matches!(file, Open::Native { .. }));
     if threaded {
         file = keep_private(instance, file)?;
     }
-    Ok(Opened { file, ready: capabilities.contains(Capabilities::CLOEXEC) })
+    Ok(Opened { file, ready: bare && capabilities.contains(Capabilities::CLOEXEC) })
 }
 
 /// A served file's descriptor moved out of the program's sight: in a process of several threads it is not adopted, as another
