@@ -11,11 +11,11 @@ use stash::{Description, Kind};
 
 use super::locks;
 use super::open::STATUS;
-use crate::file::{OpenFile, plugin_errno};
+use crate::file::{self, OpenFile, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};
-use crate::thread::{self, Adopting, Opening};
+use crate::thread::{self, Adopting};
 use crate::{native, private_fd};
 
 /// What a plugin has opened.
@@ -28,23 +28,6 @@ pub struct Opened {
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
 /// says that they may become the program's own.
 pub fn open_handle(
-    process: &Process,
-    mount: &Mount,
-    instance: &Instance,
-    flags: u32,
-    open: impl FnOnce(i32) -> Result<Open<Handle>, Errno>,
-) -> Result<Opened, Errno> {
-    thread::set_opening(Opening::Yes);
-    let opened = open_adopting(process, mount, instance, flags, open);
-    let again = thread::opening() == Opening::Again;
-    thread::set_opening(Opening::No);
-    match opened {
-        Err(Errno::INTR) if again => Err(Errno::from_raw_os_error(-interpose::RESTART as i32)),
-        opened => opened,
-    }
-}
-
-fn open_adopting(
     process: &Process,
     mount: &Mount,
     instance: &Instance,
@@ -106,7 +89,7 @@ pub fn enter(
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
-    let kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
     let description = Description {
         status_flags: flags & STATUS,
         access_mode: flags & sys::O_ACCMODE,

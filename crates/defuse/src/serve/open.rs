@@ -15,7 +15,7 @@ use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
-use crate::{native, user};
+use crate::{native, running, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -196,7 +196,8 @@ fn open_path(
     if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
-    if let Some(file) = directory_itself(process, &argument) {
+    let makes = flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
+    if let (false, Some(file)) = (makes, namei::directory_itself(process, &argument)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
@@ -205,14 +206,6 @@ fn open_path(
             open_native(process, call, &argument, path.as_deref(), flags, mode, follow)
         }
     }
-}
-
-/// `.` relative to an FD: that very directory, wherever its name is now.
-fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<crate::file::FileRef> {
-    if argument.dirfd == sys::AT_FDCWD || argument.text.as_slice() != b"." {
-        return None;
-    }
-    crate::file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
 }
 
 /// Opens what lies on a mount, and gives the program a number for it.
@@ -228,6 +221,10 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
         attributes_at(spot, true)?;
     }
     spot.check_directory()?;
+    let writes = flags & (sys::O_ACCMODE | sys::O_TRUNC) != 0 && flags & sys::O_PATH == 0;
+    if writes && flags & (sys::O_CREAT | sys::O_EXCL) != sys::O_CREAT | sys::O_EXCL {
+        running::check(process, spot)?;
+    }
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
@@ -259,7 +256,13 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
         }
         other => other?,
     };
-    enter(process, mount, instance, opened, &path, flags)
+    let fd = enter(process, mount, instance, opened, &path, flags)?;
+    if file.is_removed()
+        && let Some(again) = process.files.get(fd)
+    {
+        working_directory::mark_removed(process, again.slot);
+    }
+    Ok(fd)
 }
 
 /// Whether the path, found to be without links, cannot lead to a directory that matters later: one above a mount
@@ -312,7 +315,7 @@ fn open_native(
                     Ok(Reply::Value(process.check_limit(fd)?.into()))
                 }
                 Ok(namei::Located::Native(None)) => {
-                    let result = native::interruptible(call);
+                    let result = native::interruptible(call.nr, call.args);
                     Ok(Reply::Value(if result >= 0 {
                         process.check_limit(result as RawFd)?.into()
                     } else {
