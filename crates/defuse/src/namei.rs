@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
 use arrayvec::ArrayVec;
@@ -17,6 +18,9 @@ use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
 use crate::{native, private_fd, working_directory};
 
 pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_how, open_waiting};
+
+/// What paths begin with whose links read differently for us and for the kernel, or may: see [`magic_link`] and [`proc_fd`].
+pub const MAGIC_PREFIXES: [&[u8]; 3] = [b"/proc", b"/dev/fd", b"/dev/std"];
 
 /// Where a path argument leads.
 pub enum Located {
@@ -135,7 +139,7 @@ impl PathArgument {
 
     /// Reads the path at `pointer` in the program's memory.
     pub fn read(dirfd: RawFd, pointer: u64) -> Result<Self, Errno> {
-        let mut buffer = [0; PATH_MAX];
+        let mut buffer = [MaybeUninit::uninit(); PATH_MAX];
         let text = usercopy::read_cstr(pointer, &mut buffer).map_err(|error| match error {
             CstrError::Efault => Errno::FAULT,
             CstrError::TooLong => Errno::NAMETOOLONG,
@@ -203,6 +207,17 @@ impl PathArgument {
     fn find(&self, process: &'static Process, walk: Option<bool>) -> Result<Located, Errno> {
         if self.text.is_empty() {
             return Err(Errno::NOENT);
+        }
+        if walk.is_none() && self.is_absolute() && resolve::is_plain(&self.text) {
+            // As `lexical` would answer, without a copy of the path.
+            return match resolve::located(&process.table, &self.text) {
+                Some((mount, below)) => Ok(Located::Served(Spot::new(
+                    &process.mounts[mount],
+                    PathBytes::try_from(below)?,
+                    false,
+                )?)),
+                None => Ok(Located::Native(None)),
+            };
         }
         let base = match self.base(process)? {
             Base::Path(path) => path,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
-use interpose::DispatchPolicy;
+use interpose::{DispatchPolicy, PathFilter};
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -24,8 +24,8 @@ use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
 use crate::{
-    address_space, file, handover, libraries, lock_files, log, native, nofile, private_fd, site_lists, trace,
-    working_directory,
+    address_space, file, handover, libraries, lock_files, log, namei, native, nofile, private_fd, site_lists,
+    trace, working_directory,
 };
 
 /// linux/prctl.h
@@ -160,6 +160,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
+    nofile::show(process, nofile.0);
     nofile::refresh(process);
     stages.end("mounts");
     inherit(process, inheritance)?;
@@ -359,8 +360,17 @@ pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::
 
 fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {
     let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
-    let config =
-        site_lists::interests().dispatch(dispatch).serving(process.serving).fd_states(states()).plans(lists);
+    let paths = Box::leak(Box::new(PathFilter::new(
+        process.table.points().chain(namei::MAGIC_PREFIXES),
+        process.table.hidden_inodes(),
+        nofile::limit(),
+    )));
+    let config = site_lists::interests()
+        .dispatch(dispatch)
+        .serving(process.serving)
+        .fd_states(states())
+        .plans(lists)
+        .paths(paths);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.
