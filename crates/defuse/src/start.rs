@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
+use interpose::DispatchPolicy;
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 use stash::Arena;
 
+use crate::carried::{Carried, Mark};
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -20,7 +22,7 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, handover, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, file, handover, libraries, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -107,7 +109,10 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let inheritance = found.inheritance.as_ref();
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
     nofile::begin(config.private_fd_base, config.nofile.soft);
+    let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
+    let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -120,6 +125,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
+        carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -139,7 +145,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     stages.end("mounts");
     inherit(process, inheritance)?;
     stages.end("registration");
-    install(process)?;
+    install(process, dispatch)?;
     stages.end("interposer");
     stages.tell();
     Ok(())
@@ -259,7 +265,15 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some(token) = left.token {
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
-            Ok(()) => keep_what_was_inherited(process, &kept)?,
+            Ok(()) => {
+                if kept.iter().any(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
+                    keep_what_was_inherited(process, &kept)?;
+                }
+                for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::Kept) {
+                    private_fd::adopt(entry.fd as RawFd);
+                }
+                process.carried.fill(kept);
+            }
             Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
         }
     }
@@ -279,7 +293,7 @@ fn keep_what_was_inherited(
             inherited.extend(process.arena.find_by_shadow(inode));
         }
     })?;
-    for entry in kept {
+    for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
         if inherited.contains(&entry.slot) {
             handover::came_through(entry.fd as RawFd, entry.slot);
         } else {
@@ -307,9 +321,10 @@ pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::
     Ok(())
 }
 
-fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
+fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {
     let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
-    let config = site_lists::interests().serving(process.serving).fd_states(states()).plans(lists);
+    let config =
+        site_lists::interests().dispatch(dispatch).serving(process.serving).fd_states(states()).plans(lists);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.
