@@ -20,6 +20,9 @@ same_as_plain! {
     /// Handlers that do to files what they have interrupted, jump out of calls, or end those that wait.
     interrupted: transcript("interrupted");
 
+    /// SIGSEGV, SIGBUS and SIGSYS handled, ignored, blocked, waited for, inherited, and unblocked by what a handler gives back.
+    virtual_signals: transcript("virtual_signals");
+
     /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
     busy_threads: transcript("busy");
 
