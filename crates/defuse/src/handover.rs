@@ -19,7 +19,7 @@ use crate::process::Process;
 use crate::resolve::PATH_MAX;
 use crate::shadow::{self, Form};
 use crate::sync::{Guard, Lock};
-use crate::{native, private_fd, trace};
+use crate::{lock_files, native, private_fd, trace, working_directory};
 
 /// Descriptors that one handle may keep.
 const KEPT_MAX: usize = 8;
@@ -69,11 +69,12 @@ pub fn keep_arena(process: &Process) {
 /// descriptors go through as they stand, and the arena's exec map tells which is which. Otherwise, and in a vfork child, every
 /// file is a shadow.
 pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prepared, Errno> {
-    if process.files.is_empty() && process.carried.is_empty() {
-        return Ok(Prepared::default());
-    }
     if interpose::in_vfork_child() {
         return prepare_in_vfork_child(process);
+    }
+    let cwd = working_directory::for_exec(process);
+    if process.files.is_empty() && process.carried.is_empty() && cwd.is_none() && lock_files::is_unused() {
+        return Ok(Prepared::default());
     }
     if !intercepted {
         shadow::separate_all(process)?;
@@ -101,6 +102,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
                 }
             }
             Form::Backing(_) if is_bare(file) => {
+                let more = more || lock_files::concern(file);
                 carried::append(&mut list, Mark::Adopted.entry(fd, file.slot, more));
             }
             Form::Backing(_) => {
@@ -108,7 +110,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
                 keep(file, Mark::Kept, &mut list, &mut kept);
             }
             Form::Placeholder => {
-                let mut more = more;
+                let mut more = more || lock_files::concern(file);
                 if !process.mounts[file.mount].saves_nothing.load(Ordering::Relaxed) && first() {
                     more |= keep(file, Mark::Kept, &mut list, &mut kept);
                 }
@@ -122,7 +124,16 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
         }
     });
     result?;
+    if let Some((held, entry)) = cwd {
+        kept.push(entry.fd as RawFd);
+        list.push(entry);
+        if let Some(file) = held.file() {
+            keep(&file, Mark::Kept, &mut list, &mut kept);
+        }
+    }
+    lock_files::for_exec(process, &mut list, &mut kept);
     process.carried.hand_on(&mut list);
+    list.extend(unclaimed());
     leave(process, process.me(), list, kept, Some(together))
 }
 
@@ -136,6 +147,15 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
             keep(file, Mark::KeptPerhaps, &mut list, &mut kept);
         }
     });
+    if let Some((held, entry)) = working_directory::for_exec(process) {
+        kept.push(entry.fd as RawFd);
+        list.push(entry);
+        if let Some(file) = held.file() {
+            keep(&file, Mark::KeptPerhaps, &mut list, &mut kept);
+        }
+    }
+    lock_files::for_exec(process, &mut list, &mut kept);
+    list.extend(unclaimed());
     if list.is_empty() {
         return Ok(Prepared::default());
     }
@@ -238,6 +258,7 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
             let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
             let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
             file.set_form(form);
+            lock_files::attach(&file);
             Ok(file)
         }
         Open::Native { .. } => Err(Errno::IO),
@@ -283,6 +304,11 @@ pub fn came_through(fd: RawFd, slot: SlotId) {
     UNCLAIMED.lock().push((fd, slot));
 }
 
+/// What the next image is to know of those that nobody has claimed.
+fn unclaimed() -> Vec<ExecEntry> {
+    UNCLAIMED.lock().iter().map(|&(fd, slot)| Mark::KeptPerhaps.entry(fd, slot, false)).collect()
+}
+
 /// Kept descriptors on their way to a handle.
 struct Claim {
     fds: Vec<RawFd>,
@@ -295,25 +321,19 @@ impl Claim {
         let duplicated = interpose::in_vfork_child();
         let mut claim = Self { fds: Vec::new(), slot };
         for &fd in fds {
-            let position = UNCLAIMED.lock().iter().position(|known| *known == (fd, slot));
-            match position {
-                Some(_) if duplicated => claim.fds.push(private_fd::duplicate(fd)?),
-                Some(position) => {
-                    UNCLAIMED.lock().swap_remove(position);
-                    claim.fds.push(fd);
-                }
-                None => {
-                    let mine = |entry: &ExecEntry| Mark::of(entry) == Mark::Kept && entry.slot == slot;
-                    if duplicated || process.carried.take(fd, mine).is_none() {
-                        return Err(Errno::STALE);
-                    }
-                    private_fd::adopt(fd);
-                    claim.fds.push(fd);
-                }
+            let kept = |entry: &ExecEntry| Mark::of(entry) == Mark::Kept && entry.slot == slot;
+            if process.carried.take(fd, kept).is_some() {
+                came_through(fd, slot);
             }
-        }
-        for &fd in &claim.fds {
-            set_cloexec(fd, true);
+            let position = UNCLAIMED.lock().iter().position(|known| *known == (fd, slot));
+            let Some(position) = position else { return Err(Errno::STALE) };
+            if duplicated {
+                claim.fds.push(private_fd::duplicate(fd)?);
+            } else {
+                UNCLAIMED.lock().swap_remove(position);
+                claim.fds.push(fd);
+                set_cloexec(fd, true);
+            }
         }
         Ok(claim)
     }

@@ -31,8 +31,13 @@ pub fn base() -> u32 {
 
 /// Whether the program must not see or touch `fd`.
 pub fn is_private(fd: RawFd) -> bool {
-    bit(fd)
-        .is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0 || interpose::in_vfork_child())
+    bit(fd).is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
+}
+
+/// Whether a descriptor that a plugin has just opened was moved to a private number: always so in a vfork child, which does not mark
+/// them.
+pub fn was_moved(fd: RawFd) -> bool {
+    is_private(fd) || interpose::in_vfork_child()
 }
 
 /// Moves `fd` to a private number and closes the one it had. On failure it stays where it is, open.
