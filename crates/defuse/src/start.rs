@@ -1,6 +1,7 @@
 //! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
@@ -46,16 +47,29 @@ unsafe extern "C" {
 unsafe extern "C" fn constructor(_argc: i32, _argv: *mut *mut u8, envp: *mut *mut u8) {
     // SAFETY: ld.so passes the environment, and behind it lies the auxiliary vector.
     let auxiliary = unsafe { Auxiliary::behind(envp) };
-    if auxiliary.secure || auxiliary.program_is_here() {
+    // SAFETY: as below.
+    if auxiliary.secure || auxiliary.program_is_here() || !unsafe { environment::names_session(envp) } {
         return;
     }
     // SAFETY: as `take` demands: it is the environment of the start, and there is one thread or others have not begun to look.
-    let found = unsafe { environment::take(envp) };
+    let found = unsafe { environment::take(envp, own_name()) };
     let Some(folder) = &found.session else { return };
     if let Err(reason) = start(folder, &found) {
         log::line(log::Level::Error, format_args!("cannot join the session {}: {reason}", folder.display()));
         // Going on without the mounts would show the program an empty directory in their place.
         native::raw_call(sys::__NR_exit_group, [125, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// This library as the dynamic linker found it: the text in `LD_PRELOAD` or `/etc/ld.so.preload`.
+fn own_name() -> &'static [u8] {
+    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: asks about an address of our own; the answer's name lives as long as the library.
+    unsafe {
+        if libc::dladdr((&raw const __ehdr_start).cast(), found.as_mut_ptr()) == 0 {
+            return b"";
+        }
+        CStr::from_ptr(found.assume_init().dli_fname).to_bytes()
     }
 }
 

@@ -192,7 +192,7 @@ fn open_path(
     let argument = PathArgument::read(dirfd, path)?;
     let exclusive = flags & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
     let follow = flags & sys::O_NOFOLLOW == 0 && !exclusive;
-    if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
+    if let (true, Some(file)) = (follow, crate::proc_links::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     let makes = flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
