@@ -31,10 +31,16 @@ same_as_plain! {
     sockets_have_names: transcript("sockets");
 
     /// ETXTBSY.
-    running_programs_are_busy: transcript("busy");
+    running_programs_are_busy: transcript("running");
 
     /// POSIX AIO, the kernel's AIO, watches and leases.
     asynchronous: script("cd \"$MNT\"; \"$FIX/asynchronous\"").fixture_with("asynchronous", &["-lrt"]);
+
+    /// Files that go through exec as they stand, and all that may happen to them then.
+    exec_keeps_open_files: transcript("exec");
+
+    /// The same from a program that lies on the mount.
+    exec_of_a_program_on_the_mount: script("cd \"$MNT\"; cp \"$FIX/exec\" .; ./exec").fixture("exec");
 
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use plugin_abi::{Capabilities, Instance, Plugin};
 use rustix::io::Errno;
@@ -20,12 +21,16 @@ pub struct Mount {
     options: CString,
     loading: Lock<()>,
     instance: OnceLock<Result<Instance, Errno>>,
+    /// The plugin has said that it has no `save`.
+    pub saves_nothing: AtomicBool,
 }
 
 impl Mount {
     /// A mount whose plugin is not loaded yet.
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
-        Self { number, point, library, backend, options, loading: Lock::new(()), instance: OnceLock::new() }
+        let (loading, instance) = (Lock::new(()), OnceLock::new());
+        let saves_nothing = AtomicBool::new(false);
+        Self { number, point, library, backend, options, loading, instance, saves_nothing }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is

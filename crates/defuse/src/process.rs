@@ -9,6 +9,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{Arena, Description, Holder, ProcessId, Slot, StashError};
 
+use crate::carried::Carried;
 use crate::file::{OpenFile, stash_errno};
 use crate::mount::Mount;
 use crate::mounts::MountTable;
@@ -45,6 +46,8 @@ pub struct Process {
     pub proc_device: u64,
     /// The served FDs.
     pub files: &'static FdTable<OpenFile>,
+    /// Files that came through exec and are not in the table yet.
+    pub carried: Carried,
     /// The working directory.
     pub cwd: Lock<Cwd>,
     /// umask(2), tracked.
@@ -67,6 +70,8 @@ pub struct Process {
     pub vfork: Lock<Vec<VforkChild>>,
     /// The process has had a second thread: a descriptor may be in use while its number changes hands.
     pub threaded: AtomicBool,
+    /// The process has given up system calls: what can be left to others is.
+    pub restricted: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Slot numbers at and above this make the next open look for slots of ended processes.
@@ -123,6 +128,7 @@ impl Process {
 
     /// A slot for a new description. Now and then those of ended processes are freed first.
     pub fn allocate_slot(&'static self, description: &Description<'_>) -> Result<Slot<'static>, Errno> {
+        self.carried.free_closed(self);
         let slot = match self.arena.alloc_slot(self.me(), description) {
             Err(StashError::Full(_)) => {
                 shadow::sweep(self);
@@ -192,10 +198,12 @@ impl Process {
         change(&mut children[position]);
     }
 
-    /// The vfork child of this thread is gone: so is what it left.
-    pub fn after_vfork(&self) {
+    /// The vfork child of this thread is gone: so is what it left, but for its working directory, which may have been ours too.
+    pub fn after_vfork(&self) -> Option<Cwd> {
         let thread = thread::id();
-        self.vfork.lock().retain(|child| child.thread != thread);
+        let mut children = self.vfork.lock();
+        let position = children.iter().position(|child| child.thread == thread)?;
+        children.swap_remove(position).cwd
     }
 
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.

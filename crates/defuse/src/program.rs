@@ -120,6 +120,41 @@ fn close(instance: &Instance, handle: Handle) {
     }
 }
 
+/// The folder for the copies of this process: the session's, or one of its own if it is not the user who made the session,
+/// as nobody runs what somebody else has put there. Everybody may make a name in `guests`.
+pub fn copies(process: &Process) -> Result<Path, Errno> {
+    let mut path = Path::new();
+    path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
+    let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
+    if user == i64::from(process.owner) {
+        path.try_extend_from_slice(b"/exec").map_err(|_| Errno::NAMETOOLONG)?;
+        return Ok(path);
+    }
+    write!(path, "/guests/{user}").map_err(|_| Errno::NAMETOOLONG)?;
+    let mut name = path.clone();
+    match native::checked(sys::__NR_mkdir, [c_string(&mut name)?, 0o711, 0, 0, 0, 0]) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let flags = u64::from(sys::O_PATH | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_CLOEXEC);
+    let folder = native::new_fd(sys::__NR_open, [c_string(&mut name)?, flags, 0, 0, 0, 0])?;
+    let stat = native::fstat(folder);
+    native::close(folder);
+    let stat = stat?;
+    if i64::from(stat.st_uid) != user || stat.st_mode & 0o022 != 0 {
+        return Err(Errno::ACCESS);
+    }
+    Ok(path)
+}
+
+/// The session's folder for copies.
+pub fn session_copies(process: &Process) -> Result<Path, Errno> {
+    let mut path = Path::new();
+    path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
+    path.try_extend_from_slice(b"/exec").map_err(|_| Errno::NAMETOOLONG)?;
+    Ok(path)
+}
+
 type Read<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> Result<usize, Errno>;
 
 fn stage_from(
@@ -136,7 +171,7 @@ fn stage_from(
     }
     let name = &name[name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)..];
     let cut = |_| Errno::NAMETOOLONG;
-    let mut path = copies_of(process, attributes)?;
+    let mut path = copies_of(copies(process)?, attributes)?;
     let copies_end = path.len();
     // One folder for each version of the file: another one gets another name.
     write!(
@@ -153,9 +188,11 @@ fn stage_from(
     let folder_end = path.len();
     write!(path, "/").and_then(|()| path.write_all(name)).map_err(cut)?;
     let copy = path.clone();
+    // What a copy must be good for: to be executed, or only to be read.
+    let needed = if attributes.st_mode & 0o111 == 0 { 4 } else { 1 };
     // Nobody forks while the copy is open for writing: a child would keep it so, and exec would say ETXTBSY.
     let _alone = process.staging.lock();
-    if native::checked(sys::__NR_access, [c_string(&mut path)?, 1, 0, 0, 0, 0]).is_ok() {
+    if native::checked(sys::__NR_access, [c_string(&mut path)?, needed, 0, 0, 0, 0]).is_ok() {
         return Ok((PathBytes::try_from(copy.as_slice())?, Header::Other));
     }
     for end in [copies_end, folder_end] {
@@ -175,13 +212,10 @@ fn stage_from(
     Ok((PathBytes::try_from(copy.as_slice())?, Header::Other))
 }
 
-/// The folder of the copies of a file, whatever it was called and how it has changed since.
-pub fn copies_of(process: &Process, attributes: &plugin_abi::stat) -> Result<Path, Errno> {
-    let cut = |_| Errno::NAMETOOLONG;
-    let mut path = Path::new();
-    path.write_all(&process.folder).map_err(cut)?;
-    write!(path, "/exec/{:x}-{:x}", attributes.st_dev, attributes.st_ino).map_err(cut)?;
-    Ok(path)
+/// The folder of the copies of a file in `copies`, whatever it was called and however it has changed since.
+pub fn copies_of(mut copies: Path, attributes: &plugin_abi::stat) -> Result<Path, Errno> {
+    write!(copies, "/{:x}-{:x}", attributes.st_dev, attributes.st_ino).map_err(|_| Errno::NAMETOOLONG)?;
+    Ok(copies)
 }
 
 fn write_copy(path: &mut Path, mode: u32, read: Read<'_>) -> Result<(), Errno> {

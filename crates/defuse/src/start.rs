@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 use stash::Arena;
 
+use crate::carried::{Carried, Mark};
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -21,7 +22,7 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, file, handover, libraries, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -110,6 +111,8 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     nofile::begin(config.private_fd_base, config.nofile.soft);
     let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
+    let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -122,6 +125,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
+        carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -133,6 +137,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
+        restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
@@ -260,7 +265,15 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some(token) = left.token {
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
-            Ok(()) => keep_what_was_inherited(process, &kept)?,
+            Ok(()) => {
+                if kept.iter().any(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
+                    keep_what_was_inherited(process, &kept)?;
+                }
+                for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::Kept) {
+                    private_fd::adopt(entry.fd as RawFd);
+                }
+                process.carried.fill(kept);
+            }
             Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
         }
     }
@@ -280,9 +293,9 @@ fn keep_what_was_inherited(
             inherited.extend(process.arena.find_by_shadow(inode));
         }
     })?;
-    for entry in kept {
+    for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
         if inherited.contains(&entry.slot) {
-            private_fd::adopt(entry.fd as RawFd);
+            handover::came_through(entry.fd as RawFd, entry.slot);
         } else {
             native::close(entry.fd as RawFd);
         }
@@ -290,7 +303,8 @@ fn keep_what_was_inherited(
     Ok(())
 }
 
-fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+/// Calls `each` for every open FD of this process.
+pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.

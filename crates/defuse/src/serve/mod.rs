@@ -4,7 +4,7 @@
 #![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 
 mod asynchronous;
-mod attributes;
+pub mod attributes;
 mod comparing;
 mod copying;
 mod descriptors;
@@ -19,9 +19,10 @@ mod names;
 mod namespaces;
 mod open;
 mod outsider;
-mod paths;
+pub mod paths;
 mod receiving;
 mod refused;
+mod sandbox;
 mod sockets;
 #[cfg(test)]
 mod table_tests;
@@ -201,6 +202,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_setrlimit => limits::setrlimit,
         sys::__NR_prlimit64 => limits::prlimit64,
         sys::__NR_unshare => namespaces::unshare,
+        sys::__NR_prctl => sandbox::prctl,
+        sys::__NR_seccomp => sandbox::seccomp,
         _ => return refused::server(nr),
     };
     Some(server)

@@ -17,7 +17,8 @@ use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, private_fd, running, thread, user};
+use crate::thread::{self, Adopting, Opening};
+use crate::{native, private_fd, running, user};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -233,7 +234,7 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(process, instance, || {
+    let opened = open_handle(process, instance, flags, || {
         spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
     })?;
     let mut path = spot.path().as_bytes();
@@ -248,13 +249,13 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened = open_handle(process, instance, || {
+    let reopened = open_handle(process, instance, flags, || {
         file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
     });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
             let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, instance, || {
+            open_handle(process, instance, flags, || {
                 spot.call(|instance, path| instance.open(path, flags as i32, 0))
             })?
         }
@@ -268,14 +269,34 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
 fn open_handle(
     process: &Process,
     instance: &Instance,
+    flags: u32,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
-    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE);
+    thread::set_opening(Opening::Yes);
+    let opened = open_adopting(process, instance, flags, open);
+    let again = thread::opening() == Opening::Again;
+    thread::set_opening(Opening::No);
+    match opened {
+        Err(Errno::INTR) if again => Err(Errno::from_raw_os_error(-interpose::RESTART as i32)),
+        opened => opened,
+    }
+}
+
+fn open_adopting(
+    process: &Process,
+    instance: &Instance,
+    flags: u32,
+    open: impl FnOnce() -> Result<Open<Handle>, Errno>,
+) -> Result<Open<Handle>, Errno> {
+    let capabilities = instance.capabilities();
+    let relocatable = capabilities.contains(Capabilities::RELOCATABLE);
     let threaded = process.threaded.load(Ordering::Acquire);
     if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
-        thread::set_adopting(true);
+        // With nothing but a descriptor the file goes through exec as it stands (`handover`).
+        let through = flags & sys::O_CLOEXEC == 0 && capabilities.contains(Capabilities::BARE_FD);
+        thread::set_adopting(if through { Adopting::ThroughExec } else { Adopting::AsOpened });
         let opened = open();
-        thread::set_adopting(false);
+        thread::set_adopting(Adopting::No);
         opened
     } else {
         open()

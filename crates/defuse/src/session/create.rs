@@ -120,15 +120,23 @@ impl Session {
         // Modes are set by fchmod, as the umask would take bits from those given at creation.
         fchmod(&self.folder, PASSABLE)
             .map_err(|errno| SessionError::system("set the mode of", &self.path, errno))?;
-        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::SOCKETS, names::NULL, names::SITES] {
+        for name in [
+            names::SLOTS,
+            names::EXEC,
+            names::GUESTS,
+            names::LOCKS,
+            names::SOCKETS,
+            names::NULL,
+            names::SITES,
+        ] {
             self.make_directory(name).map_err(|errno| {
                 SessionError::system("create the directory", &self.path.join(name), errno)
             })?;
         }
 
-        // A process that drops its privileges still makes shadows and sockets. Only who knows the folder's name gets here, and
-        // nobody can remove or list what others made.
-        for name in [names::SLOTS, names::SOCKETS] {
+        // A process that drops its privileges still makes shadows, copies and sockets. Only who knows the folder's name gets
+        // here, and nobody can remove or list what others made.
+        for name in [names::SLOTS, names::GUESTS, names::SOCKETS] {
             chmodat(&self.folder, name, Mode::from_raw_mode(0o1733), AtFlags::empty())
                 .map_err(|errno| SessionError::system("set the mode of", &self.path.join(name), errno))?;
         }
