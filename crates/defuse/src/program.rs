@@ -123,13 +123,12 @@ fn close(instance: &Instance, handle: Handle) {
 /// The folder for the copies of this process: the session's, or one of its own if it is not the user who made the session,
 /// as nobody runs what somebody else has put there. Everybody may make a name in `guests`.
 pub fn copies(process: &Process) -> Result<Path, Errno> {
-    let mut path = Path::new();
-    path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
     let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
     if user == i64::from(process.owner) {
-        path.try_extend_from_slice(b"/exec").map_err(|_| Errno::NAMETOOLONG)?;
-        return Ok(path);
+        return session_copies(process);
     }
+    let mut path = Path::new();
+    path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
     write!(path, "/guests/{user}").map_err(|_| Errno::NAMETOOLONG)?;
     let mut name = path.clone();
     match native::checked(sys::__NR_mkdir, [c_string(&mut name)?, 0o711, 0, 0, 0, 0]) {
