@@ -20,7 +20,7 @@ use crate::mount::Mount;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, trace};
+use crate::{native, private_fd, trace};
 
 /// An open file in use by a call.
 pub enum FileRef {
@@ -273,6 +273,9 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
 
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
+    if private_fd::is_private(fd) {
+        return Owner::Closed;
+    }
     if let Some(owner) = carried::rebuild(process, fd) {
         return owner;
     }
