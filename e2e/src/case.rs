@@ -33,6 +33,8 @@ pub enum Serving {
     Plugin,
     /// The program gets the FD of the backend's file.
     BackingFd,
+    /// As `Plugin`, but the plugin keeps no locks.
+    SessionLocks,
 }
 
 impl Serving {
@@ -41,6 +43,7 @@ impl Serving {
         let plugin = match self {
             Self::Plugin => "passthrough",
             Self::BackingFd => "passthrough,backing-fd",
+            Self::SessionLocks => "passthrough,locks=session",
         };
         format!("{}={plugin}:{}", point.display(), backend.display())
     }

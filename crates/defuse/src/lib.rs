@@ -15,6 +15,7 @@ mod handover;
 mod heap;
 pub mod image;
 mod libraries;
+mod lock_files;
 pub mod log;
 mod mount;
 pub mod mounts;
@@ -44,3 +45,4 @@ mod thread;
 mod trace;
 #[allow(unsafe_code)]
 mod user;
+mod working_directory;

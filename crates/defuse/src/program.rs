@@ -128,7 +128,7 @@ pub fn copies(process: &Process) -> Result<Path, Errno> {
         return session_copies(process);
     }
     let mut path = Path::new();
-    path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
+    path.try_extend_from_slice(&process.shared_folder).map_err(|_| Errno::NAMETOOLONG)?;
     write!(path, "/guests/{user}").map_err(|_| Errno::NAMETOOLONG)?;
     let mut name = path.clone();
     match native::checked(sys::__NR_mkdir, [c_string(&mut name)?, 0o711, 0, 0, 0, 0]) {

@@ -23,7 +23,7 @@ use stash::SlotId;
 
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
-use crate::{handover, native, nofile, private_fd, trace};
+use crate::{handover, lock_files, native, nofile, private_fd, trace};
 
 /// What stands at the FD numbers of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     if file.form() == Form::Shadow {
         return Ok(());
     }
+    lock_files::share(process, file);
     let kind = u64::from(file.kind()?);
     file.shared()?.user_words()[KIND].store(kind, Ordering::Relaxed);
     let shadow = open_shadow(process, file.slot, true)?;
@@ -342,7 +343,7 @@ impl Object {
 pub const KIND: usize = 1;
 
 /// Opens the slot's own object, making it at the slot's first use, and locks the description.
-fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
+pub fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
     let object = Object::of(process, slot)?;
     let path = object.path(process, slot);
     let fd = match object.open(&path, cloexec) {
@@ -392,11 +393,11 @@ fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
     Ok(lock.l_type as u32)
 }
 
-/// `<folder>/<below>[slot index]` with its NUL.
+/// `<folder>/<below>`, or `<shared folder>/<below><slot index>`, with its NUL.
 fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec<u8, 4096> {
     let mut path = ArrayVec::new();
     // The folder's path is short (checked when the session was opened), so this cannot fail.
-    let _ = path.write_all(&process.folder);
+    let _ = path.write_all(if slot.is_some() { &process.shared_folder } else { &process.folder });
     let _ = write!(path, "/{below}");
     if let Some(slot) = slot {
         let _ = write!(path, "{}", slot.index);

@@ -11,6 +11,7 @@ mod descriptors;
 mod directory;
 mod exec;
 mod fork;
+mod inner;
 mod limits;
 mod locks;
 mod mapping;
@@ -27,6 +28,7 @@ mod sockets;
 #[cfg(test)]
 mod table_tests;
 mod transfer;
+mod two_names;
 mod xattr;
 
 use std::os::fd::RawFd;
@@ -38,9 +40,9 @@ use rustix::io::Errno;
 use crate::log::Quoted;
 use crate::process::Process;
 use crate::table::{self, Interest};
-use crate::{private_fd, trace};
+use crate::{private_fd, thread, trace};
 
-pub use descriptors::INNER;
+pub use inner::INNER;
 
 /// What a served call gives back.
 pub enum Reply {
@@ -141,11 +143,11 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_symlinkat => names::symlinkat,
         sys::__NR_readlink => names::readlink,
         sys::__NR_readlinkat => names::readlinkat,
-        sys::__NR_link => names::link,
-        sys::__NR_linkat => names::linkat,
-        sys::__NR_rename => names::rename,
-        sys::__NR_renameat => names::renameat,
-        sys::__NR_renameat2 => names::renameat2,
+        sys::__NR_link => two_names::link,
+        sys::__NR_linkat => two_names::linkat,
+        sys::__NR_rename => two_names::rename,
+        sys::__NR_renameat => two_names::renameat,
+        sys::__NR_renameat2 => two_names::renameat2,
         sys::__NR_name_to_handle_at => names::name_to_handle_at,
         sys::__NR_inotify_add_watch => names::inotify_add_watch,
 
@@ -209,11 +211,21 @@ pub fn server(nr: u32) -> Option<Server> {
     Some(server)
 }
 
+/// Calls that may wait in a plugin before they have any effect.
+const WAITING: [u32; 6] =
+    [sys::__NR_open, sys::__NR_openat, sys::__NR_openat2, sys::__NR_creat, sys::__NR_fcntl, sys::__NR_flock];
+
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
         let Some(server) = server(call.nr) else { return Outcome::PassThrough };
         let span = trace::Span::begin();
-        let served = if is_about_private_fd(call) { Err(Errno::BADF) } else { server(self, call) };
+        let served = if is_about_private_fd(call) {
+            Err(Errno::BADF)
+        } else if WAITING.contains(&call.nr) {
+            thread::waiting(|| server(self, call))
+        } else {
+            server(self, call)
+        };
         span.end(call, &served);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
@@ -227,7 +239,7 @@ impl Handler for &'static Process {
     }
 
     fn inner_call(&self, call: &mut Call) -> Outcome {
-        descriptors::inner(call)
+        inner::call(call)
     }
 
     fn before_fork(&self, fork: &ForkCall) -> Result<(), i32> {
