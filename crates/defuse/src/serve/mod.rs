@@ -9,6 +9,7 @@ mod comparing;
 mod copying;
 mod descriptors;
 mod directory;
+mod enter;
 mod exec;
 mod fork;
 mod inner;
