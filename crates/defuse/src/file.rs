@@ -1,7 +1,7 @@
 //! Open files: from an FD of the program to the open file description and the plugin's handle behind it.
 //!
 //! The kernel is the truth about FDs and the table a cache of it. An FD the table does not know is looked at
-//! (`fstat`): if it is one of the session's shadow directories, its inode number names the slot that says
+//! (`fstat`): if it is one of the session's shadows, that names the slot that says
 //! everything else, and the plugin's handle is rebuilt from there.
 
 use std::ops::Deref;
@@ -17,7 +17,7 @@ use stash::{Holder, Slot, SlotId, StashError};
 
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
-use crate::shadow::{self, Form};
+use crate::shadow::{self, Form, ShadowProvider};
 use crate::{native, trace};
 
 /// An open file in use by a call.
@@ -193,6 +193,11 @@ impl OpenFile {
         PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)
     }
 
+    /// Who makes its shadow.
+    pub fn shadows(&self) -> &'static ShadowProvider {
+        &self.process.mounts[self.mount].shadows
+    }
+
     /// Absolute path, for display and as the base of relative paths.
     pub fn absolute_path(&self) -> Result<PathBytes, Errno> {
         let mut absolute = PathBytes::new();
@@ -261,14 +266,16 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
 
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
-    let Some((mode, device, inode)) = identity(fd) else {
-        return Owner::Closed;
-    };
-    if device == process.folder_device
-        && let Some(slot) = process.arena.find_by_shadow(inode)
-    {
+    let looked = native::fstat(fd);
+    if let Some(slot) = shadow::slot_behind(process, fd, &looked) {
         return shadow::rebuild(process, fd, slot);
     }
+    let (mode, device, inode) = match looked {
+        Ok(stat) => (stat.st_mode, stat.st_dev, stat.st_ino),
+        // Somebody else's shadow.
+        Err(Errno::REMOTEIO) => (0, 0, 0),
+        Err(_) => return Owner::Closed,
+    };
     if mode & sys::S_IFMT == sys::S_IFDIR {
         if is_fd_directory(process, fd, device) {
             return Owner::Foreign; // And not to be forgotten about: getdents asks again.

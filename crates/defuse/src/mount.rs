@@ -1,12 +1,13 @@
 //! One mount: the plugin that serves it, loaded when the first path or FD needs it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use plugin_abi::{Capabilities, Instance, Plugin};
 use rustix::io::Errno;
 
+use crate::shadow::ShadowProvider;
 use crate::sync::Lock;
 use crate::trace;
 
@@ -14,6 +15,8 @@ use crate::trace;
 pub struct Mount {
     /// Number in the mount table.
     pub number: usize,
+    /// Who makes the shadows of its files.
+    pub shadows: ShadowProvider,
     point: CString,
     library: PathBuf,
     backend: CString,
@@ -24,8 +27,21 @@ pub struct Mount {
 
 impl Mount {
     /// A mount whose plugin is not loaded yet.
-    pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
-        Self { number, point, library, backend, options, loading: Lock::new(()), instance: OnceLock::new() }
+    pub fn new(
+        number: usize,
+        shadows: ShadowProvider,
+        point: CString,
+        library: PathBuf,
+        backend: CString,
+        options: CString,
+    ) -> Self {
+        let (loading, instance) = (Lock::new(()), OnceLock::new());
+        Self { number, shadows, point, library, backend, options, loading, instance }
+    }
+
+    /// Where it is mounted.
+    pub fn point(&self) -> &CStr {
+        &self.point
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is

@@ -36,7 +36,7 @@ pub enum Request {
 /// What `run` is given.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RunRequest {
-    /// The mounts in their order; at least one.
+    /// The mounts in their order, beside those that stand.
     pub mounts: Vec<MountSpec>,
     /// The level to log, if one is given.
     pub log_level: Option<Level>,
@@ -101,9 +101,6 @@ fn parse_run(parser: &mut Parser) -> Result<Request, lexopt::Error> {
     }
     if request.command.is_empty() {
         return Err("no program given to run".into());
-    }
-    if request.mounts.is_empty() {
-        return Err("no mount given (-m POINT=LIBRARY:BACKEND)".into());
     }
     Ok(Request::Run(request))
 }

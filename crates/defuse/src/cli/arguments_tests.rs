@@ -63,7 +63,6 @@ fn logging_is_asked_for_in_two_ways() {
 #[case("plugin list --seed 1", USAGE, "--seed")]
 #[case("run", RUN_FAILED, "no program")]
 #[case("run -m /a=l:b", RUN_FAILED, "no program")]
-#[case("run true", RUN_FAILED, "no mount given")]
 #[case("run -m", RUN_FAILED, "-m")]
 #[case("run -m nonsense true", RUN_FAILED, "'nonsense': there is no '='")]
 #[case("run --log loud -m /a=l:b true", RUN_FAILED, "off, error, warn")]

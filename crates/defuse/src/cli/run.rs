@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use defuse::log::{self, Inode, Level, LogTarget, RunnerStderr};
 use defuse::session::{
     Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, choose_run_directory,
-    resolve_mounts, sweep_stale,
+    kernel_mounts, resolve_mounts, sweep_stale,
 };
 use defuse::site_lists::SessionLists;
 use nix::errno::Errno;
@@ -33,8 +33,14 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     .path;
     let log = log_target(request)?;
     log::init(log.clone());
-    let mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
+    let mut mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
     mounts.iter().try_for_each(plugin::try_mount)?;
+    add_standing_mounts(&mut mounts);
+    if mounts.is_empty() {
+        let hint = "no mount given (-m POINT=LIBRARY:BACKEND), and none stands (defuse mount)";
+        return Err(Failure::new(RUN_FAILED, format!("{hint}\nTry 'defuse run --help'.")));
+    }
+    let points: Vec<PathBuf> = mounts.iter().map(|mount| mount.point.clone()).collect();
     let preloaded = library::find()?;
 
     // From here on there is something to undo, so signals wait.
@@ -42,11 +48,30 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     sweep(&run_directory);
     let (session, arena) = create_session(run_directory, mounts, log)?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), &session)
-        .and_then(|preload| program(request, &session, &preload))
+        .and_then(|preload| program(request, &points, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
         .map(|child| signals.wait(child));
     finish(session, arena);
     ended.map(child::end_like)
+}
+
+/// Adds what is mounted for all sessions. One that does not work is told of and passed over: who asked for other mounts can do without.
+fn add_standing_mounts(mounts: &mut Vec<Mount>) {
+    let standing = kernel_mounts().unwrap_or_else(|error| {
+        log::line(Level::Warn, format_args!("{error}"));
+        Vec::new()
+    });
+    for mount in standing {
+        if mounts.iter().any(|other| other.point == mount.point) {
+            continue;
+        }
+        match plugin::try_mount(&mount) {
+            Ok(()) => mounts.push(mount),
+            Err(failure) => {
+                log::line(Level::Warn, format_args!("{} is left out: {failure}", mount.point.display()))
+            }
+        }
+    }
 }
 
 /// Becomes the program `command`. This process is in the session already, so that the program is looked for through the mounts.
@@ -138,11 +163,16 @@ struct MappedArena {
 }
 
 /// What to start: the program itself, or this command in its place when the program has to be looked for through the mounts.
-fn program(request: &RunRequest, session: &Session, preload: &OsStr) -> Result<Program, Failure> {
+fn program(
+    request: &RunRequest,
+    points: &[PathBuf],
+    session: &Session,
+    preload: &OsStr,
+) -> Result<Program, Failure> {
     let changes = [("LD_PRELOAD", preload), (SESSION_VARIABLE, session.path().as_os_str())];
     let environment = environment::with(env::vars_os(), &changes);
     let mut words: Vec<OsString> = Vec::new();
-    let file = if may_lie_on_a_mount(&request.command[0], &points(request)) {
+    let file = if may_lie_on_a_mount(&request.command[0], points) {
         words.extend(["defuse".into(), EXEC_INSIDE.into()]);
         OsString::from("/proc/self/exe")
     } else {
@@ -158,10 +188,6 @@ fn program(request: &RunRequest, session: &Session, preload: &OsStr) -> Result<P
         arguments: words.into_iter().map(c_string).collect::<Result<_, _>>()?,
         environment,
     })
-}
-
-fn points(request: &RunRequest) -> Vec<PathBuf> {
-    request.mounts.iter().filter_map(|mount| fs::canonicalize(&mount.point).ok()).collect()
 }
 
 /// Whether `file`, or a directory of `$PATH` when `file` has no slash, lies on one of `points`, or at the end of a path that goes through one.

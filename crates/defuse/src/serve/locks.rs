@@ -65,7 +65,8 @@ pub fn record_lock(process: &'static Process, file: &OpenFile, command: u32, add
 
 /// A process that closes any FD of a file loses its record locks on it (fcntl(2)).
 pub fn drop_record_locks(file: &OpenFile) {
-    if !USED.load(Ordering::Relaxed) || file.open_flags & sys::O_PATH != 0 {
+    let not_ours = file.open_flags & sys::O_PATH != 0 || file.shadows().has_native_locks();
+    if !USED.load(Ordering::Relaxed) || not_ours {
         return;
     }
     let everything = RecordLock {
@@ -90,6 +91,9 @@ pub fn flock(process: &'static Process, call: &Call) -> Served {
     }
     if !matches!(operation as u32 & !sys::LOCK_NB, sys::LOCK_SH | sys::LOCK_EX | sys::LOCK_UN) {
         return Err(Errno::INVAL);
+    }
+    if file.shadows().has_native_locks() {
+        return Ok(Reply::Pass);
     }
     file.with_handle(|instance, handle| instance.flock(handle, operation as i32))
         .map_err(|error| if error == Errno::NOSYS { Errno::NOLCK } else { error })?;

@@ -15,6 +15,7 @@ mod mapping;
 mod metadata;
 mod names;
 mod namespaces;
+mod native_locks;
 mod open;
 mod paths;
 mod receiving;

@@ -12,7 +12,7 @@ use stash::{Description, Kind};
 
 use super::attributes::attributes_at;
 use super::{Reply, Served, locks};
-use crate::file::OpenFile;
+use crate::file::{OpenFile, plugin_errno};
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
@@ -229,7 +229,7 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(process, instance, || {
+    let opened = open_handle(process, spot.mount.number, instance, || {
         spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
     })?;
     let mut path = spot.path().as_bytes();
@@ -244,13 +244,13 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened = open_handle(process, instance, || {
+    let reopened = open_handle(process, file.mount, instance, || {
         file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
     });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
             let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, instance, || {
+            open_handle(process, file.mount, instance, || {
                 spot.call(|instance, path| instance.open(path, flags as i32, 0))
             })?
         }
@@ -263,10 +263,12 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
 /// says that they may become the program's own.
 fn open_handle(
     process: &Process,
+    mount: usize,
     instance: &Instance,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
-    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE);
+    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE)
+        && process.mounts[mount].shadows.may_adopt();
     let threaded = process.threaded.load(Ordering::Acquire);
     if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
         thread::set_adopting(true);
@@ -293,13 +295,31 @@ fn enter(
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
-    let kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let mut kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let (mut inode_key, mut owner) = ((0, 0), 0);
+    if process.mounts[mount].shadows.has_native_locks() {
+        // The kernel has to know which file it is.
+        match instance.fgetattr(&handle) {
+            Ok(stat) => {
+                (inode_key, owner) = ((stat.st_dev, stat.st_ino), stat.st_uid);
+                kind = stat.st_mode & sys::S_IFMT;
+            }
+            Err(error) => {
+                let _ = instance.close(handle);
+                return Err(plugin_errno(error));
+            }
+        }
+        if instance.capabilities().contains(Capabilities::PROCESS_LOCAL) {
+            // Another process has other files under the same numbers.
+            inode_key.0 ^= u64::from(process.me().to_bits()) << 32;
+        }
+    }
     let description = Description {
         status_flags: flags & STATUS,
         access_mode: flags & sys::O_ACCMODE,
         mount: mount as u32,
         kind: Kind(kind),
-        inode_key: (0, 0),
+        inode_key,
         path,
     };
     let slot = match process.allocate_slot(&description) {
@@ -311,9 +331,10 @@ fn enter(
     };
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
     slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
+    slot.user_words()[shadow::USERS].store(u64::from(owner) << 32, Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
-    let together = process.descriptors.lock();
+    let mut together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
         file.set_form(Form::Backing(fd));
         if fd as u64 >= process.fd_limit() {
@@ -321,7 +342,15 @@ fn enter(
         }
         fd
     } else {
-        let (fd, form) = shadow::place(process, slot.id(), cloexec)?;
+        let (fd, form) = match shadow::place(process, &slot, cloexec) {
+            Err(Errno::AGAIN) if flags & sys::O_NONBLOCK == 0 => {
+                drop(together);
+                let placed = shadow::place_waiting(process, &slot, cloexec)?;
+                together = process.descriptors.lock();
+                placed
+            }
+            placed => placed?,
+        };
         file.set_form(form);
         fd
     };
