@@ -19,6 +19,8 @@ const GRACE: Duration = Duration::from_secs(60);
 /// `cargo test` exits so when a test failed.
 const TESTS_FAILED: u8 = 101;
 
+/// How many times longer than on a machine whole programs may take in an emulated one.
+const EMULATION: u32 = 8;
 /// What the tests of other packages run.
 const PRODUCT: [&str; 3] = ["defuse", "defuse-plugin-passthrough", "defuse-plugin-memory"];
 
@@ -47,7 +49,10 @@ pub fn run(lab: &Lab, options: &RunOptions) -> Result<ExitCode, Error> {
         for file in &external {
             guest.extend(["--external".into(), file.into()]);
         }
-        guest.extend(["--slowness".into(), kernel.slowness().to_string().into()]);
+        let slowness = kernel.slowness();
+        let external_slowness = if kvm { slowness } else { slowness * EMULATION };
+        guest.extend(["--slowness".into(), slowness.to_string().into()]);
+        guest.extend(["--external-slowness".into(), external_slowness.to_string().into()]);
         guest.extend(options.filters.iter().map(OsString::from));
         let machine = Machine { kernel, cpus: options.cpus, kvm, guest };
         run_kernel(lab, &machine, &mut tally)?;

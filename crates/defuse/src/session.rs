@@ -28,6 +28,7 @@ mod mount_spec;
 mod open;
 mod remove;
 mod run_directory;
+mod standing_table;
 mod sweep;
 mod trust;
 
@@ -40,6 +41,7 @@ pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
 pub(crate) use open::check_regular as check_trusted_file;
 pub use run_directory::{RunDirectory, choose_run_directory};
+pub use standing_table::StandingTable;
 pub use sweep::{Swept, sweep_stale};
 
 /// Names of what is in a session's folder.

@@ -22,6 +22,8 @@ const OUTPUT: &str = "/run/vmtest-output";
 pub const MODULE_VARIABLE: &str = "VMTEST_MODULE";
 /// A test from another test binary has this long.
 const EXTERNAL_LIMIT: Duration = Duration::from_secs(120);
+/// Tells the end-to-end tests how many times slower than a machine this is.
+const SLOWNESS_VARIABLE: &str = "DEFUSE_E2E_SLOWNESS";
 
 /// One thing to run: a test of this crate, or of another test binary.
 struct Job {
@@ -29,6 +31,8 @@ struct Job {
     limit: Duration,
     program: PathBuf,
     arguments: Vec<String>,
+    /// How many times longer than on a machine it takes.
+    slowness: u32,
 }
 
 /// Load the module, run what matches, unload; then the machine powers off.
@@ -96,12 +100,13 @@ fn step(port: &mut Port, kmsg: &mut Kmsg, name: &str, action: impl FnOnce() -> R
 fn jobs(rest: &[&str]) -> Vec<Job> {
     let mut filters = Vec::new();
     let mut external: Vec<&str> = Vec::new();
-    let mut slowness = 1;
+    let (mut slowness, mut external_slowness) = (1, 1);
     let mut words = rest.iter();
     while let Some(word) = words.next() {
         match *word {
             "--external" => external.extend(words.next()),
-            "--slowness" => slowness = words.next().and_then(|word| word.parse().ok()).unwrap_or(1),
+            "--slowness" => slowness = number(words.next()),
+            "--external-slowness" => external_slowness = number(words.next()),
             filter => filters.push(filter),
         }
     }
@@ -111,15 +116,20 @@ fn jobs(rest: &[&str]) -> Vec<Job> {
         limit,
         program: me.clone(),
         arguments: vec!["guest".into(), "one".into(), name.to_owned()],
+        slowness,
     });
-    own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file))))
+    own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file), external_slowness)))
         .filter(|job| filters.is_empty() || filters.iter().any(|filter| job.name.contains(filter)))
-        .map(|job| Job { limit: job.limit * slowness, ..job })
+        .map(|job| Job { limit: job.limit * job.slowness, ..job })
         .collect()
 }
 
+fn number(word: Option<&&str>) -> u32 {
+    word.and_then(|word| word.parse().ok()).unwrap_or(1)
+}
+
 /// The tests of a binary that `cargo test` built.
-fn external_jobs(program: &Path) -> Vec<Job> {
+fn external_jobs(program: &Path, slowness: u32) -> Vec<Job> {
     let listed = Command::new(program).args(["--list", "--format", "terse"]).output();
     let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let stem = program.file_stem().unwrap_or_default().to_string_lossy();
@@ -131,6 +141,7 @@ fn external_jobs(program: &Path) -> Vec<Job> {
             limit: EXTERNAL_LIMIT,
             program: program.to_owned(),
             arguments: vec!["--exact".into(), test.to_owned(), "--nocapture".into()],
+            slowness,
         })
         .collect()
 }
@@ -144,6 +155,7 @@ fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
         // For the end-to-end tests: mount with the module, build nothing.
         .env("DEFUSE_E2E_MOUNT", "module")
         .env("DEFUSE_E2E_BUILT", "1")
+        .env(SLOWNESS_VARIABLE, job.slowness.to_string())
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("dup"))
         .stderr(output)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use defuse::log::{self, Inode, Level, LogTarget, RunnerStderr};
 use defuse::session::{
     Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, choose_run_directory,
-    kernel_mounts, resolve_mounts, sweep_stale,
+    resolve_mounts, sweep_stale,
 };
 use defuse::site_lists::SessionLists;
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ use stash::Arena;
 use super::arguments::{EXEC_INSIDE, RunRequest, parse_log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
-use super::{arena, environment, library, nofile, plugin, reaper};
+use super::{arena, environment, library, nofile, plugin, reaper, standing};
 
 /// Runs a program in a session of its own and returns its exit status.
 ///
@@ -35,7 +35,7 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     log::init(log.clone());
     let mut mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
     mounts.iter().try_for_each(plugin::try_mount)?;
-    add_standing_mounts(&mut mounts);
+    standing::add_to(&mut mounts, &run_directory);
     if mounts.is_empty() {
         let hint = "no mount given (-m POINT=LIBRARY:BACKEND), and none stands (defuse mount)";
         return Err(Failure::new(RUN_FAILED, format!("{hint}\nTry 'defuse run --help'.")));
@@ -53,25 +53,6 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
         .map(|child| signals.wait(child));
     finish(session, arena);
     ended.map(child::end_like)
-}
-
-/// Adds what is mounted for all sessions. One that does not work is told of and passed over: who asked for other mounts can do without.
-fn add_standing_mounts(mounts: &mut Vec<Mount>) {
-    let standing = kernel_mounts().unwrap_or_else(|error| {
-        log::line(Level::Warn, format_args!("{error}"));
-        Vec::new()
-    });
-    for mount in standing {
-        if mounts.iter().any(|other| other.point == mount.point) {
-            continue;
-        }
-        match plugin::try_mount(&mount) {
-            Ok(()) => mounts.push(mount),
-            Err(failure) => {
-                log::line(Level::Warn, format_args!("{} is left out: {failure}", mount.point.display()))
-            }
-        }
-    }
 }
 
 /// Becomes the program `command`. This process is in the session already, so that the program is looked for through the mounts.
