@@ -28,6 +28,10 @@ impl Mounted {
     /// # Errors
     ///
     /// When the module refuses to mount.
+    ///
+    /// # Panics
+    ///
+    /// When `DEFUSE_E2E_MOUNT` says something else.
     pub fn make(place: &Place, serving: Serving) -> io::Result<Self> {
         let point = place.mnt();
         match env::var(VARIABLE).as_deref() {
