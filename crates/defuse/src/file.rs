@@ -195,7 +195,7 @@ impl OpenFile {
 
     /// Who makes its shadow.
     pub fn shadows(&self) -> &'static ShadowProvider {
-        &self.process.mounts[self.mount].shadows
+        self.process.mounts[self.mount].shadows.of(self.open_flags)
     }
 
     /// Absolute path, for display and as the base of relative paths.

@@ -59,9 +59,10 @@ impl ShadowProvider {
         matches!(self, Self::Module(_))
     }
 
-    /// Whether the plugin's own descriptor may stand at a number of the program's.
-    pub fn may_adopt(&self) -> bool {
-        matches!(self, Self::Folder)
+    /// Who makes the shadow of a description that was opened with `flags`. One that is only a place in the tree (`O_PATH`) has no locks, and
+    /// is not ready for anything: to the module it would be a file like others.
+    pub fn of(&self, flags: u32) -> &Self {
+        if flags & sys::O_PATH == 0 { self } else { &Self::Folder }
     }
 
     fn is_held(&self, process: &Process, slot: &Slot<'_>) -> bool {
@@ -104,7 +105,8 @@ fn place_by(
 }
 
 fn provider<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p ShadowProvider, Errno> {
-    process.mounts.get(slot.mount() as usize).map(|mount| &mount.shadows).ok_or(Errno::IO)
+    let flags = slot.user_words()[0].load(Ordering::Relaxed) as u32;
+    process.mounts.get(slot.mount() as usize).map(|mount| mount.shadows.of(flags)).ok_or(Errno::IO)
 }
 
 /// Makes `file` a shadow if it is not one: from here on other processes may get it.

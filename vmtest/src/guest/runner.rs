@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use super::kmsg::{self, Kmsg};
 use super::port::Port;
@@ -47,6 +47,9 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
     let jobs = jobs(rest);
     port.send(&Record::Plan(jobs.len() + 2 + usize::from(kmsg::has_leak_checker())));
 
+    // As on a machine: the kernel's own limit is so low that a hidden descriptor of the interposer would lie among those that programs look at.
+    let nofile = Rlimit { current: Some(20_000), maximum: Some(1 << 20) };
+    rustix::process::setrlimit(Resource::Nofile, nofile).expect("root raises the limit of open files");
     let mut kmsg = Kmsg::from_now().expect("open /dev/kmsg as root");
     step(&mut port, &mut kmsg, "module::load", || module::load(ko).map_err(|error| error.to_string()));
     for job in &jobs {

@@ -251,7 +251,7 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
         {
             native_locks::record_lock(&file, call)
         }
-        sys::F_SETLEASE | sys::F_GETLEASE if file.shadows().has_native_locks() => native_locks::lease(&file),
+        sys::F_SETLEASE | sys::F_GETLEASE if file.shadows().has_native_locks() => Ok(Reply::Pass),
         sys::F_GETLK
         | sys::F_SETLK
         | sys::F_SETLKW

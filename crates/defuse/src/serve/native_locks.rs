@@ -1,6 +1,6 @@
-//! Locks and leases on the kernel module's shadows: the kernel's own, which hold between all who have the file open on the mount.
+//! Record locks on the kernel module's shadows: the kernel's own, which hold between all who have the file open on the mount.
 //!
-//! Only offset and size are not the kernel's, so ranges that are relative to one of them are made absolute.
+//! (`flock` and leases need nothing done.) Only offset and size are not the kernel's, so ranges that are relative to one of them are made absolute.
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
@@ -13,7 +13,6 @@ use crate::{native, user};
 
 /// fcntl(2)'s lock commands.
 pub fn record_lock(file: &OpenFile, call: &Call) -> Served {
-    check_not_a_place(file)?;
     let [_, command, address, ..] = call.args;
     let asked = user::read::<RecordLock>(address)?;
     let base = match asked.l_whence as u32 {
@@ -30,15 +29,4 @@ pub fn record_lock(file: &OpenFile, call: &Call) -> Served {
         user::write(address, &if free { RecordLock { l_type: lock.l_type, ..asked } } else { lock })?;
     }
     Ok(Reply::Value(result))
-}
-
-/// `F_SETLEASE` and `F_GETLEASE`.
-pub fn lease(file: &OpenFile) -> Served {
-    check_not_a_place(file)?;
-    Ok(Reply::Pass)
-}
-
-/// An `O_PATH` FD has no locks; its shadow is a plain file to the kernel.
-fn check_not_a_place(file: &OpenFile) -> Result<(), Errno> {
-    if file.open_flags & sys::O_PATH == 0 { Ok(()) } else { Err(Errno::BADF) }
 }

@@ -229,7 +229,7 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(process, spot.mount.number, instance, || {
+    let opened = open_handle(process, spot.mount.number, instance, flags, || {
         spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
     })?;
     let mut path = spot.path().as_bytes();
@@ -244,13 +244,13 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened = open_handle(process, file.mount, instance, || {
+    let reopened = open_handle(process, file.mount, instance, flags, || {
         file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
     });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
             let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, file.mount, instance, || {
+            open_handle(process, file.mount, instance, flags, || {
                 spot.call(|instance, path| instance.open(path, flags as i32, 0))
             })?
         }
@@ -265,10 +265,11 @@ fn open_handle(
     process: &Process,
     mount: usize,
     instance: &Instance,
+    flags: u32,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
     let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE)
-        && process.mounts[mount].shadows.may_adopt();
+        && !process.mounts[mount].shadows.of(flags).has_native_locks();
     let threaded = process.threaded.load(Ordering::Acquire);
     if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
         thread::set_adopting(true);
@@ -276,8 +277,18 @@ fn open_handle(
         thread::set_adopting(false);
         opened
     } else {
+        if flags & (sys::O_CREAT | sys::O_TRUNC) != 0 {
+            check_room(process)?;
+        }
         open()
     }
+}
+
+/// `EMFILE` if the program can have no more FDs: before the plugin makes or cuts a file for nothing.
+fn check_room(process: &Process) -> Result<(), Errno> {
+    let fd = native::checked(sys::__NR_dup, [process.arena_fd as u64, 0, 0, 0, 0, 0])?;
+    native::close(fd as RawFd);
+    Ok(())
 }
 
 /// Makes a description for what the plugin opened, and an FD of the program for the description.
@@ -297,7 +308,7 @@ fn enter(
     let raw = handle.raw();
     let mut kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
     let (mut inode_key, mut owner) = ((0, 0), 0);
-    if process.mounts[mount].shadows.has_native_locks() {
+    if process.mounts[mount].shadows.of(flags).has_native_locks() {
         // The kernel has to know which file it is.
         match instance.fgetattr(&handle) {
             Ok(stat) => {

@@ -5,8 +5,6 @@
 //! `DEFUSE_IOC_LIVE` tells whether a description is still open anywhere. The key under which all shadows of one
 //! file share locks and leases is the device and inode number that the plugin's `fgetattr` tells.
 //!
-//! A description of `O_PATH` has a key of its own: opening it must break no lease, closing it drop no record lock.
-//!
 //! The private descriptor of the mount's root that the ioctls go to is opened at the first use and stays as long as the process.
 
 use std::ffi::CStr;
@@ -25,8 +23,6 @@ use crate::{native, private_fd};
 
 /// Status flags that the kernel's description has, too, for who is not intercepted.
 const SHOWN: u32 = sys::O_APPEND | sys::O_NONBLOCK;
-/// The device in the key of a description that is only a place in the tree (`O_PATH`).
-const PLACE_ONLY: u64 = u64::MAX;
 
 /// What to do while somebody's lease on the file is being broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +63,9 @@ impl Module {
         // A file without a name is shown as tmpfs shows it.
         let path = if path.is_empty() && !directory { b"# (deleted)".as_slice() } else { path };
         let token = token(process, slot.id());
-        let (dev, ino) = if flags & sys::O_PATH == 0 { slot.inode_key() } else { (PLACE_ONLY, token) };
+        let (dev, ino) = slot.inode_key();
         let access = match flags & sys::O_ACCMODE {
-            access @ (sys::O_WRONLY | sys::O_RDWR) if flags & sys::O_PATH == 0 && !directory => access,
+            access @ (sys::O_WRONLY | sys::O_RDWR) if !directory => access,
             _ => sys::O_RDONLY,
         };
         let mut o_flags = access | (flags & SHOWN);
