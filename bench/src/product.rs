@@ -44,6 +44,11 @@ impl Product {
         self.directory.join(format!("lib{name}.so"))
     }
 
+    /// The program that executes itself.
+    pub fn chain(&self) -> PathBuf {
+        self.directory.join("defuse-bench-chain")
+    }
+
     /// The program that is measured.
     pub fn workload(&self) -> PathBuf {
         self.directory.join("defuse-bench-workload")

@@ -27,6 +27,12 @@ same_as_plain! {
     /// fork, exec, vfork, posix_spawn and passing over a socket.
     processes_share_descriptions: transcript("processes");
 
+    /// Files that go through exec as they stand, and all that may happen to them then.
+    exec_keeps_open_files: transcript("exec");
+
+    /// The same from a program that lies on the mount.
+    exec_of_a_program_on_the_mount: script("cd \"$MNT\"; cp \"$FIX/exec\" .; ./exec").fixture("exec");
+
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
 }

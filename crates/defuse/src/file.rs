@@ -15,6 +15,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use stash::{Holder, Slot, SlotId, StashError};
 
+use crate::carried;
+use crate::mount::Mount;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form, ShadowProvider};
@@ -130,6 +132,11 @@ impl OpenFile {
     /// The plugin's instance.
     pub fn instance(&self) -> Result<&'static Instance, Errno> {
         self.process.mounts[self.mount].instance()
+    }
+
+    /// The mount it lies on.
+    pub fn mount(&self) -> &'static Mount {
+        &self.process.mounts[self.mount]
     }
 
     /// The shared part of the description.
@@ -266,6 +273,9 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
 
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
+    if let Some(owner) = carried::rebuild(process, fd) {
+        return owner;
+    }
     let looked = native::fstat(fd);
     if let Some(slot) = shadow::slot_behind(process, fd, &looked) {
         return shadow::rebuild(process, fd, slot);

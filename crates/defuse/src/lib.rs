@@ -4,6 +4,8 @@
 #![deny(unsafe_code)]
 
 mod address_space;
+mod carried;
+mod dynamic;
 #[allow(unsafe_code)]
 mod environment;
 pub mod errno;
@@ -12,12 +14,14 @@ mod handover;
 #[allow(unsafe_code)]
 mod heap;
 pub mod image;
+mod libraries;
 pub mod log;
 mod mount;
 pub mod mounts;
 mod namei;
 #[allow(unsafe_code)]
 mod native;
+mod next_image;
 mod nofile;
 pub mod path_bytes;
 mod private_fd;

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 
 use plugin_abi::{Capabilities, Instance, Plugin};
 use rustix::io::Errno;
@@ -23,6 +24,8 @@ pub struct Mount {
     options: CString,
     loading: Lock<()>,
     instance: OnceLock<Result<Instance, Errno>>,
+    /// The plugin has said that it has no `save`.
+    pub saves_nothing: AtomicBool,
 }
 
 impl Mount {
@@ -36,7 +39,8 @@ impl Mount {
         options: CString,
     ) -> Self {
         let (loading, instance) = (Lock::new(()), OnceLock::new());
-        Self { number, shadows, point, library, backend, options, loading, instance }
+        let saves_nothing = AtomicBool::new(false);
+        Self { number, shadows, point, library, backend, options, loading, instance, saves_nothing }
     }
 
     /// Where it is mounted.

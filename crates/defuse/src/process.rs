@@ -9,6 +9,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{Arena, Description, Holder, ProcessId, Slot, StashError};
 
+use crate::carried::Carried;
 use crate::file::{OpenFile, stash_errno};
 use crate::mount::Mount;
 use crate::mounts::MountTable;
@@ -45,6 +46,8 @@ pub struct Process {
     pub proc_device: u64,
     /// The served FDs.
     pub files: &'static FdTable<OpenFile>,
+    /// Files that came through exec and are not in the table yet.
+    pub carried: Carried,
     /// The working directory.
     pub cwd: Lock<Cwd>,
     /// umask(2), tracked.
@@ -123,6 +126,7 @@ impl Process {
 
     /// A slot for a new description. Now and then those of ended processes are freed first.
     pub fn allocate_slot(&'static self, description: &Description<'_>) -> Result<Slot<'static>, Errno> {
+        self.carried.free_closed(self);
         let slot = match self.arena.alloc_slot(self.me(), description) {
             Err(StashError::Full(_)) => {
                 shadow::sweep(self);

@@ -117,6 +117,33 @@ fn close(instance: &Instance, handle: Handle) {
     }
 }
 
+/// The folder for the copies of this process: the session's, or one of its own if it is not the user who made the session,
+/// as nobody runs what somebody else has put there. Everybody may make a name in `guests`.
+pub fn copies(process: &Process) -> Result<ArrayVec<u8, 4096>, Errno> {
+    let mut path = ArrayVec::<u8, 4096>::new();
+    path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
+    let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
+    if user == i64::from(process.owner) {
+        path.try_extend_from_slice(b"/exec").map_err(|_| Errno::NAMETOOLONG)?;
+        return Ok(path);
+    }
+    write!(path, "/guests/{user}").map_err(|_| Errno::NAMETOOLONG)?;
+    let mut name = path.clone();
+    match native::checked(sys::__NR_mkdir, [c_string(&mut name)?, 0o711, 0, 0, 0, 0]) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let flags = u64::from(sys::O_PATH | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_CLOEXEC);
+    let folder = native::new_fd(sys::__NR_open, [c_string(&mut name)?, flags, 0, 0, 0, 0])?;
+    let stat = native::fstat(folder);
+    native::close(folder);
+    let stat = stat?;
+    if i64::from(stat.st_uid) != user || stat.st_mode & 0o022 != 0 {
+        return Err(Errno::ACCESS);
+    }
+    Ok(path)
+}
+
 type Read<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> Result<usize, Errno>;
 
 fn stage_from(
@@ -134,11 +161,11 @@ fn stage_from(
     let name = &name[name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)..];
     let mut path = ArrayVec::<u8, 4096>::new();
     let cut = |_| Errno::NAMETOOLONG;
-    path.write_all(&process.folder).map_err(cut)?;
+    path.write_all(&copies(process)?).map_err(cut)?;
     // One folder for each version of a file: another one gets another name.
     write!(
         path,
-        "/exec/{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}-{:o}",
+        "/{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}-{:o}",
         attributes.st_dev,
         attributes.st_ino,
         attributes.st_size,
@@ -152,9 +179,11 @@ fn stage_from(
     let folder_end = path.len();
     write!(path, "/").and_then(|()| path.write_all(name)).map_err(cut)?;
     let copy = path.clone();
+    // What a copy must be good for: to be executed, or only to be read.
+    let needed = if attributes.st_mode & 0o111 == 0 { 4 } else { 1 };
     // Nobody forks while the copy is open for writing: a child would keep it so, and exec would say ETXTBSY.
     let _alone = process.staging.lock();
-    if native::checked(sys::__NR_access, [c_string(&mut path)?, 1, 0, 0, 0, 0]).is_ok() {
+    if native::checked(sys::__NR_access, [c_string(&mut path)?, needed, 0, 0, 0, 0]).is_ok() {
         return Ok((PathBytes::try_from(copy.as_slice())?, Header::Other));
     }
     let mut folder = ArrayVec::<u8, 4096>::new();

@@ -56,6 +56,8 @@ pub mod names {
     pub const SLOTS: &str = "slots";
     /// Programs that are started from a mount.
     pub const EXEC: &str = "exec";
+    /// The same, of processes that are other users by now: a folder for each.
+    pub const GUESTS: &str = "guests";
     /// Lock files.
     pub const LOCKS: &str = "locks";
     /// An empty directory.

@@ -24,6 +24,7 @@ use crate::file::{FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
 use crate::{handover, native, private_fd, trace};
 
+pub use folder::placeholder;
 pub use module::Module;
 use module::Waiting;
 
@@ -146,6 +147,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
 
 /// Makes every file a shadow: before fork and exec.
 pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
+    process.carried.settle(process);
     let mut result = Ok(());
     process.files.for_each(|_, file, _| {
         if file.form() != Form::Shadow {
@@ -158,6 +160,7 @@ pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
 /// Takes the plugins' descriptors away from the program's numbers and puts placeholders there: before the process gets a
 /// second thread, which could use such a number while it changes hands.
 pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
+    process.carried.settle(process);
     let _together = process.descriptors.lock();
     let mut adopted = Vec::new();
     process.files.for_each(|_, file, _| {
@@ -177,7 +180,7 @@ pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
                 file.set_form(Form::Placeholder);
             }
         }
-        let placeholder = folder::placeholder(process)?;
+        let placeholder = placeholder(process)?;
         let mut result = Ok(());
         process.files.for_each(|number, same, cloexec| {
             if same.slot == file.slot {
@@ -266,14 +269,33 @@ pub fn slot_behind(process: &Process, fd: RawFd, looked: &Result<sys::stat, Errn
 /// The file behind `fd`, which is the shadow of `slot`, rebuilt for this process. The caller holds the
 /// rebuilding lock.
 pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
-    // The same description may be known by another number already.
+    let known = known(process, slot);
+    if known.is_none() && is_in_the_making(process, slot) {
+        return Owner::Foreign; // Another thread is about to enter it.
+    }
+    rebuild_as(process, fd, slot, Form::Shadow, known, is_cloexec(fd))
+}
+
+/// A file that has the description in `slot` already, by another number.
+pub fn known(process: &'static Process, slot: SlotId) -> Option<Ref<'static, OpenFile>> {
     let mut known = None;
     process.files.for_each(|number, other, _| {
         if other.slot == slot {
             known = Some(number);
         }
     });
-    let known = known.and_then(|number| process.files.get(number));
+    process.files.get(known?)
+}
+
+/// As [`rebuild`], for a file that came in any form; `known` is one that shares its description.
+pub fn rebuild_as(
+    process: &'static Process,
+    fd: RawFd,
+    slot: SlotId,
+    form: Form,
+    known: Option<Ref<'static, OpenFile>>,
+    cloexec: bool,
+) -> Owner {
     if interpose::in_vfork_child() {
         // The parent's handle is as good, and its memory is ours.
         if let Some(file) = known {
@@ -281,12 +303,10 @@ pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
         }
     }
     let entered = match &known {
-        Some(same) => process.files.insert_shared(fd, same, is_cloexec(fd)),
-        // Another thread is about to enter it.
-        None if is_in_the_making(process, slot) => return Owner::Foreign,
-        None => match handover::restore(process, slot) {
+        Some(same) => process.files.insert_shared(fd, same, cloexec),
+        None => match handover::restore(process, slot, form) {
             Ok(file) if interpose::in_vfork_child() => return Owner::Served(FileRef::Alone(Box::new(file))),
-            Ok(file) => process.files.insert(fd, file, is_cloexec(fd)),
+            Ok(file) => process.files.insert(fd, file, cloexec),
             Err(error) => {
                 trace::error(format_args!("cannot rebuild the file behind FD {fd}: {error}"));
                 return Owner::Foreign;

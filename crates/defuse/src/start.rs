@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 use stash::Arena;
 
+use crate::carried::{Carried, Mark};
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -22,7 +23,7 @@ use crate::session::{self, OpenedSession, SessionConfig, names};
 use crate::shadow::{self, Module, ShadowProvider};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, libraries, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -111,6 +112,8 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     nofile::begin(config.private_fd_base, config.nofile.soft);
     let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
+    let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -123,6 +126,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
+        carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -265,7 +269,15 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some(token) = left.token {
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
-            Ok(()) => keep_what_was_inherited(process, &kept)?,
+            Ok(()) => {
+                if kept.iter().any(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
+                    keep_what_was_inherited(process, &kept)?;
+                }
+                for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::Kept) {
+                    private_fd::adopt(entry.fd as RawFd);
+                }
+                process.carried.fill(kept);
+            }
             Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
         }
     }
@@ -281,7 +293,7 @@ fn keep_what_was_inherited(
     for_each_open_fd(|fd| {
         inherited.extend(shadow::slot_behind(process, fd, &native::fstat(fd)));
     })?;
-    for entry in kept {
+    for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
         if inherited.contains(&entry.slot) {
             private_fd::adopt(entry.fd as RawFd);
         } else {

@@ -26,7 +26,7 @@ global_asm!(
 struct Thread {
     /// gettid(2), 0 until asked for.
     id: AtomicU32,
-    /// Not 0 while a plugin opens a file whose descriptor may become the program's own.
+    /// Not 0 while a plugin opens a file whose descriptor may become the program's own; 2 if exec is not to close that.
     adopting: AtomicU32,
 }
 
@@ -46,14 +46,30 @@ pub fn after_fork_in_child() {
     current().id.store(0, Ordering::Relaxed);
 }
 
-/// Says whether descriptors that a plugin opens now may stay where the kernel put them.
-pub fn set_adopting(adopting: bool) {
-    current().adopting.store(adopting.into(), Ordering::Relaxed);
+/// Whether descriptors that a plugin opens now may stay where the kernel put them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Adopting {
+    /// They are moved to private numbers.
+    No,
+    /// They stay as they are.
+    AsOpened,
+    /// They stay, and exec does not close them.
+    ThroughExec,
 }
 
-/// What [`set_adopting`] said last.
-pub fn is_adopting() -> bool {
-    current().adopting.load(Ordering::Relaxed) != 0
+/// Sets what [`adopting`] says.
+pub fn set_adopting(adopting: Adopting) {
+    current().adopting.store(adopting as u32, Ordering::Relaxed);
+}
+
+/// What becomes of a descriptor that a plugin opens now.
+pub fn adopting() -> Adopting {
+    match current().adopting.load(Ordering::Relaxed) {
+        0 => Adopting::No,
+        1 => Adopting::AsOpened,
+        _ => Adopting::ThroughExec,
+    }
 }
 
 fn current() -> &'static Thread {

@@ -9,9 +9,11 @@ use rustix::io::Errno;
 
 use super::open::STATUS;
 use super::{DONE, Reply, Served, locks, native_locks};
+use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{native, private_fd, shadow, thread, user};
+use crate::thread::{self, Adopting};
+use crate::{native, private_fd, shadow, user};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -26,6 +28,9 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     if process.files.get(fd).is_none() {
+        if carried::close(process, fd) {
+            return Ok(Reply::Value(0));
+        }
         // A shadow that this image has never touched may have kept descriptors, which go with it.
         if STATES.get(fd) != FdState::Unknown || file::served(process, fd).is_none() {
             STATES.forget(fd);
@@ -71,6 +76,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
     }
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
     if !interpose::in_vfork_child() {
+        process.carried.settle(process);
         if cloexec_only {
             process.files.cloexec_range(first, last);
         } else {
@@ -287,11 +293,8 @@ pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
     if !interpose::in_vfork_child() {
         process.files.set_cloexec(fd, cloexec);
     }
-    let backing = process.files.get(fd).is_some_and(|file| matches!(file.form(), shadow::Form::Backing(_)));
-    if !backing {
-        let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
-        native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
-    }
+    let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
 }
 
 /// sendmsg and sendmmsg: a file whose FD is passed on must be known to others from now on.
@@ -346,13 +349,33 @@ pub fn inner(call: &Call) -> Outcome {
     if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
         return Outcome::PassThrough;
     }
-    if thread::is_adopting() {
-        return Outcome::Return(native::call(call));
+    match thread::adopting() {
+        Adopting::No => {}
+        Adopting::AsOpened => return Outcome::Return(native::call(call)),
+        Adopting::ThroughExec => return Outcome::Return(open_through_exec(call)),
     }
     match native::new_fd(call.nr, call.args) {
         Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
         Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
     }
+}
+
+/// A plugin's call that makes an FD, which exec is not to close.
+fn open_through_exec(call: &Call) -> i64 {
+    let mut args = call.args;
+    match call.nr {
+        sys::__NR_open => args[1] &= !u64::from(sys::O_CLOEXEC),
+        sys::__NR_openat => args[2] &= !u64::from(sys::O_CLOEXEC),
+        sys::__NR_openat2 => {
+            let Ok(mut how) = user::read::<[u64; 3]>(args[2]) else { return native::call(call) };
+            how[0] &= !u64::from(sys::O_CLOEXEC);
+            args[2] = how.as_ptr() as u64;
+            args[3] = size_of_val(&how) as u64;
+            return native::raw_call(call.nr, args);
+        }
+        _ => {}
+    }
+    native::raw_call(call.nr, args)
 }
 
 /// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.

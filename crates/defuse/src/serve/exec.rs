@@ -9,12 +9,14 @@ use rustix::io::Errno;
 use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served, outsider};
-use crate::environment::{self, Environment};
+use crate::environment::{self, Environment, NextImage};
 use crate::file;
 use crate::handover;
 use crate::image;
+use crate::libraries;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
+use crate::next_image;
 use crate::process::Process;
 use crate::program::{self, Header};
 use crate::resolve::PathBytes;
@@ -214,6 +216,14 @@ fn execute_file(
 /// Prepares what the next image inherits, and asks the kernel. Comes back only if that fails.
 fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     let words = Words::new(plan, argv)?;
+    let library_path = match &plan.program {
+        Program::Path(file, name) => {
+            let given = environment::library_path(envp)?;
+            let name = if name.is_empty() { file } else { name };
+            libraries::arrange(process, file, name, given.as_deref())
+        }
+        Program::Call(_) => None,
+    };
     let outsider = match &plan.program {
         Program::Path(path, _) => image::look(sys::AT_FDCWD, path),
         Program::Call(args) => image::look_at(args[0] as RawFd),
@@ -221,22 +231,22 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     if let Some(why) = outsider {
         outsider::tell(process, why, plan.name(), words.as_ref().map_or(argv, Words::pointer));
     }
-    let prepared = handover::prepare_exec(process)?;
+    let surely = outsider.is_none() && is_intercepted(process, &plan.program);
+    let prepared = handover::prepare_exec(process, surely)?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
     let arena = handover::carry_arena(process);
-    let result = Environment::for_next_image(
-        process,
-        envp,
+    let next = NextImage {
         outsider,
-        prepared.token,
+        token: prepared.token,
         arena,
         executable,
-        base_name(&plan.called),
-    )
-    .map(|environment| {
+        name: base_name(&plan.called),
+        library_path: library_path.as_deref(),
+    };
+    let result = Environment::for_next_image(process, envp, &next).map(|environment| {
         let argv = words.as_ref().map_or(argv, Words::pointer);
         let envp = environment.pointer();
         if interpose::in_vfork_child() {
@@ -262,6 +272,18 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         handover::keep_arena(process);
     }
     result.map(Reply::Value)
+}
+
+/// Whether it is worth knowing that the next image is intercepted for sure, and so it is.
+fn is_intercepted(process: &'static Process, program: &Program) -> bool {
+    if interpose::in_vfork_child() || process.files.is_empty() && process.carried.is_empty() {
+        return false;
+    }
+    match program {
+        Program::Path(path, _) => next_image::is_intercepted(process, path),
+        // execveat of the FD itself.
+        Program::Call(args) => next_image::is_intercepted(process, &next_image::path_of_fd(args[0] as RawFd)),
+    }
 }
 
 fn base_name(path: &[u8]) -> &[u8] {

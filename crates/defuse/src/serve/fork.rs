@@ -15,9 +15,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         }
         return Ok(());
     }
-    if !process.files.is_empty() {
-        shadow::separate_all(process)?;
-    }
+    shadow::separate_all(process)?;
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();

@@ -3,7 +3,7 @@
 #![allow(clippy::unnecessary_wraps, reason = "all serving functions have one type")]
 #![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 
-mod attributes;
+pub mod attributes;
 mod copying;
 mod descriptors;
 mod directory;
@@ -18,7 +18,7 @@ mod namespaces;
 mod native_locks;
 mod open;
 mod outsider;
-mod paths;
+pub mod paths;
 mod receiving;
 mod refused;
 #[cfg(test)]

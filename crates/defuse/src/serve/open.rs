@@ -17,7 +17,8 @@ use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, private_fd, thread, user};
+use crate::thread::{self, Adopting};
+use crate::{native, private_fd, user};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -268,13 +269,16 @@ fn open_handle(
     flags: u32,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
-    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE)
+    let capabilities = instance.capabilities();
+    let relocatable = capabilities.contains(Capabilities::RELOCATABLE)
         && !process.mounts[mount].shadows.of(flags).has_native_locks();
     let threaded = process.threaded.load(Ordering::Acquire);
     if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
-        thread::set_adopting(true);
+        // With nothing but a descriptor the file goes through exec as it stands (`handover`).
+        let through = flags & sys::O_CLOEXEC == 0 && capabilities.contains(Capabilities::BARE_FD);
+        thread::set_adopting(if through { Adopting::ThroughExec } else { Adopting::AsOpened });
         let opened = open();
-        thread::set_adopting(false);
+        thread::set_adopting(Adopting::No);
         opened
     } else {
         if flags & (sys::O_CREAT | sys::O_TRUNC) != 0 {

@@ -73,6 +73,7 @@ fn modes_are_those_of_the_table_whatever_the_umask() {
         let path = session.path();
         assert_eq!(mode(path), 0o711);
         assert_eq!(mode(&path.join(names::SLOTS)), 0o1733);
+        assert_eq!(mode(&path.join(names::GUESTS)), 0o1733);
         for name in [names::EXEC, names::LOCKS, names::NULL, names::SITES] {
             assert_eq!(mode(&path.join(name)), 0o711);
         }
