@@ -18,7 +18,7 @@ use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
 use crate::shadow::{self, Form};
-use crate::sync::Guard;
+use crate::sync::{Guard, Lock};
 use crate::{native, private_fd, trace};
 
 /// Descriptors that one handle may keep.
@@ -123,6 +123,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
     });
     result?;
     process.carried.hand_on(&mut list);
+    list.extend(unclaimed());
     leave(process, process.me(), list, kept, Some(together))
 }
 
@@ -136,6 +137,7 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
             keep(file, Mark::KeptPerhaps, &mut list, &mut kept);
         }
     });
+    list.extend(unclaimed());
     if list.is_empty() {
         return Ok(Prepared::default());
     }
@@ -257,13 +259,83 @@ fn restore_saved(
     let number = |at: usize| i32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let count = usize::try_from(number(0)).ok().filter(|&count| count <= KEPT_MAX).ok_or(Errno::IO)?;
     let kept: Vec<RawFd> = (1..=count).map(|index| number(4 * index)).collect();
-    let opened = instance.restore(described, &kept).map_err(plugin_errno)?;
-    for fd in kept {
-        process.carried.take(fd, |entry| Mark::of(entry) == Mark::Kept);
-        private_fd::adopt(fd);
-        set_cloexec(fd, true);
-    }
+    let mut kept = Claim::of(process, &kept, slot)?;
+    let opened = instance.restore(described, &kept.fds).map_err(plugin_errno)?;
+    kept.granted();
     Ok(opened)
+}
+
+/// Kept descriptors that came through exec and that no handle of this image has taken yet. The numbers in a slot are those
+/// of whoever saved it: in any other process they mean something else, even if by chance the same file.
+static UNCLAIMED: Lock<Vec<(RawFd, SlotId)>> = Lock::new(Vec::new());
+
+/// Before a fork, and after it on both sides: no child may inherit the list held.
+pub fn before_fork() {
+    UNCLAIMED.acquire();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    UNCLAIMED.release();
+}
+
+/// `fd` came through exec for the file in `slot`.
+pub fn came_through(fd: RawFd, slot: SlotId) {
+    private_fd::adopt(fd);
+    UNCLAIMED.lock().push((fd, slot));
+}
+
+/// What the next image is to know of those that nobody has claimed.
+fn unclaimed() -> Vec<ExecEntry> {
+    UNCLAIMED.lock().iter().map(|&(fd, slot)| Mark::KeptPerhaps.entry(fd, slot, false)).collect()
+}
+
+/// Kept descriptors on their way to a handle.
+struct Claim {
+    fds: Vec<RawFd>,
+    slot: SlotId,
+}
+
+impl Claim {
+    fn of(process: &Process, fds: &[RawFd], slot: SlotId) -> Result<Self, Errno> {
+        // A vfork child's handle lives for one call, and its parent will want them.
+        let duplicated = interpose::in_vfork_child();
+        let mut claim = Self { fds: Vec::new(), slot };
+        for &fd in fds {
+            let kept = |entry: &ExecEntry| Mark::of(entry) == Mark::Kept && entry.slot == slot;
+            if process.carried.take(fd, kept).is_some() {
+                came_through(fd, slot);
+            }
+            let position = UNCLAIMED.lock().iter().position(|known| *known == (fd, slot));
+            let Some(position) = position else { return Err(Errno::STALE) };
+            if duplicated {
+                claim.fds.push(private_fd::duplicate(fd)?);
+            } else {
+                UNCLAIMED.lock().swap_remove(position);
+                claim.fds.push(fd);
+                set_cloexec(fd, true);
+            }
+        }
+        Ok(claim)
+    }
+
+    /// The descriptors are a handle's now.
+    fn granted(&mut self) {
+        self.fds.clear();
+    }
+}
+
+impl Drop for Claim {
+    /// They went to no handle.
+    fn drop(&mut self) {
+        for &fd in &self.fds {
+            if interpose::in_vfork_child() {
+                private_fd::close(fd);
+            } else {
+                UNCLAIMED.lock().push((fd, self.slot));
+            }
+        }
+    }
 }
 
 fn set_cloexec(fd: RawFd, cloexec: bool) {

@@ -70,6 +70,8 @@ pub struct Process {
     pub vfork: Lock<Vec<VforkChild>>,
     /// The process has had a second thread: a descriptor may be in use while its number changes hands.
     pub threaded: AtomicBool,
+    /// The process has given up system calls: what can be left to others is.
+    pub restricted: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Slot numbers at and above this make the next open look for slots of ended processes.
@@ -196,10 +198,12 @@ impl Process {
         change(&mut children[position]);
     }
 
-    /// The vfork child of this thread is gone: so is what it left.
-    pub fn after_vfork(&self) {
+    /// The vfork child of this thread is gone: so is what it left, but for its working directory, which may have been ours too.
+    pub fn after_vfork(&self) -> Option<Cwd> {
         let thread = thread::id();
-        self.vfork.lock().retain(|child| child.thread != thread);
+        let mut children = self.vfork.lock();
+        let position = children.iter().position(|child| child.thread == thread)?;
+        children.swap_remove(position).cwd
     }
 
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.

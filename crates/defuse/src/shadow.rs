@@ -22,7 +22,7 @@ use stash::{Slot, SlotId};
 
 use crate::file::{FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{handover, native, private_fd, trace};
+use crate::{handover, native, nofile, private_fd, trace};
 
 pub use folder::placeholder;
 pub use module::Module;
@@ -135,9 +135,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     let mut result = Ok(());
     process.files.for_each(|fd, other, cloexec| {
         if other.slot == file.slot {
-            let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
-            let replaced = native::checked(sys::__NR_dup3, [shadow as u64, fd as u64, flags, 0, 0, 0]);
-            result = result.and(replaced.map(drop));
+            result = result.and(replace(process, shadow, fd, cloexec));
         }
     });
     native::close(shadow);
@@ -184,14 +182,19 @@ pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
         let mut result = Ok(());
         process.files.for_each(|number, same, cloexec| {
             if same.slot == file.slot {
-                let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
-                let args = [placeholder as u64, number as u64, flags, 0, 0, 0];
-                result = result.and(native::checked(sys::__NR_dup3, args).map(drop));
+                result = result.and(replace(process, placeholder, number, cloexec));
             }
         });
         result?;
     }
     Ok(())
+}
+
+/// Puts a duplicate of `by` at the program's number `fd`, which may lie above a limit that was lowered since.
+fn replace(process: &Process, by: RawFd, fd: RawFd, cloexec: bool) -> Result<(), Errno> {
+    let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
+    let put = || native::checked(sys::__NR_dup3, [by as u64, fd as u64, flags, 0, 0, 0]).map(drop);
+    if (fd as u64) < process.fd_limit() { put() } else { nofile::with_room(put) }
 }
 
 /// Before the FD `fd` of `file` is closed or replaced: if that number is the plugin's own descriptor, the plugin gets
@@ -231,10 +234,26 @@ pub fn vacate(
     Ok(())
 }
 
+/// Somebody else has used our FD table: forgets what is not so any more.
+pub fn believe_the_kernel(process: &'static Process) {
+    let _together = process.descriptors.lock();
+    let mut gone = Vec::new();
+    process.files.for_each(|fd, file, _| {
+        if slot_behind(process, fd, &native::fstat(fd)) != Some(file.slot) {
+            gone.push(fd);
+        }
+    });
+    for fd in gone {
+        drop(process.files.remove(fd));
+    }
+    STATES.forget_range(0, u32::MAX);
+}
+
 /// This process has no more use for the slot; frees it unless somebody else has.
 pub fn let_go(process: &'static Process, slot: SlotId) {
     let Ok(shared) = process.arena.slot(slot) else { return };
-    if !shared.is_shared().unwrap_or(true) || !is_held(process, &shared) {
+    let held = || process.restricted.load(Ordering::Relaxed) || is_held(process, &shared);
+    if !shared.is_shared().unwrap_or(true) || !held() {
         // Somebody else may have found it unused at the same time.
         let _ = process.arena.free_slot(process.me(), slot);
     }

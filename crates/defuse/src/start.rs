@@ -23,7 +23,7 @@ use crate::session::{self, OpenedSession, SessionConfig, names};
 use crate::shadow::{self, Module, ShadowProvider};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, libraries, log, native, nofile, private_fd, site_lists, trace};
+use crate::{address_space, handover, libraries, log, native, nofile, private_fd, site_lists, trace};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -138,6 +138,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
+        restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         sweep_at: AtomicU32::new(4096),
     }));
@@ -295,7 +296,7 @@ fn keep_what_was_inherited(
     })?;
     for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
         if inherited.contains(&entry.slot) {
-            private_fd::adopt(entry.fd as RawFd);
+            handover::came_through(entry.fd as RawFd, entry.slot);
         } else {
             native::close(entry.fd as RawFd);
         }
@@ -303,7 +304,8 @@ fn keep_what_was_inherited(
     Ok(())
 }
 
-fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+/// Calls `each` for every open FD of this process.
+pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.

@@ -4,7 +4,7 @@
 //! model may call `malloc` (after a dlopen, at a thread's first access), under which we may be.
 
 use std::arch::{asm, global_asm};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use linux_raw_sys::general as sys;
 
@@ -26,8 +26,10 @@ global_asm!(
 struct Thread {
     /// gettid(2), 0 until asked for.
     id: AtomicU32,
-    /// Not 0 while a plugin opens a file whose descriptor may become the program's own; 2 if exec is not to close that.
-    adopting: AtomicU32,
+    /// An [`Adopting`].
+    adopting: AtomicU16,
+    /// An [`Opening`].
+    opening: AtomicU16,
 }
 
 /// The thread's id. In a vfork child that of the parent's suspended thread, whose memory it runs on.
@@ -48,7 +50,7 @@ pub fn after_fork_in_child() {
 
 /// Whether descriptors that a plugin opens now may stay where the kernel put them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum Adopting {
     /// They are moved to private numbers.
     No,
@@ -60,7 +62,7 @@ pub enum Adopting {
 
 /// Sets what [`adopting`] says.
 pub fn set_adopting(adopting: Adopting) {
-    current().adopting.store(adopting as u32, Ordering::Relaxed);
+    current().adopting.store(adopting as u16, Ordering::Relaxed);
 }
 
 /// What becomes of a descriptor that a plugin opens now.
@@ -69,6 +71,32 @@ pub fn adopting() -> Adopting {
         0 => Adopting::No,
         1 => Adopting::AsOpened,
         _ => Adopting::ThroughExec,
+    }
+}
+
+/// What the thread does for the program: whether calls that a plugin makes may wait, and signals end them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Opening {
+    /// Something else.
+    No,
+    /// A plugin opens a file.
+    Yes,
+    /// That was ended by a signal before it had an effect, and is to be made again.
+    Again,
+}
+
+/// See [`Opening`].
+pub fn set_opening(opening: Opening) {
+    current().opening.store(opening as u16, Ordering::Relaxed);
+}
+
+/// What [`set_opening`] said last.
+pub fn opening() -> Opening {
+    match current().opening.load(Ordering::Relaxed) {
+        0 => Opening::No,
+        1 => Opening::Yes,
+        _ => Opening::Again,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use fdtable::{FdState, Ref, Released};
-use interpose::{Call, Outcome};
+use interpose::{Call, Outcome, RESTART};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
@@ -12,7 +12,7 @@ use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::thread::{self, Adopting};
+use crate::thread::{self, Adopting, Opening};
 use crate::{native, private_fd, shadow, user};
 
 /// linux/close_range.h
@@ -225,10 +225,7 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
     match command {
-        sys::F_GETFD => match process.files.cloexec(fd) {
-            Some(cloexec) if !interpose::in_vfork_child() => Ok(Reply::Value(cloexec.into())),
-            _ => Ok(Reply::Pass),
-        },
+        sys::F_GETFD => Ok(Reply::Value(is_cloexec(process, fd).into())),
         sys::F_SETFD => {
             set_cloexec(process, fd, argument as u32 & sys::FD_CLOEXEC != 0);
             DONE
@@ -285,6 +282,17 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
             }
             Err(_) => Err(Errno::INVAL),
         },
+    }
+}
+
+/// Whether exec closes `fd`; for a served FD the table says so, as a descriptor of a plugin that stands there is always closed.
+pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
+    match process.files.cloexec(fd) {
+        Some(cloexec) if !interpose::in_vfork_child() => cloexec,
+        _ => {
+            let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
+            flags & i64::from(sys::FD_CLOEXEC) != 0
+        }
     }
 }
 
@@ -349,33 +357,53 @@ pub fn inner(call: &Call) -> Outcome {
     if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
         return Outcome::PassThrough;
     }
-    match thread::adopting() {
-        Adopting::No => {}
-        Adopting::AsOpened => return Outcome::Return(native::call(call)),
-        Adopting::ThroughExec => return Outcome::Return(open_through_exec(call)),
-    }
-    match native::new_fd(call.nr, call.args) {
+    // An open may wait, for the other end of a FIFO.
+    let may_wait = thread::opening() == Opening::Yes
+        && matches!(call.nr, sys::__NR_open | sys::__NR_openat | sys::__NR_openat2);
+    let make = if may_wait { native::checked_interruptible } else { native::checked };
+    let adopting = thread::adopting();
+    let made = match adopting {
+        Adopting::No => match make(call.nr, call.args) {
+            // For our own use the program's limit does not count.
+            Err(Errno::MFILE) => native::new_fd(call.nr, call.args),
+            made => made.map(|fd| fd as RawFd),
+        },
+        Adopting::AsOpened => make(call.nr, call.args).map(|fd| fd as RawFd),
+        Adopting::ThroughExec => open_through_exec(call, make).map(|fd| fd as RawFd),
+    };
+    match made {
+        // A signal came first, or one that is to restart what it interrupts. The plugin ends its operation, and the program's call
+        // is made again.
+        Err(error) if i64::from(error.raw_os_error()) == -RESTART => {
+            thread::set_opening(Opening::Again);
+            Outcome::Return(-i64::from(Errno::INTR.raw_os_error()))
+        }
+        Ok(fd) if adopting != Adopting::No => Outcome::Return(fd.into()),
         Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
         Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
     }
 }
 
 /// A plugin's call that makes an FD, which exec is not to close.
-fn open_through_exec(call: &Call) -> i64 {
+fn open_through_exec(
+    call: &Call,
+    make: impl FnOnce(u32, [u64; 6]) -> Result<u64, Errno>,
+) -> Result<u64, Errno> {
     let mut args = call.args;
+    let how: [u64; 3];
     match call.nr {
         sys::__NR_open => args[1] &= !u64::from(sys::O_CLOEXEC),
         sys::__NR_openat => args[2] &= !u64::from(sys::O_CLOEXEC),
         sys::__NR_openat2 => {
-            let Ok(mut how) = user::read::<[u64; 3]>(args[2]) else { return native::call(call) };
-            how[0] &= !u64::from(sys::O_CLOEXEC);
-            args[2] = how.as_ptr() as u64;
-            args[3] = size_of_val(&how) as u64;
-            return native::raw_call(call.nr, args);
+            if let Ok([flags, mode, resolve]) = user::read::<[u64; 3]>(args[2]) {
+                how = [flags & !u64::from(sys::O_CLOEXEC), mode, resolve];
+                args[2] = how.as_ptr() as u64;
+                args[3] = size_of_val(&how) as u64;
+            }
         }
         _ => {}
     }
-    native::raw_call(call.nr, args)
+    make(call.nr, args)
 }
 
 /// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.

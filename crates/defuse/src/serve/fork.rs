@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use interpose::{ForkCall, ForkKind};
+use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, nofile, shadow, thread};
+use crate::{handover, heap, nofile, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -19,10 +20,16 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();
+        // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
+        if let Err(error) = shadow::separate_all(process) {
+            process.descriptors.release();
+            return Err(error);
+        }
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
         process.vfork.acquire();
+        handover::before_fork();
         for mount in &process.mounts {
             mount.before_fork();
             if let Some(instance) = mount.loaded() {
@@ -44,6 +51,7 @@ fn release(process: &Process) {
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
+    handover::after_fork();
     process.vfork.release();
     process.cwd.release();
     process.staging.release();
@@ -63,7 +71,16 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             if result < 0 {
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }
-            process.after_vfork();
+            let left = process.after_vfork();
+            if result > 0 && fork.flags & u64::from(sys::CLONE_FILES) != 0 {
+                shadow::believe_the_kernel(process);
+            }
+            if result > 0
+                && fork.flags & u64::from(sys::CLONE_FS) != 0
+                && let Some(cwd) = left
+            {
+                process.set_cwd(cwd);
+            }
         }
         ForkKind::SharedVm => nofile::after_fork(),
         ForkKind::Thread => {}

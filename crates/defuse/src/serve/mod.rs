@@ -21,6 +21,7 @@ mod outsider;
 pub mod paths;
 mod receiving;
 mod refused;
+mod sandbox;
 #[cfg(test)]
 mod table_tests;
 mod transfer;
@@ -182,6 +183,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_setrlimit => limits::setrlimit,
         sys::__NR_prlimit64 => limits::prlimit64,
         sys::__NR_unshare => namespaces::unshare,
+        sys::__NR_prctl => sandbox::prctl,
+        sys::__NR_seccomp => sandbox::seccomp,
         _ => return refused::server(nr),
     };
     Some(server)

@@ -17,7 +17,7 @@ use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::thread::{self, Adopting};
+use crate::thread::{self, Adopting, Opening};
 use crate::{native, private_fd, user};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
@@ -263,6 +263,23 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
 /// says that they may become the program's own.
 fn open_handle(
+    process: &Process,
+    mount: usize,
+    instance: &Instance,
+    flags: u32,
+    open: impl FnOnce() -> Result<Open<Handle>, Errno>,
+) -> Result<Open<Handle>, Errno> {
+    thread::set_opening(Opening::Yes);
+    let opened = open_adopting(process, mount, instance, flags, open);
+    let again = thread::opening() == Opening::Again;
+    thread::set_opening(Opening::No);
+    match opened {
+        Err(Errno::INTR) if again => Err(Errno::from_raw_os_error(-interpose::RESTART as i32)),
+        opened => opened,
+    }
+}
+
+fn open_adopting(
     process: &Process,
     mount: usize,
     instance: &Instance,

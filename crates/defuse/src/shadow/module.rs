@@ -18,6 +18,7 @@ use stash::{Slot, SlotId};
 use super::module_abi::{self as abi, Ident, Live, Open};
 use super::{Form, KIND, ShadowProvider, USERS};
 use crate::file::{OpenFile, stash_errno};
+use crate::mount::Mount;
 use crate::process::Process;
 use crate::{native, private_fd};
 
@@ -89,7 +90,7 @@ impl Module {
             uid: owner as u32,
         };
         let address = (&raw const request) as u64;
-        self.with_root(process, slot, |root| {
+        self.with_root(point_of(process, slot)?, |root| {
             let args = [root as u64, abi::OPEN, address, 0, 0, 0];
             let opened = match waiting {
                 Waiting::Never => native::checked(sys::__NR_ioctl, args),
@@ -112,19 +113,22 @@ impl Module {
             closed: 0,
         };
         let address = (&raw mut request) as u64;
-        let asked = self.with_root(process, slot, |root| {
-            native::checked(sys::__NR_ioctl, [root as u64, abi::LIVE, address, 0, 0, 0])
+        let asked = point_of(process, slot).and_then(|point| {
+            self.with_root(point, |root| {
+                native::checked(sys::__NR_ioctl, [root as u64, abi::LIVE, address, 0, 0, 0])
+            })
         });
         asked.is_err() || live != 0
     }
 
+    /// Opens what the ioctls go to, for a process that may be unable to later.
+    pub fn prepare(&self, point: &CStr) {
+        // If it cannot be had, opening files says so.
+        let _ = self.with_root(point, |_| Ok(()));
+    }
+
     /// Runs `ask` with a descriptor of the mount's root.
-    fn with_root<R>(
-        &self,
-        process: &Process,
-        slot: &Slot<'_>,
-        ask: impl Fn(RawFd) -> Result<R, Errno>,
-    ) -> Result<R, Errno> {
+    fn with_root<R>(&self, point: &CStr, ask: impl Fn(RawFd) -> Result<R, Errno>) -> Result<R, Errno> {
         let known = self.root.load(Ordering::Acquire);
         if known >= 0 {
             match ask(known) {
@@ -133,7 +137,6 @@ impl Module {
                 other => return other.map_err(unless_mounted),
             }
         }
-        let point = process.mounts.get(slot.mount() as usize).ok_or(Errno::IO)?.point();
         let root = open_root(point)?;
         if interpose::in_vfork_child() {
             // The memory is the parent's, the descriptors are not.
@@ -208,6 +211,11 @@ fn opener(slot: &Slot<'_>) -> u32 {
 fn file_system_user() -> u32 {
     // No user has this number, so nothing is changed, and the present one is told.
     native::raw_call(sys::__NR_setfsuid, [u64::from(u32::MAX), 0, 0, 0, 0, 0]) as u32
+}
+
+/// Where the file of `slot` is mounted.
+fn point_of<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p CStr, Errno> {
+    process.mounts.get(slot.mount() as usize).map(Mount::point).ok_or(Errno::IO)
 }
 
 fn open_root(point: &CStr) -> Result<RawFd, Errno> {
