@@ -8,9 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use defuse_e2e::process::{End, Outcome};
 use defuse_e2e::product::Product;
-use rustix::mount::{UnmountFlags, unmount};
-
 use defuse_e2e::{Serving, Session, need_programs, requirement};
+use rustix::mount::{UnmountFlags, unmount};
 
 fn with_module() -> Option<Session> {
     if !fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\tdefuse\n")) {
