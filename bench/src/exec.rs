@@ -5,9 +5,9 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
-use crate::product::Product;
 use crate::report::{Line, Report, Target};
-use crate::statistics::spread;
+use defuse_bench::product::Product;
+use defuse_bench::statistics::spread;
 
 /// Open files.
 const FILES: [u64; 6] = [1, 10, 100, 1000, 2000, 4000];

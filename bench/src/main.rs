@@ -11,22 +11,19 @@
 #![allow(clippy::cast_precision_loss)] // Times and counts are far below 2^52.
 
 mod exec;
-mod product;
 mod report;
 mod startup;
-mod statistics;
 mod syscalls;
 mod work;
-mod worker;
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use product::Product;
+use defuse_bench::product::Product;
+use defuse_bench::worker::Worker;
 use report::{Report, Target};
 use work::{Contender, Ratio, compare};
-use worker::Worker;
 
 struct Options {
     quick: bool,

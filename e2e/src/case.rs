@@ -34,6 +34,8 @@ pub enum Serving {
     Plugin,
     /// The program gets the FD of the backend's file.
     BackingFd,
+    /// As `Plugin`, but the plugin keeps no locks.
+    SessionLocks,
 }
 
 impl Serving {
@@ -49,6 +51,7 @@ impl Serving {
         match self {
             Self::Plugin => "",
             Self::BackingFd => "backing-fd",
+            Self::SessionLocks => "locks=session",
         }
     }
 }

@@ -32,6 +32,16 @@ pub enum Mark {
     Adopted,
     /// Exec closed the FD: the slot is free.
     Closed,
+    /// A private descriptor for the locks of a file: see [`crate::lock_files`].
+    Companion,
+    /// The same, whose file may or may not have come through.
+    CompanionPerhaps,
+    /// A private descriptor for record locks.
+    Records,
+    /// One more of its lock file.
+    Spare,
+    /// The shadow of the working directory.
+    WorkingDirectory,
     /// Nothing that this version knows.
     Unknown,
 }
@@ -46,6 +56,11 @@ impl Mark {
         ExecEntry { fd: fd as u32, slot, cloexec: self == Self::Closed, tag, following: 0 }
     }
 
+    /// Whether its description may or may not have come through.
+    pub fn is_perhaps(self) -> bool {
+        matches!(self, Self::KeptPerhaps | Self::CompanionPerhaps)
+    }
+
     /// The sort of an entry.
     pub fn of(entry: &ExecEntry) -> Self {
         match entry.tag & !MORE {
@@ -54,6 +69,11 @@ impl Mark {
             2 => Self::Placeholder,
             3 => Self::Adopted,
             4 => Self::Closed,
+            5 => Self::Companion,
+            6 => Self::CompanionPerhaps,
+            7 => Self::Records,
+            8 => Self::Spare,
+            9 => Self::WorkingDirectory,
             _ => Self::Unknown,
         }
     }
@@ -337,9 +357,19 @@ mod tests {
 
     #[test]
     fn marks_survive_the_map() {
-        for mark in
-            [Mark::KeptPerhaps, Mark::Kept, Mark::Placeholder, Mark::Adopted, Mark::Closed, Mark::Unknown]
-        {
+        for mark in [
+            Mark::KeptPerhaps,
+            Mark::Kept,
+            Mark::Placeholder,
+            Mark::Adopted,
+            Mark::Closed,
+            Mark::Companion,
+            Mark::CompanionPerhaps,
+            Mark::Records,
+            Mark::Spare,
+            Mark::WorkingDirectory,
+            Mark::Unknown,
+        ] {
             let entry = mark.entry(5, SlotId::from_bits(1), true);
             assert_eq!((Mark::of(&entry), has_more(&entry)), (mark, true));
         }

@@ -247,7 +247,7 @@ impl Environment {
         preload.push(0);
         let session = [SESSION, &process.folder, b"\0"].concat();
         let on_mount = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
-        let cwd = if on_mount { namei::working_directory(process)?.to_vec() } else { Vec::new() };
+        let cwd = if on_mount { namei::working_path(process)?.to_vec() } else { Vec::new() };
         let own = (!interpose::in_vfork_child()).then(|| process.me());
         let inheritance = Inheritance {
             process: token.map(ExecToken::process).or(own),

@@ -19,7 +19,7 @@ use crate::process::Process;
 use crate::resolve::PATH_MAX;
 use crate::shadow::{self, Form};
 use crate::sync::{Guard, Lock};
-use crate::{native, private_fd, trace};
+use crate::{lock_files, native, private_fd, trace, working_directory};
 
 /// Descriptors that one handle may keep.
 const KEPT_MAX: usize = 8;
@@ -69,11 +69,12 @@ pub fn keep_arena(process: &Process) {
 /// descriptors go through as they stand, and the arena's exec map tells which is which. Otherwise, and in a vfork child, every
 /// file is a shadow.
 pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prepared, Errno> {
-    if process.files.is_empty() && process.carried.is_empty() {
-        return Ok(Prepared::default());
-    }
     if interpose::in_vfork_child() {
         return prepare_in_vfork_child(process);
+    }
+    let cwd = working_directory::for_exec(process);
+    if process.files.is_empty() && process.carried.is_empty() && cwd.is_none() && lock_files::is_unused() {
+        return Ok(Prepared::default());
     }
     if !intercepted {
         shadow::separate_all(process)?;
@@ -101,6 +102,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
                 }
             }
             Form::Backing(_) if is_bare(file) => {
+                let more = more || lock_files::concern(file);
                 carried::append(&mut list, Mark::Adopted.entry(fd, file.slot, more));
             }
             Form::Backing(_) => {
@@ -108,7 +110,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
                 keep(file, Mark::Kept, &mut list, &mut kept);
             }
             Form::Placeholder => {
-                let mut more = more;
+                let mut more = more || lock_files::concern(file);
                 if !process.mounts[file.mount].saves_nothing.load(Ordering::Relaxed) && first() {
                     more |= keep(file, Mark::Kept, &mut list, &mut kept);
                 }
@@ -122,6 +124,14 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
         }
     });
     result?;
+    if let Some((held, entry)) = cwd {
+        kept.push(entry.fd as RawFd);
+        list.push(entry);
+        if let Some(file) = held.file() {
+            keep(&file, Mark::Kept, &mut list, &mut kept);
+        }
+    }
+    lock_files::for_exec(process, &mut list, &mut kept);
     process.carried.hand_on(&mut list);
     list.extend(unclaimed());
     leave(process, process.me(), list, kept, Some(together))
@@ -137,6 +147,14 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
             keep(file, Mark::KeptPerhaps, &mut list, &mut kept);
         }
     });
+    if let Some((held, entry)) = working_directory::for_exec(process) {
+        kept.push(entry.fd as RawFd);
+        list.push(entry);
+        if let Some(file) = held.file() {
+            keep(&file, Mark::KeptPerhaps, &mut list, &mut kept);
+        }
+    }
+    lock_files::for_exec(process, &mut list, &mut kept);
     list.extend(unclaimed());
     if list.is_empty() {
         return Ok(Prepared::default());
@@ -240,6 +258,7 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
             let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
             let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
             file.set_form(form);
+            lock_files::attach(&file);
             Ok(file)
         }
         Open::Native { .. } => Err(Errno::IO),

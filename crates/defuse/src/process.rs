@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::{FdStates, FdTable};
@@ -15,6 +16,7 @@ use crate::mount::Mount;
 use crate::mounts::MountTable;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
+use crate::working_directory::Directory;
 use crate::{native, nofile, shadow, thread, trace};
 
 /// One byte per FD for the entry's fast path.
@@ -40,6 +42,8 @@ pub struct Process {
     pub owner: u32,
     /// The session's folder.
     pub folder: Vec<u8>,
+    /// The folder in it that all processes of the session may make things in.
+    pub shared_folder: Vec<u8>,
     /// Device of the session's folder.
     pub folder_device: u64,
     /// Device of /proc: its directories of FDs show ours too.
@@ -96,8 +100,10 @@ pub enum Cwd {
     Served {
         /// Number of the mount.
         mount: usize,
-        /// Path below its point.
+        /// Path below its point, when it was entered.
         path: PathBytes,
+        /// Holds it, and knows its path now.
+        held: Option<Arc<Directory>>,
     },
 }
 
@@ -179,7 +185,8 @@ impl Process {
         if interpose::in_vfork_child() {
             self.with_vfork_child(|child| child.cwd = Some(cwd));
         } else {
-            *self.cwd.lock() = cwd;
+            let former = std::mem::replace(&mut *self.cwd.lock(), cwd);
+            drop(former);
         }
     }
 
@@ -239,7 +246,7 @@ impl Process {
         let follow = |path: &[u8]| {
             moved(path, old, new).or_else(|| if exchange { moved(path, new, old) } else { None })
         };
-        if let Cwd::Served { mount: number, path } = &mut *self.cwd.lock()
+        if let Cwd::Served { mount: number, path, .. } = &mut *self.cwd.lock()
             && *number == mount
             && let Some(now) = follow(path)
             && let Ok(now) = PathBytes::try_from(now.as_slice())

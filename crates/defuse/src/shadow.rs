@@ -22,9 +22,9 @@ use stash::{Slot, SlotId};
 
 use crate::file::{FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{handover, native, nofile, private_fd, trace};
+use crate::{handover, lock_files, native, nofile, private_fd, trace};
 
-pub use folder::placeholder;
+pub use folder::{open as open_shadow, placeholder};
 pub use module::Module;
 use module::Waiting;
 
@@ -120,6 +120,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     if let ShadowProvider::Module(_) = provider(process, &shared)? {
         return module::share(process, file, &shared);
     }
+    lock_files::share(process, file);
     let kind = u64::from(file.kind()?);
     shared.user_words()[KIND].store(kind, Ordering::Relaxed);
     let shadow = folder::open(process, file.slot, true)?;

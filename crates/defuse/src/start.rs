@@ -23,7 +23,10 @@ use crate::session::{self, OpenedSession, SessionConfig, names};
 use crate::shadow::{self, Module, ShadowProvider};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, handover, libraries, log, native, nofile, private_fd, site_lists, trace};
+use crate::{
+    address_space, handover, libraries, lock_files, log, native, nofile, private_fd, site_lists, trace,
+    working_directory,
+};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -112,6 +115,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     nofile::begin(config.private_fd_base, config.nofile.soft);
     let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let shared_folder = folder.join(names::shared(arena.session_id())).into_os_string().into_vec();
     let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
     let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
@@ -123,6 +127,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         owner: folder_stat.st_uid,
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
+        shared_folder,
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
@@ -264,18 +269,18 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
-        *process.cwd.lock() = Cwd::Served { mount, path };
+        *process.cwd.lock() = Cwd::Served { mount, path, held: None };
         process.nowhere.store(true, Ordering::Relaxed);
     }
     if let Some(token) = left.token {
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
             Ok(()) => {
-                if kept.iter().any(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
+                if kept.iter().any(|entry| Mark::of(entry).is_perhaps()) {
                     keep_what_was_inherited(process, &kept)?;
                 }
-                for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::Kept) {
-                    private_fd::adopt(entry.fd as RawFd);
+                for entry in kept.iter().filter(|entry| !Mark::of(entry).is_perhaps()) {
+                    take_over(process, entry);
                 }
                 process.carried.fill(kept);
             }
@@ -283,6 +288,20 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Takes a private descriptor over from the previous image. The others stay as the list has them.
+fn take_over(process: &'static Process, entry: &stash::ExecEntry) {
+    let fd = entry.fd as RawFd;
+    match Mark::of(entry) {
+        Mark::Kept => return private_fd::adopt(fd),
+        Mark::WorkingDirectory => working_directory::inherit(process, entry.slot, fd),
+        Mark::Companion | Mark::CompanionPerhaps | Mark::Records | Mark::Spare => lock_files::inherit(entry),
+        _ => return,
+    }
+    private_fd::adopt(fd);
+    let cloexec = u64::from(sys::FD_CLOEXEC);
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), cloexec, 0, 0, 0]);
 }
 
 /// Of the private descriptors that went through exec, closes those whose file did not.
@@ -294,11 +313,14 @@ fn keep_what_was_inherited(
     for_each_open_fd(|fd| {
         inherited.extend(shadow::slot_behind(process, fd, &native::fstat(fd)));
     })?;
-    for entry in kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps) {
-        if inherited.contains(&entry.slot) {
-            handover::came_through(entry.fd as RawFd, entry.slot);
+    for entry in kept.iter().filter(|entry| Mark::of(entry).is_perhaps()) {
+        let fd = entry.fd as RawFd;
+        if !inherited.contains(&entry.slot) {
+            native::close(fd);
+        } else if Mark::of(entry) == Mark::KeptPerhaps {
+            handover::came_through(fd, entry.slot);
         } else {
-            native::close(entry.fd as RawFd);
+            take_over(process, entry);
         }
     }
     Ok(())

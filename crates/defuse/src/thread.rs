@@ -4,9 +4,10 @@
 //! model may call `malloc` (after a dlopen, at a thread's first access), under which we may be.
 
 use std::arch::{asm, global_asm};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::general as sys;
+use rustix::io::Errno;
 
 use crate::native;
 
@@ -15,10 +16,10 @@ global_asm!(
     ".hidden defuse_thread",
     ".globl defuse_thread",
     ".type defuse_thread,@object",
-    ".size defuse_thread, 8",
+    ".size defuse_thread, 12",
     ".balign 8",
     "defuse_thread:",
-    ".zero 8",
+    ".zero 12",
     ".previous",
 );
 
@@ -26,10 +27,10 @@ global_asm!(
 struct Thread {
     /// gettid(2), 0 until asked for.
     id: AtomicU32,
-    /// An [`Adopting`].
-    adopting: AtomicU16,
-    /// An [`Opening`].
-    opening: AtomicU16,
+    /// Not 0 while a plugin opens a file whose descriptor may become the program's own; 2 if exec is not to close that.
+    adopting: AtomicU32,
+    /// What a signal does to a call of a plugin that waits.
+    waiting: AtomicU32,
 }
 
 /// The thread's id. In a vfork child that of the parent's suspended thread, whose memory it runs on.
@@ -50,7 +51,7 @@ pub fn after_fork_in_child() {
 
 /// Whether descriptors that a plugin opens now may stay where the kernel put them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
+#[repr(u32)]
 pub enum Adopting {
     /// They are moved to private numbers.
     No,
@@ -62,7 +63,7 @@ pub enum Adopting {
 
 /// Sets what [`adopting`] says.
 pub fn set_adopting(adopting: Adopting) {
-    current().adopting.store(adopting as u16, Ordering::Relaxed);
+    current().adopting.store(adopting as u32, Ordering::Relaxed);
 }
 
 /// What becomes of a descriptor that a plugin opens now.
@@ -74,30 +75,32 @@ pub fn adopting() -> Adopting {
     }
 }
 
-/// What the thread does for the program: whether calls that a plugin makes may wait, and signals end them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-pub enum Opening {
-    /// Something else.
-    No,
-    /// A plugin opens a file.
-    Yes,
-    /// That was ended by a signal before it had an effect, and is to be made again.
-    Again,
-}
+/// A signal must not end the calls that plugins make.
+const KEEPS_WAITING: u32 = 0;
+/// A signal ends a call of the plugin that waits, once.
+const MAY_WAIT: u32 = 1;
+/// A signal has ended one, and the program's call is to begin anew.
+const BEGINS_ANEW: u32 = 2;
 
-/// See [`Opening`].
-pub fn set_opening(opening: Opening) {
-    current().opening.store(opening as u16, Ordering::Relaxed);
-}
-
-/// What [`set_opening`] said last.
-pub fn opening() -> Opening {
-    match current().opening.load(Ordering::Relaxed) {
-        0 => Opening::No,
-        1 => Opening::Yes,
-        _ => Opening::Again,
+/// Runs `serve`, a call of the program that may wait in the plugin: a signal ends it.
+pub fn waiting<R>(serve: impl FnOnce() -> Result<R, Errno>) -> Result<R, Errno> {
+    let waiting = &current().waiting;
+    waiting.store(MAY_WAIT, Ordering::Relaxed);
+    let result = serve();
+    match (result, waiting.swap(KEEPS_WAITING, Ordering::Relaxed)) {
+        (Err(Errno::INTR), BEGINS_ANEW) => Err(Errno::from_raw_os_error(-interpose::RESTART as i32)),
+        (result, _) => result,
     }
+}
+
+/// Whether a signal may end the call that a plugin is about to make. It may do so once: many an author begins anew at `EINTR`.
+pub fn may_wait() -> bool {
+    current().waiting.load(Ordering::Relaxed) == MAY_WAIT
+}
+
+/// A signal has ended a call of the plugin, with [`interpose::RESTART`] if `anew`.
+pub fn interrupted(anew: bool) {
+    current().waiting.store(if anew { BEGINS_ANEW } else { KEEPS_WAITING }, Ordering::Relaxed);
 }
 
 fn current() -> &'static Thread {

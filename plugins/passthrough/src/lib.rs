@@ -2,6 +2,8 @@
 //!
 //! Options: `backing-fd` (or `backing-fd=on`/`off`, default off) hands the files themselves to the program
 //! instead of serving `read` and `write`. FIFOs, sockets and devices are always handed over.
+//! `locks=session` leaves record locks and flock to the host (default `locks=backend`): who uses the directory without
+//! defuse does not see them.
 //!
 //! No symbolic link is ever followed here: one in the middle of a path is answered with `ELOOP`, and the host
 //! walks. Nothing leads out of the directory. An operation allocates nothing.
@@ -37,6 +39,7 @@ const BLOB: &[u8] = b"passthrough 2";
 pub struct Passthrough {
     root: OwnedFd,
     backing_fd: bool,
+    locks: bool,
 }
 
 impl FileSystem for Passthrough {
@@ -51,21 +54,24 @@ impl FileSystem for Passthrough {
         .union(Capabilities::UMASK);
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
-        let mut backing_fd = false;
+        let (mut backing_fd, mut locks) = (false, true);
         for option in setup.options() {
-            backing_fd = match option {
-                b"backing-fd" | b"backing-fd=on" => true,
-                b"backing-fd=off" => false,
+            match option {
+                b"backing-fd" | b"backing-fd=on" => backing_fd = true,
+                b"backing-fd=off" => backing_fd = false,
+                b"locks=backend" => locks = true,
+                b"locks=session" => locks = false,
                 other => {
                     let other = other.escape_ascii();
                     return Err(InitError::new(
                         Errno::EINVAL,
                         format!(
-                            "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off"
+                            "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off, \
+                             locks=backend, locks=session"
                         ),
                     ));
                 }
-            };
+            }
         }
         let backend = OsStr::from_bytes(setup.backend.to_bytes()).display();
         if setup.backend.is_empty() {
@@ -76,7 +82,7 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd }),
+            Ok(root) => Ok(Self { root, backing_fd, locks }),
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }
@@ -104,7 +110,10 @@ impl FileSystem for Passthrough {
         let flags = flags as u32;
         let (asked, mode) = open::for_openat2(flags, mode);
         let fd = self.openat2(path.relative(), asked, mode)?;
-        if flags & (libc::O_PATH | libc::O_DIRECTORY) as u32 != 0 {
+        // O_TMPFILE has the bit of O_DIRECTORY: it names the directory in which it makes a file.
+        let tmpfile = flags & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32;
+        let directory = flags & libc::O_DIRECTORY as u32 != 0 && !tmpfile;
+        if flags & libc::O_PATH as u32 != 0 || directory {
             return Ok(served(fd, 0));
         }
         let mode_type = fstat(&fd)?.st_mode & libc::S_IFMT;
@@ -314,11 +323,11 @@ impl FileSystem for Passthrough {
     }
 
     fn lock(&self, handle: &OwnedFd, cmd: c_int, lock: &mut flock) -> Result<()> {
-        locks::record(handle.as_fd(), cmd, lock)
+        if self.locks { locks::record(handle.as_fd(), cmd, lock) } else { Err(Errno::ENOSYS) }
     }
 
     fn flock(&self, handle: &OwnedFd, operation: c_int) -> Result<()> {
-        locks::whole_file(handle.as_fd(), operation)
+        if self.locks { locks::whole_file(handle.as_fd(), operation) } else { Err(Errno::ENOSYS) }
     }
 
     fn save(&self, handle: &OwnedFd, sink: &mut SaveSink<'_>) -> Result<()> {

@@ -133,8 +133,10 @@ fn create_session(
     let mut made = None;
     let session = Session::create(&SessionSpec { base, config }, |file| {
         let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });
-        made = Some(MappedArena { arena: arena::create(file)?, inode });
-        Ok(())
+        let arena = arena::create(file)?;
+        let id = arena.session_id();
+        made = Some(MappedArena { arena, inode });
+        Ok(id)
     })?;
     let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
     log::line(Level::Info, format_args!("session {}", session.path().display()));

@@ -1,18 +1,17 @@
-//! Calls on FDs themselves: close, dup, fcntl, passing. And the FDs that plugins open.
+//! Calls on FDs themselves: close, dup, fcntl, passing.
 
 use std::os::fd::RawFd;
 
 use fdtable::{FdState, Ref, Released};
-use interpose::{Call, Outcome, RESTART};
+use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::open::STATUS;
-use super::{DONE, Reply, Served, locks, native_locks};
+use super::{DONE, Reply, Served, locks, native_locks, sockets};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::thread::{self, Adopting, Opening};
 use crate::{native, private_fd, shadow, user};
 
 /// linux/close_range.h
@@ -54,14 +53,14 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
         native::close(fd);
     }
     drop(together);
-    let flushed = if flush { finish(&released) } else { Ok(()) };
+    let flushed = if flush { finish(process, &released) } else { Ok(()) };
     drop(released);
     flushed
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
-fn finish(file: &Released<OpenFile>) -> Result<(), Errno> {
-    locks::drop_record_locks(file);
+fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
+    locks::drop_record_locks(process, file);
     match file.with_handle(plugin_abi::Instance::flush) {
         Err(Errno::INTR) => Ok(()),
         other => other,
@@ -209,7 +208,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     };
     drop(together);
     if let Some(released) = replaced {
-        let _ = finish(&released);
+        let _ = finish(process, &released);
     }
     Ok(Reply::Value(result))
 }
@@ -310,13 +309,17 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
     let [_, messages, count, ..] = call.args;
     let (count, stride) = if call.nr == sys::__NR_sendmsg { (1, 0) } else { ((count as u32).min(1024), 64) };
     for index in 0..u64::from(count) {
-        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(messages + index * stride)?;
+        let message = messages + index * stride;
+        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(message)?;
         for_each_passed(control, length, |fd| {
             if let Some(file) = file::served(process, fd) {
                 shadow::separate(process, &file)?;
             }
             Ok(())
         })?;
+        if let Some(sent) = sockets::send_message(process, call, index, message)? {
+            return Ok(sent);
+        }
     }
     Ok(Reply::Pass)
 }
@@ -347,87 +350,3 @@ pub fn for_each_passed(
 
 const SOL_SOCKET: i32 = 1;
 const SCM_RIGHTS: i32 = 1;
-
-/// A call of a plugin (or of libc on its behalf) that opens or closes a descriptor: those are kept out of the program's sight.
-pub fn inner(call: &Call) -> Outcome {
-    if call.nr == sys::__NR_close {
-        private_fd::forget(call.args[0] as RawFd);
-        return Outcome::PassThrough;
-    }
-    if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
-        return Outcome::PassThrough;
-    }
-    // An open may wait, for the other end of a FIFO.
-    let may_wait = thread::opening() == Opening::Yes
-        && matches!(call.nr, sys::__NR_open | sys::__NR_openat | sys::__NR_openat2);
-    let make = if may_wait { native::checked_interruptible } else { native::checked };
-    let adopting = thread::adopting();
-    let made = match adopting {
-        Adopting::No => match make(call.nr, call.args) {
-            // For our own use the program's limit does not count.
-            Err(Errno::MFILE) => native::new_fd(call.nr, call.args),
-            made => made.map(|fd| fd as RawFd),
-        },
-        Adopting::AsOpened => make(call.nr, call.args).map(|fd| fd as RawFd),
-        Adopting::ThroughExec => open_through_exec(call, make).map(|fd| fd as RawFd),
-    };
-    match made {
-        // A signal came first, or one that is to restart what it interrupts. The plugin ends its operation, and the program's call
-        // is made again.
-        Err(error) if i64::from(error.raw_os_error()) == -RESTART => {
-            thread::set_opening(Opening::Again);
-            Outcome::Return(-i64::from(Errno::INTR.raw_os_error()))
-        }
-        Ok(fd) if adopting != Adopting::No => Outcome::Return(fd.into()),
-        Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
-        Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
-    }
-}
-
-/// A plugin's call that makes an FD, which exec is not to close.
-fn open_through_exec(
-    call: &Call,
-    make: impl FnOnce(u32, [u64; 6]) -> Result<u64, Errno>,
-) -> Result<u64, Errno> {
-    let mut args = call.args;
-    let how: [u64; 3];
-    match call.nr {
-        sys::__NR_open => args[1] &= !u64::from(sys::O_CLOEXEC),
-        sys::__NR_openat => args[2] &= !u64::from(sys::O_CLOEXEC),
-        sys::__NR_openat2 => {
-            if let Ok([flags, mode, resolve]) = user::read::<[u64; 3]>(args[2]) {
-                how = [flags & !u64::from(sys::O_CLOEXEC), mode, resolve];
-                args[2] = how.as_ptr() as u64;
-                args[3] = size_of_val(&how) as u64;
-            }
-        }
-        _ => {}
-    }
-    make(call.nr, args)
-}
-
-/// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.
-pub const INNER: &[u32] = &[
-    sys::__NR_open,
-    sys::__NR_openat,
-    sys::__NR_openat2,
-    sys::__NR_creat,
-    sys::__NR_dup,
-    sys::__NR_fcntl,
-    sys::__NR_socket,
-    sys::__NR_accept,
-    sys::__NR_accept4,
-    sys::__NR_memfd_create,
-    sys::__NR_eventfd,
-    sys::__NR_eventfd2,
-    sys::__NR_epoll_create,
-    sys::__NR_epoll_create1,
-    sys::__NR_timerfd_create,
-    sys::__NR_signalfd,
-    sys::__NR_signalfd4,
-    sys::__NR_inotify_init,
-    sys::__NR_inotify_init1,
-    sys::__NR_pidfd_open,
-    sys::__NR_userfaultfd,
-    sys::__NR_close,
-];

@@ -20,6 +20,7 @@ use crate::next_image;
 use crate::process::Process;
 use crate::program::{self, Header};
 use crate::resolve::PathBytes;
+use crate::running;
 use crate::user;
 
 /// Files that the kernel looks at in one exec: as many scripts but one, and the program that the last of them names.
@@ -295,7 +296,11 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
                 if name.try_push(0).is_err() {
                     return -i64::from(Errno::NAMETOOLONG.raw_os_error());
                 }
-                native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
+                let args = [name.as_ptr() as u64, argv, envp, 0, 0, 0];
+                match native::exec(sys::__NR_execve, args) {
+                    BUSY if !executable.is_empty() => exec_undisturbed(path, args),
+                    result => result,
+                }
             }
             Program::Call(args) => {
                 let mut args = *args;
@@ -320,6 +325,20 @@ fn is_intercepted(process: &'static Process, program: &Program) -> bool {
         Program::Path(path, _) => next_image::is_intercepted(process, path),
         // execveat of the FD itself.
         Program::Call(args) => next_image::is_intercepted(process, &next_image::path_of_fd(args[0] as RawFd)),
+    }
+}
+
+const BUSY: i64 = -(linux_raw_sys::errno::ETXTBSY as i64);
+
+/// Starts a program's copy that somebody was just looking at.
+fn exec_undisturbed(copy: &[u8], args: [u64; 6]) -> i64 {
+    match running::wait_until_startable(copy) {
+        Ok(kept) => {
+            let result = native::exec(sys::__NR_execve, args);
+            native::close(kept);
+            result
+        }
+        Err(_) => BUSY,
     }
 }
 

@@ -6,8 +6,9 @@ use interpose::{ForkCall, ForkKind};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::mount::Mount;
 use crate::process::Process;
-use crate::{handover, heap, nofile, shadow, thread};
+use crate::{handover, heap, lock_files, nofile, shadow, thread, working_directory};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -17,6 +18,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         return Ok(());
     }
     shadow::separate_all(process)?;
+    working_directory::share(process);
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();
@@ -37,6 +39,9 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
             }
         }
     }
+    if fork.kind == ForkKind::Fork {
+        lock_files::before_fork();
+    }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     nofile::before_fork();
     if fork.kind == ForkKind::Fork {
@@ -48,6 +53,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 fn release(process: &Process) {
     heap::after_fork();
     nofile::after_fork();
+    lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
@@ -95,6 +101,8 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     }
     thread::after_fork_in_child();
     release(process);
+    lock_files::in_forked_child();
+    process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
     }

@@ -13,7 +13,7 @@ use super::{DONE, Reply, Served};
 use crate::file::{self, OpenFile};
 use crate::namei::Spot;
 use crate::process::Process;
-use crate::user;
+use crate::{running, user};
 
 pub fn chmod(process: &'static Process, call: &Call) -> Served {
     set_at(process, call, At::cwd(0, true), &mode_of(call.args[1]))
@@ -171,13 +171,16 @@ fn one_time(seconds: i64, nanoseconds: i64) -> Result<Option<SetTime>, Errno> {
 
 pub fn truncate(process: &'static Process, call: &Call) -> Served {
     let size = length_of(call.args[1])?;
-    paths::lookup(process, call, At::cwd(0, true), |spot| truncate_spot(spot, &size))
+    paths::lookup(process, call, At::cwd(0, true), |spot| truncate_spot(process, spot, &size))
 }
 
-fn truncate_spot(spot: &Spot, size: &SetAttr) -> Result<i64, Errno> {
+fn truncate_spot(process: &Process, spot: &Spot, size: &SetAttr) -> Result<i64, Errno> {
     match attributes_at(spot, true)?.st_mode & sys::S_IFMT {
         sys::S_IFDIR => Err(Errno::ISDIR),
-        sys::S_IFREG => spot.call(|instance, path| instance.setattr(path, size)).map(|()| 0),
+        sys::S_IFREG => {
+            running::check(process, spot)?;
+            spot.call(|instance, path| instance.setattr(path, size)).map(|()| 0)
+        }
         _ => Err(Errno::INVAL),
     }
 }

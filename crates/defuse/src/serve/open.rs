@@ -12,13 +12,13 @@ use stash::{Description, Kind};
 
 use super::attributes::attributes_at;
 use super::{Reply, Served, locks};
-use crate::file::{OpenFile, plugin_errno};
+use crate::file::{self, OpenFile, plugin_errno};
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::thread::{self, Adopting, Opening};
-use crate::{native, private_fd, user};
+use crate::thread::{self, Adopting};
+use crate::{native, private_fd, running, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -195,7 +195,8 @@ fn open_path(
     if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
-    if let Some(file) = directory_itself(process, &argument) {
+    let makes = flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
+    if let (false, Some(file)) = (makes, namei::directory_itself(process, &argument)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
@@ -204,14 +205,6 @@ fn open_path(
             open_native(process, call, &argument, path.as_deref(), flags, mode, follow)
         }
     }
-}
-
-/// `.` relative to an FD: that very directory, wherever its name is now.
-fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<crate::file::FileRef> {
-    if argument.dirfd == sys::AT_FDCWD || argument.text.as_slice() != b"." {
-        return None;
-    }
-    crate::file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
 }
 
 /// Opens what lies on a mount, and gives the program a number for it.
@@ -227,6 +220,10 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
         attributes_at(spot, true)?;
     }
     spot.check_directory()?;
+    let writes = flags & (sys::O_ACCMODE | sys::O_TRUNC) != 0 && flags & sys::O_PATH == 0;
+    if writes && flags & (sys::O_CREAT | sys::O_EXCL) != sys::O_CREAT | sys::O_EXCL {
+        running::check(process, spot)?;
+    }
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
@@ -257,29 +254,18 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
         }
         other => other?,
     };
-    enter(process, file.mount, instance, opened, &path, flags)
+    let fd = enter(process, file.mount, instance, opened, &path, flags)?;
+    if file.is_removed()
+        && let Some(again) = process.files.get(fd)
+    {
+        working_directory::mark_removed(process, again.slot);
+    }
+    Ok(fd)
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
 /// says that they may become the program's own.
 fn open_handle(
-    process: &Process,
-    mount: usize,
-    instance: &Instance,
-    flags: u32,
-    open: impl FnOnce() -> Result<Open<Handle>, Errno>,
-) -> Result<Open<Handle>, Errno> {
-    thread::set_opening(Opening::Yes);
-    let opened = open_adopting(process, mount, instance, flags, open);
-    let again = thread::opening() == Opening::Again;
-    thread::set_opening(Opening::No);
-    match opened {
-        Err(Errno::INTR) if again => Err(Errno::from_raw_os_error(-interpose::RESTART as i32)),
-        opened => opened,
-    }
-}
-
-fn open_adopting(
     process: &Process,
     mount: usize,
     instance: &Instance,
@@ -327,7 +313,7 @@ fn enter(
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
-    let mut kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let mut kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
     let (mut inode_key, mut owner) = ((0, 0), 0);
     if process.mounts[mount].shadows.of(flags).has_native_locks() {
         // The kernel has to know which file it is.
@@ -469,7 +455,7 @@ fn open_native(
                     Ok(Reply::Value(process.check_limit(fd)?.into()))
                 }
                 Ok(namei::Located::Native(None)) => {
-                    let result = native::interruptible(call);
+                    let result = native::interruptible(call.nr, call.args);
                     Ok(Reply::Value(if result >= 0 {
                         process.check_limit(result as RawFd)?.into()
                     } else {

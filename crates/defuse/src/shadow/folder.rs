@@ -163,11 +163,11 @@ fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
     Ok(lock.l_type as u32)
 }
 
-/// `<folder>/<below>[slot index]` with its NUL.
+/// `<folder>/<below>`, or `<shared folder>/<below><slot index>`, with its NUL.
 fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec<u8, 4096> {
     let mut path = ArrayVec::new();
     // The folder's path is short (checked when the session was opened), so this cannot fail.
-    let _ = path.write_all(&process.folder);
+    let _ = path.write_all(if slot.is_some() { &process.shared_folder } else { &process.folder });
     let _ = write!(path, "/{below}");
     if let Some(slot) = slot {
         let _ = write!(path, "{}", slot.index);
