@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU8;
 
-use crate::PlanStore;
+use crate::{PathFilter, PlanStore};
 
 /// System call numbers are below this; higher ones always go to the kernel (which knows none).
 pub const NUMBERS: usize = 512;
@@ -69,6 +69,7 @@ pub struct Config {
     pub(crate) dispatch: DispatchPolicy,
     pub(crate) ignored_objects: &'static [&'static str],
     pub(crate) plans: Option<&'static dyn PlanStore>,
+    pub(crate) paths: Option<&'static PathFilter>,
 }
 
 impl Default for Config {
@@ -88,6 +89,7 @@ impl Config {
             dispatch: DispatchPolicy::Never,
             ignored_objects: &[],
             plans: None,
+            paths: None,
         }
     }
 
@@ -135,6 +137,14 @@ impl Config {
     #[must_use]
     pub const fn ignored_objects(mut self, objects: &'static [&'static str]) -> Self {
         self.ignored_objects = objects;
+        self
+    }
+
+    /// Of the calls that look up one path, those of [`Interest::Always`] are offered only when the path may be of interest. See
+    /// [`PathFilter`].
+    #[must_use]
+    pub const fn paths(mut self, filter: &'static PathFilter) -> Self {
+        self.paths = Some(filter);
         self
     }
 

@@ -113,7 +113,7 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
 /// The open file that the path means without going by any name.
 fn itself(process: &'static Process, argument: &PathArgument, at: At) -> Option<FileRef> {
     at.follow
-        .then(|| namei::proc_fd(process, &argument.text))
+        .then(|| crate::proc_links::proc_fd(process, &argument.text))
         .flatten()
         .or_else(|| namei::directory_itself(process, argument))
 }
@@ -123,7 +123,7 @@ fn link_mode(process: &'static Process, argument: &PathArgument, at: At) -> Opti
     if at.follow {
         return None;
     }
-    let file = namei::proc_fd(process, &argument.text)?;
+    let file = crate::proc_links::proc_fd(process, &argument.text)?;
     let reads = if file.readable() { sys::S_IRUSR | sys::S_IXUSR } else { 0 };
     let writes = if file.writable() { sys::S_IWUSR | sys::S_IXUSR } else { 0 };
     Some(sys::S_IFLNK | reads | writes)
