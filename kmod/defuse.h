@@ -19,6 +19,7 @@
 struct defuse_sb {
 	char *backend;
 	char *library;
+	char *options;			/* the library's own; may be NULL */
 	kuid_t uid;			/* of the root directory */
 	kgid_t gid;
 	umode_t mode;

@@ -20,17 +20,21 @@ struct defuse_options {
 	char *raw_backend;		/* as given, before unescaping */
 	char *library;
 	char *raw_library;
+	char *options;			/* the library's own */
+	char *raw_options;
 	umode_t mode;
 	kuid_t uid;
 	kgid_t gid;
 };
 
-enum { OPT_BACKEND, OPT_LIBRARY, OPT_MODE, OPT_UID, OPT_GID };
+enum { OPT_BACKEND, OPT_LIBRARY, OPT_OPTIONS, OPT_MODE, OPT_UID, OPT_GID };
 
 static const struct fs_parameter_spec defuse_parameters[] = {
 	__fsparam(fs_param_is_string, "backend", OPT_BACKEND,
 		  fs_param_can_be_empty, NULL),
 	fsparam_string("library", OPT_LIBRARY),
+	__fsparam(fs_param_is_string, "options", OPT_OPTIONS,
+		  fs_param_can_be_empty, NULL),
 	fsparam_u32oct("mode", OPT_MODE),
 	fsparam_u32("uid", OPT_UID),
 	fsparam_u32("gid", OPT_GID),
@@ -84,6 +88,9 @@ static int defuse_parse_param(struct fs_context *fc, struct fs_parameter *param)
 		if (opts->library[0] != '/')
 			return invalf(fc, "defuse: library must be an absolute path");
 		return 0;
+	case OPT_OPTIONS:
+		return defuse_keep_string(fc, param, &opts->raw_options,
+					  &opts->options);
 	case OPT_MODE:
 		if (result.uint_32 & ~0777)
 			return invalf(fc, "defuse: mode must lie within 0777");
@@ -119,6 +126,8 @@ static int defuse_show_options(struct seq_file *m, struct dentry *root)
 
 	seq_show_option(m, "backend", sbi->backend);
 	seq_show_option(m, "library", sbi->library);
+	if (sbi->options && sbi->options[0])
+		seq_show_option(m, "options", sbi->options);
 	if (sbi->mode != 0755)
 		seq_printf(m, ",mode=%03o", sbi->mode);
 	if (!uid_eq(sbi->uid, GLOBAL_ROOT_UID))
@@ -152,6 +161,7 @@ static struct defuse_sb *defuse_new_sb(struct defuse_options *opts)
 	INIT_LIST_HEAD(&sbi->arenas);
 	swap(sbi->backend, opts->backend);
 	swap(sbi->library, opts->library);
+	swap(sbi->options, opts->options);
 	sbi->mode = opts->mode;
 	sbi->uid = opts->uid;
 	sbi->gid = opts->gid;
@@ -202,6 +212,8 @@ static int defuse_get_tree(struct fs_context *fc)
  */
 static bool defuse_same(const char *kept, const char *value, const char *raw)
 {
+	if (!kept)
+		kept = "";
 	return !value || !strcmp(kept, value) || !strcmp(kept, raw);
 }
 
@@ -216,6 +228,8 @@ static int defuse_reconfigure(struct fs_context *fc)
 		return invalf(fc, "defuse: remount cannot change backend");
 	if (!defuse_same(sbi->library, opts->library, opts->raw_library))
 		return invalf(fc, "defuse: remount cannot change library");
+	if (!defuse_same(sbi->options, opts->options, opts->raw_options))
+		return invalf(fc, "defuse: remount cannot change options");
 
 	inode_lock(root);
 	sbi->mode = opts->mode;
@@ -238,6 +252,8 @@ static void defuse_free_fc(struct fs_context *fc)
 	kfree(opts->raw_backend);
 	kfree(opts->library);
 	kfree(opts->raw_library);
+	kfree(opts->options);
+	kfree(opts->raw_options);
 	kfree(opts);
 }
 
@@ -281,6 +297,7 @@ static void defuse_kill_sb(struct super_block *sb)
 	rhashtable_destroy(&sbi->live);
 	kfree(sbi->backend);
 	kfree(sbi->library);
+	kfree(sbi->options);
 	kfree(sbi);
 }
 

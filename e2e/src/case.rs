@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::diff;
 use crate::fixture;
 use crate::leftover;
+use crate::mounted::Mounted;
 use crate::place::Place;
 use crate::process::{self, End, Outcome};
 use crate::product::Product;
@@ -40,12 +41,18 @@ pub enum Serving {
 impl Serving {
     /// The argument of `defuse run -m` that serves `backend` at `point`.
     pub fn mount_argument(self, point: &Path, backend: &Path) -> String {
-        let plugin = match self {
-            Self::Plugin => "passthrough",
-            Self::BackingFd => "passthrough,backing-fd",
-            Self::SessionLocks => "passthrough,locks=session",
-        };
-        format!("{}={plugin}:{}", point.display(), backend.display())
+        let options = self.options();
+        let comma = if options.is_empty() { "" } else { "," };
+        format!("{}=passthrough{comma}{options}:{}", point.display(), backend.display())
+    }
+
+    /// The plugin's options.
+    pub fn options(self) -> &'static str {
+        match self {
+            Self::Plugin => "",
+            Self::BackingFd => "backing-fd",
+            Self::SessionLocks => "locks=session",
+        }
     }
 }
 
@@ -185,11 +192,11 @@ impl Case {
         let mut report = leftover::processes(place.root())?;
         place.set_plain_results_aside()?;
 
-        let mount = Runner::from_environment().mount(place, serving);
+        let mount = Runner::from_environment().mount(place, serving)?;
         let backend = mount.as_ref().map_or_else(|| place.mnt(), |_| place.backend());
         let since = SystemTime::now();
         self.set_up(place, &backend)?;
-        let served = self.run(place, mount.as_deref(), &["bash".as_ref(), script.as_ref()])?;
+        let served = self.run(place, mount.as_ref(), &["bash".as_ref(), script.as_ref()])?;
 
         report += &diff::outcomes(&plain, &served);
         let plain_tree = tree::read(&place.plain_mnt())?;
@@ -198,9 +205,11 @@ impl Case {
         if plain.stdout.is_empty() && plain_tree.len() < 2 {
             report += "the script prints nothing and leaves no files: it cannot tell any difference\n";
         }
-        report += &self.survey(place, mount.as_deref())?;
+        report += &self.survey(place, mount.as_ref())?;
         report += &leftover::processes(place.root())?;
-        if mount.is_some() {
+        if let Some(mount) = mount {
+            // What a mount that stands hides is looked at, too.
+            mount.undo()?;
             let environment = fs::read(place.root().join("environment"))?;
             report += &leftover::files(place, &String::from_utf8_lossy(&environment), since)?;
         }
@@ -216,7 +225,7 @@ impl Case {
     }
 
     /// Lets a new session look at the tree.
-    fn survey(&self, place: &Place, mount: Option<&str>) -> io::Result<String> {
+    fn survey(&self, place: &Place, mount: Option<&Mounted>) -> io::Result<String> {
         let survey = |mount, dir: &Path| {
             let command: [&Path; 5] =
                 ["bash".as_ref(), "-c".as_ref(), SURVEY.as_ref(), "survey".as_ref(), dir];
@@ -230,12 +239,12 @@ impl Case {
         })
     }
 
-    /// Runs `command`, under `defuse run -m MOUNT` when there is one.
-    fn run(&self, place: &Place, mount: Option<&str>, command: &[&Path]) -> io::Result<Outcome> {
+    /// Runs `command`, under `defuse run` when there is a mount.
+    fn run(&self, place: &Place, mount: Option<&Mounted>, command: &[&Path]) -> io::Result<Outcome> {
         let mut run = match mount {
             Some(mount) => {
                 let mut run = Command::new(Product::get().defuse());
-                run.args(["run", "-m", mount, "--"]).arg(command[0]);
+                run.arg("run").args(mount.arguments()).arg("--").arg(command[0]);
                 run
             }
             None => Command::new(command[0]),
@@ -300,10 +309,10 @@ impl Runner {
         }
     }
 
-    fn mount(&self, place: &Place, serving: Serving) -> Option<String> {
+    fn mount(&self, place: &Place, serving: Serving) -> io::Result<Option<Mounted>> {
         match self {
-            Self::Defuse => Some(serving.mount_argument(&place.mnt(), &place.backend())),
-            Self::Plain => None,
+            Self::Defuse => Mounted::make(place, serving).map(Some),
+            Self::Plain => Ok(None),
         }
     }
 }

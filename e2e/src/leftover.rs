@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::place::Place;
-use crate::process::live_processes;
+use crate::process::{live_processes, slowed};
 
 /// The variable that marks all processes of a case; its value is the case's folder.
 pub const MARKER: &str = "DEFUSE_E2E_CASE";
@@ -29,7 +29,7 @@ pub fn processes(root: &Path) -> io::Result<String> {
         }
         let Some(pid) = Pid::from_raw(process.pid) else { continue };
         let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        let grace = Timespec { tv_sec: GRACE.as_secs() as i64, tv_nsec: 0 };
+        let grace = Timespec { tv_sec: slowed(GRACE).as_secs() as i64, tv_nsec: 0 };
         if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&grace))? == 0 {
             let command = fs::read_to_string(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
             let _ = writeln!(report, "left behind: process {} {}", process.pid, command.replace('\0', " "));

@@ -19,7 +19,8 @@
 //! compares two equal failures proves nothing.
 //!
 //! `DEFUSE_E2E_RUNNER=plain` runs the second pass on a plain directory, too: it tells whether a script is
-//! deterministic at all. `DEFUSE_E2E_KEEP=1` keeps the folders of failed cases.
+//! deterministic at all. `DEFUSE_E2E_MOUNT=module` makes the mount with `mount -t defuse` instead of `-m`, which needs root and the loaded
+//! kernel module (`cargo vmtest run --with defuse-e2e` does all that). `DEFUSE_E2E_KEEP=1` keeps the folders of failed cases.
 //! `DEFUSE_E2E_LIMIT=SECONDS` shortens the time after which a run is killed.
 
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod case;
 pub mod diff;
 pub mod fixture;
 pub mod leftover;
+pub mod mounted;
 pub mod place;
 pub mod process;
 pub mod product;

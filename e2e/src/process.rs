@@ -74,6 +74,7 @@ impl Outcome {
 /// `DEFUSE_E2E_LIMIT` (seconds) shortens all limits, for work on a product that still hangs.
 pub fn run(command: &mut Command, dir: &Path, limit: Duration) -> io::Result<Outcome> {
     let shorter = env::var("DEFUSE_E2E_LIMIT").ok().and_then(|seconds| seconds.parse().ok());
+    let limit = slowed(limit);
     let limit = shorter.map_or(limit, |seconds| limit.min(Duration::from_secs(seconds)));
     let (stdout, stderr) = (dir.join("stdout"), dir.join("stderr"));
     let mut child = command
@@ -84,6 +85,12 @@ pub fn run(command: &mut Command, dir: &Path, limit: Duration) -> io::Result<Out
         .spawn()?;
     let end = wait(&mut child, limit)?;
     Ok(Outcome { stdout: fs::read(stdout)?, stderr: fs::read(stderr)?, end })
+}
+
+/// What takes `normal` at most on a machine, here: `DEFUSE_E2E_SLOWNESS` says how many times slower an emulated one is.
+pub fn slowed(normal: Duration) -> Duration {
+    let slowness = env::var("DEFUSE_E2E_SLOWNESS").ok().and_then(|times| times.parse().ok());
+    normal * slowness.unwrap_or(1)
 }
 
 fn wait(child: &mut Child, limit: Duration) -> io::Result<End> {

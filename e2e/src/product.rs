@@ -16,7 +16,8 @@ impl Product {
     ///
     /// `cargo test` builds no shared library for another package, so the first call runs
     /// `cargo build`. Cargo has let go of its lock on the target directory when tests run; when several test processes
-    /// come here at once, that lock makes them wait for each other.
+    /// come here at once, that lock makes them wait for each other. `DEFUSE_E2E_BUILT` says that all is built: in a virtual machine, which
+    /// cannot write to the target directory.
     ///
     /// # Panics
     ///
@@ -53,6 +54,19 @@ fn build() -> Product {
     };
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace");
+    if env::var_os("DEFUSE_E2E_BUILT").is_none() {
+        cargo_build(profile, workspace, target);
+    }
+    let product = Product { dir };
+    for file in
+        [product.defuse(), product.interposer(), product.plugin("passthrough"), product.plugin("memory")]
+    {
+        assert!(file.is_file(), "cargo build made no {}", file.display());
+    }
+    product
+}
+
+fn cargo_build(profile: &str, workspace: &Path, target: &Path) {
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--profile", profile])
         .args(["-p", "defuse", "-p", "defuse-plugin-passthrough", "-p", "defuse-plugin-memory"])
@@ -63,11 +77,4 @@ fn build() -> Product {
         .output()
         .expect("start cargo");
     assert!(output.status.success(), "cargo build failed:\n{}", String::from_utf8_lossy(&output.stderr));
-    let product = Product { dir };
-    for file in
-        [product.defuse(), product.interposer(), product.plugin("passthrough"), product.plugin("memory")]
-    {
-        assert!(file.is_file(), "cargo build made no {}", file.display());
-    }
-    product
 }

@@ -1,5 +1,6 @@
 //! `defuse` run freely, for tests that have no plain directory to compare with.
 
+use std::cell::RefCell;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::case::{Serving, set_environment};
 use crate::fixture;
 use crate::leftover;
+use crate::mounted::Mounted;
 use crate::place::Place;
 use crate::process::{self, Outcome};
 use crate::product::Product;
@@ -22,6 +24,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub struct Session {
     /// Where everything lies.
     pub place: Place,
+    /// The mount of [`Session::script`].
+    mounted: RefCell<Option<Mounted>>,
     since: SystemTime,
 }
 
@@ -39,7 +43,7 @@ impl Session {
         Product::get();
         let place = Place::create().expect("make the folders of the case");
         fs::create_dir(place.root().join("fixtures")).expect("make the folder of the fixtures");
-        Some(Self { place, since: SystemTime::now() })
+        Some(Self { place, mounted: RefCell::new(None), since: SystemTime::now() })
     }
 
     /// Compiles a fixture to `$FIX/NAME`.
@@ -77,10 +81,18 @@ impl Session {
     }
 
     /// Runs a bash script on the mount. The script also sees `BACKEND`.
+    ///
+    /// # Panics
+    ///
+    /// When the mount cannot be made.
     pub fn script(&self, serving: Serving, text: &str) -> Outcome {
-        let mount = serving.mount_argument(&self.place.mnt(), &self.place.backend());
+        drop(self.mounted.take());
+        let mount = Mounted::make(&self.place, serving).expect("make the mount");
+        let mut arguments = vec!["run".to_owned()];
+        arguments.extend_from_slice(mount.arguments());
+        self.mounted.replace(Some(mount));
         let text = format!("export -p >\"$DEFUSE_E2E_CASE/environment\"; umask 022\n{text}");
-        self.defuse(["run", "-m", &mount, "--", "bash", "-c", &text])
+        self.defuse(arguments.iter().map(String::as_str).chain(["--", "bash", "-c", &text]))
     }
 
     /// Fails when the session left a process or a file.
@@ -91,6 +103,9 @@ impl Session {
     pub fn assert_nothing_left(&self) {
         let environment = fs::read(self.place.root().join("environment")).unwrap_or_default();
         let mut report = leftover::processes(self.place.root()).expect("look for processes");
+        if let Some(mount) = self.mounted.take() {
+            mount.undo().expect("unmount");
+        }
         report += &leftover::files(&self.place, &String::from_utf8_lossy(&environment), self.since)
             .expect("look for files");
         assert!(report.is_empty(), "{report}");

@@ -19,6 +19,11 @@ const GRACE: Duration = Duration::from_secs(60);
 /// `cargo test` exits so when a test failed.
 const TESTS_FAILED: u8 = 101;
 
+/// How many times longer than on a machine whole programs may take in an emulated one.
+const EMULATION: u32 = 8;
+/// What the tests of other packages run.
+const PRODUCT: [&str; 3] = ["defuse", "defuse-plugin-passthrough", "defuse-plugin-memory"];
+
 #[derive(Default)]
 struct Tally {
     passed: usize,
@@ -44,7 +49,10 @@ pub fn run(lab: &Lab, options: &RunOptions) -> Result<ExitCode, Error> {
         for file in &external {
             guest.extend(["--external".into(), file.into()]);
         }
-        guest.extend(["--slowness".into(), kernel.slowness().to_string().into()]);
+        let slowness = kernel.slowness();
+        let external_slowness = if kvm { slowness } else { slowness * EMULATION };
+        guest.extend(["--slowness".into(), slowness.to_string().into()]);
+        guest.extend(["--external-slowness".into(), external_slowness.to_string().into()]);
         guest.extend(options.filters.iter().map(OsString::from));
         let machine = Machine { kernel, cpus: options.cpus, kvm, guest };
         run_kernel(lab, &machine, &mut tally)?;
@@ -181,8 +189,20 @@ fn external_tests(lab: &Lab, packages: &[String]) -> Result<Vec<PathBuf>, Error>
     if packages.is_empty() {
         return Ok(Vec::new());
     }
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["test", "--no-run", "--message-format=json"]).current_dir(lab.workspace());
+    let cargo = || {
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.current_dir(lab.workspace());
+        command
+    };
+    // What the end-to-end tests run: they cannot build it in the guest.
+    let mut command = cargo();
+    command.arg("build");
+    for package in PRODUCT {
+        command.args(["-p", package]);
+    }
+    check("build the product", &mut command)?;
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--message-format=json"]);
     for package in packages {
         command.args(["-p", package]);
     }

@@ -1,6 +1,6 @@
 //! One virtual machine: boot it, read its report, see that it ends.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -90,7 +90,11 @@ impl Vm {
              -device virtserialport,chardev=vmtest,name=vmtest.report",
             folder = folder.display()
         ));
-        command.arg("--exec").arg(guest_command(&machine.guest)?);
+        // By a file: the kernel's command line, by which virtme-ng hands on what to run, is short.
+        let words = logs.join(format!("{}.words", machine.kernel.name));
+        fs::write(&words, machine.guest.join(OsStr::new("\n")).as_encoded_bytes())
+            .map_err(Error::io("write", &words))?;
+        command.arg("--exec").arg(guest_command(&["from".into(), words.into()])?);
         let error_output = output.try_clone().map_err(Error::io("duplicate the FD of", &log))?;
         command.stdin(Stdio::null()).stdout(output).stderr(error_output);
         let vng =

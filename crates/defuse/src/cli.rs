@@ -8,10 +8,12 @@ mod environment;
 mod failure;
 mod help;
 mod library;
+mod mount_helper;
 mod nofile;
 mod plugin;
 mod reaper;
 mod run;
+mod standing;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -19,9 +21,15 @@ use std::io::Write;
 use arguments::Request;
 use failure::Failure;
 
-/// Does what `arguments` (without the program's name) ask for, and returns the exit status.
-pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
-    match arguments::parse(arguments).and_then(perform) {
+/// Does what `arguments` (the program's name first) ask for, and returns the exit status.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> i32 {
+    let name = arguments.next().unwrap_or_default();
+    let done = if mount_helper::is_called(&name) {
+        mount_helper::parse(arguments).and_then(|request| mount_helper::mount(&request))
+    } else {
+        arguments::parse(arguments).and_then(perform)
+    };
+    match done {
         Ok(status) => status,
         Err(failure) => report(&failure),
     }
@@ -42,6 +50,13 @@ fn perform(request: Request) -> Result<i32, Failure> {
         Request::Version => print(concat!("defuse ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Run(request) => run::run(&request),
         Request::ExecInside(command) => Ok(run::exec_inside(&command)),
+        Request::Mount(request) => standing::mount(&request).map(|told| {
+            // The mount stands; what cannot be told changes nothing.
+            let _ = std::io::stderr().write_all(told.as_bytes());
+            0
+        }),
+        Request::Umount(request) => standing::umount(&request).map(|()| 0),
+        Request::List => print(&standing::list()?),
         Request::PluginList => print(&plugin::list()),
         Request::PluginCheck(request) => plugin::check(&request, print),
         Request::Doctor => {

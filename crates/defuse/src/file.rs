@@ -1,7 +1,7 @@
 //! Open files: from an FD of the program to the open file description and the plugin's handle behind it.
 //!
 //! The kernel is the truth about FDs and the table a cache of it. An FD the table does not know is looked at
-//! (`fstat`): if it is one of the session's shadow directories, its inode number names the slot that says
+//! (`fstat`): if it is one of the session's shadows, that names the slot that says
 //! everything else, and the plugin's handle is rebuilt from there.
 
 use std::ops::Deref;
@@ -20,7 +20,7 @@ use crate::carried;
 use crate::mount::Mount;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
-use crate::shadow::{self, Form};
+use crate::shadow::{self, Form, ShadowProvider};
 use crate::{lock_files, native, private_fd, trace};
 
 /// An open file in use by a call.
@@ -212,6 +212,11 @@ impl OpenFile {
         PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)
     }
 
+    /// Who makes its shadow.
+    pub fn shadows(&self) -> &'static ShadowProvider {
+        self.process.mounts[self.mount].shadows.of(self.open_flags)
+    }
+
     /// Absolute path, for display and as the base of relative paths.
     pub fn absolute_path(&self) -> Result<PathBytes, Errno> {
         let mut absolute = PathBytes::new();
@@ -297,9 +302,7 @@ fn load_plugin(process: &'static Process, fd: RawFd) {
     if process.mounts.iter().all(|mount| mount.loaded().is_some()) {
         return;
     }
-    if let Some((_, device, inode)) = identity(fd)
-        && device == process.folder_device
-        && let Some(slot) = process.arena.find_by_shadow(inode)
+    if let Some(slot) = shadow::slot_behind(process, fd, &native::fstat(fd))
         && let Ok(slot) = process.arena.slot(slot)
         && let Some(mount) = process.mounts.get(slot.mount() as usize)
     {
@@ -316,14 +319,16 @@ fn look(process: &'static Process, fd: RawFd) -> Owner {
     if let Some(owner) = carried::rebuild(process, fd) {
         return owner;
     }
-    let Some((mode, device, inode)) = identity(fd) else {
-        return Owner::Closed;
-    };
-    if device == process.folder_device
-        && let Some(slot) = process.arena.find_by_shadow(inode)
-    {
+    let looked = native::fstat(fd);
+    if let Some(slot) = shadow::slot_behind(process, fd, &looked) {
         return shadow::rebuild(process, fd, slot);
     }
+    let (mode, device, inode) = match looked {
+        Ok(stat) => (stat.st_mode, stat.st_dev, stat.st_ino),
+        // Somebody else's shadow.
+        Err(Errno::REMOTEIO) => (0, 0, 0),
+        Err(_) => return Owner::Closed,
+    };
     if mode & sys::S_IFMT == sys::S_IFDIR {
         if is_fd_directory(process, fd, device) {
             return Owner::Foreign; // And not to be forgotten about: getdents asks again.

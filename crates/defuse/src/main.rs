@@ -16,5 +16,5 @@ use std::ffi::{c_char, c_int};
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
-    std::process::exit(cli::main(std::env::args_os().skip(1)))
+    std::process::exit(cli::main(std::env::args_os()))
 }

@@ -1,6 +1,6 @@
 //! One mount: the plugin that serves it, loaded when the first path or FD needs it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use crate::lock_files::Keepers;
+use crate::shadow::ShadowProvider;
 use crate::sync::Lock;
 use crate::trace;
 
@@ -22,6 +23,8 @@ const PATIENCE: u32 = 20;
 pub struct Mount {
     /// Number in the mount table.
     pub number: usize,
+    /// Who makes the shadows of its files.
+    pub shadows: ShadowProvider,
     point: CString,
     library: PathBuf,
     backend: CString,
@@ -41,12 +44,20 @@ pub struct Mount {
 
 impl Mount {
     /// A mount whose plugin is not loaded yet.
-    pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
+    pub fn new(
+        number: usize,
+        shadows: ShadowProvider,
+        point: CString,
+        library: PathBuf,
+        backend: CString,
+        options: CString,
+    ) -> Self {
         let (loading, loaders, instance) = (Lock::new(()), AtomicU32::new(0), OnceLock::new());
         let (keepers, saves_nothing) = (Keepers::new(), AtomicBool::new(false));
         let hands_over = AtomicBool::new(true);
         Self {
             number,
+            shadows,
             point,
             library,
             backend,
@@ -58,6 +69,11 @@ impl Mount {
             hands_over,
             saves_nothing,
         }
+    }
+
+    /// Where it is mounted.
+    pub fn point(&self) -> &CStr {
+        &self.point
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is

@@ -24,22 +24,26 @@ mod config;
 mod create;
 mod error;
 mod escape;
+mod kernel_mounts;
 mod mount;
 mod mount_spec;
 mod open;
 mod remove;
 mod run_directory;
+mod standing_table;
 mod sweep;
 mod trust;
 
-pub use config::{Mount, Nofile, SessionConfig};
+pub use config::{Mount, Nofile, SessionConfig, Shadows};
 pub use create::{Session, SessionSpec};
 pub use error::SessionError;
+pub use kernel_mounts::{escape_option, kernel_mounts};
 pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
 pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
 pub(crate) use open::check_regular as check_trusted_file;
 pub use run_directory::{RunDirectory, choose_run_directory};
+pub use standing_table::StandingTable;
 pub use sweep::{Swept, sweep_stale};
 
 /// Names of what is in a session's folder.

@@ -1,58 +1,113 @@
-//! What stands in the kernel's FD table for a served file (the tmpfs provider).
+//! What stands in the kernel's FD table for a served file.
 //!
-//! A file that only this process has is a *placeholder*: one more descriptor of an empty directory, a plain dup and
-//! therefore cheap; or, cheaper still, the very descriptor that the plugin opened, if it can let go of the number. Before anybody else can get hold of it (fork, exec, FD passing) it becomes a *shadow*: a directory
-//! of its own in the session's folder, whose inode number names the slot of the arena that describes the
-//! file. Both are directories opened for reading, so that a process that is not intercepted gets EISDIR, EBADF or
-//! ENODEV from every attempt to use them as a file. The shadow of a directory is the other way round a file opened for
-//! writing, in which nothing can be listed, found or made.
+//! A file that only this process has is a *placeholder*; or, cheaper still, the very descriptor that the plugin opened, if it can let go
+//! of the number. Before anybody else can get hold of it (fork, exec, FD passing) it becomes a *shadow*, by which every process of
+//! the session finds the slot of the arena that describes the file.
 //!
-//! A shadow carries an open-file-description lock on its object. The kernel keeps it over fork and passing
-//! and drops it with the last descriptor anywhere, so it tells whether a slot is still in use when
-//! processes were killed.
+//! Who makes shadows is a matter of the mount ([`ShadowProvider`]): the session's folder, see [`folder`], or the kernel module for what was
+//! mounted with `mount -t defuse`, see [`module`]. With the module a file has its own shadow from the start, as that costs no
+//! more than a placeholder; there the two forms differ only in who may have it.
 
-use std::io::Write;
+mod folder;
+mod module;
+mod module_abi;
+
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 
-use arrayvec::ArrayVec;
 use fdtable::Ref;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use stash::SlotId;
+use stash::{Slot, SlotId};
 
-use crate::file::{FileRef, OpenFile, Owner, stash_errno};
+use crate::file::{FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
 use crate::{handover, lock_files, native, nofile, private_fd, trace};
+
+pub use folder::{open as open_shadow, placeholder};
+pub use module::Module;
+use module::Waiting;
 
 /// What stands at the FD numbers of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// A duplicate of the common placeholder.
+    /// Nobody else can have the file: a duplicate of the common placeholder, or the module's shadow.
     Placeholder,
-    /// The description's own directory.
+    /// The description's own shadow, which others may have.
     Shadow,
     /// The plugin's own descriptor of the file: this number, and duplicates of it.
     Backing(RawFd),
 }
 
-/// The private descriptor that placeholders are duplicates of; -1 until the first.
-static PLACEHOLDER: AtomicI32 = AtomicI32::new(-1);
+/// The user word of a slot that holds the type of what it has open, as `S_IFMT` bits.
+pub const KIND: usize = 1;
 
-/// Gives the program an FD number for the file in `slot`, the lowest free one, and says in which form.
-pub fn place(process: &'static Process, slot: SlotId, cloexec: bool) -> Result<(RawFd, Form), Errno> {
-    if interpose::in_vfork_child() {
-        let fd = open_shadow(process, slot, cloexec)?;
-        return Ok((process.check_limit(fd)?, Form::Shadow));
+/// The user word of a slot that says who owns the file, for the module (upper half), and who opened the shadow (lower half).
+pub const USERS: usize = 2;
+
+/// Who makes the shadows of a mount's files.
+pub enum ShadowProvider {
+    /// The session's folder, on tmpfs.
+    Folder,
+    /// The kernel module: the mount is one of type `defuse`.
+    Module(Module),
+}
+
+impl ShadowProvider {
+    /// Whether record locks, `flock` and leases on these shadows are the kernel's own and hold between all who have the file open. Else
+    /// they are the plugin's.
+    pub fn has_native_locks(&self) -> bool {
+        matches!(self, Self::Module(_))
     }
-    let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
-    let duplicate = |of: RawFd| native::checked(sys::__NR_fcntl, [of as u64, command, 0, 0, 0, 0]);
-    let fd = match duplicate(PLACEHOLDER.load(Ordering::Relaxed)) {
-        // None yet, or a program that is not fully intercepted closed it.
-        Err(Errno::BADF) => duplicate(open_placeholder(process)?)?,
-        other => other?,
+
+    /// Who makes the shadow of a description that was opened with `flags`. One that is only a place in the tree (`O_PATH`) has no locks, and
+    /// is not ready for anything: to the module it would be a file like others.
+    pub fn of(&self, flags: u32) -> &Self {
+        if flags & sys::O_PATH == 0 { self } else { &Self::Folder }
+    }
+
+    fn is_held(&self, process: &Process, slot: &Slot<'_>) -> bool {
+        match self {
+            Self::Folder => folder::is_held(process, slot.id()),
+            Self::Module(module) => module.is_held(process, slot),
+        }
+    }
+}
+
+/// Gives the program an FD number for the file in `slot`, the lowest free one, and says in which form. `AGAIN` when a lease on
+/// the file is being broken: then [`place_waiting`], without any lock.
+pub fn place(process: &'static Process, slot: &Slot<'_>, cloexec: bool) -> Result<(RawFd, Form), Errno> {
+    place_by(process, slot, cloexec, Waiting::Never)
+}
+
+/// As [`place`]; waits until a lease is broken, unless a signal of the program comes.
+pub fn place_waiting(
+    process: &'static Process,
+    slot: &Slot<'_>,
+    cloexec: bool,
+) -> Result<(RawFd, Form), Errno> {
+    place_by(process, slot, cloexec, Waiting::UntilSignal)
+}
+
+fn place_by(
+    process: &'static Process,
+    slot: &Slot<'_>,
+    cloexec: bool,
+    waiting: Waiting,
+) -> Result<(RawFd, Form), Errno> {
+    let vfork_child = interpose::in_vfork_child();
+    let fd = match provider(process, slot)? {
+        ShadowProvider::Module(module) => module.open(process, slot, cloexec, waiting)?,
+        ShadowProvider::Folder if vfork_child => folder::open(process, slot.id(), cloexec)?,
+        ShadowProvider::Folder => folder::place(process, cloexec)?,
     };
-    Ok((process.check_limit(fd as RawFd)?, Form::Placeholder))
+    let form = if vfork_child { Form::Shadow } else { Form::Placeholder };
+    Ok((process.check_limit(fd)?, form))
+}
+
+fn provider<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p ShadowProvider, Errno> {
+    let flags = slot.user_words()[0].load(Ordering::Relaxed) as u32;
+    process.mounts.get(slot.mount() as usize).map(|mount| mount.shadows.of(flags)).ok_or(Errno::IO)
 }
 
 /// Makes `file` a shadow if it is not one: from here on other processes may get it.
@@ -61,10 +116,14 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     if file.form() == Form::Shadow {
         return Ok(());
     }
+    let shared = file.shared()?;
+    if let ShadowProvider::Module(_) = provider(process, &shared)? {
+        return module::share(process, file, &shared);
+    }
     lock_files::share(process, file);
     let kind = u64::from(file.kind()?);
-    file.shared()?.user_words()[KIND].store(kind, Ordering::Relaxed);
-    let shadow = open_shadow(process, file.slot, true)?;
+    shared.user_words()[KIND].store(kind, Ordering::Relaxed);
+    let shadow = folder::open(process, file.slot, true)?;
     if let Form::Backing(fd) = file.form() {
         // The plugin goes on with a private number. Calls under way with the old one may meet the shadow; they are
         // made again (`OpenFile::with_handle`).
@@ -139,14 +198,6 @@ fn replace(process: &Process, by: RawFd, fd: RawFd, cloexec: bool) -> Result<(),
     if (fd as u64) < process.fd_limit() { put() } else { nofile::with_room(put) }
 }
 
-/// The common placeholder; opens it if there is none.
-pub fn placeholder(process: &Process) -> Result<RawFd, Errno> {
-    match PLACEHOLDER.load(Ordering::Relaxed) {
-        -1 => open_placeholder(process),
-        fd => Ok(fd),
-    }
-}
-
 /// Before the FD `fd` of `file` is closed or replaced: if that number is the plugin's own descriptor, the plugin gets
 /// another one. `only` says that the file has no other FD, `replaced` that something else takes the number's place.
 pub fn vacate(
@@ -189,8 +240,7 @@ pub fn believe_the_kernel(process: &'static Process) {
     let _together = process.descriptors.lock();
     let mut gone = Vec::new();
     process.files.for_each(|fd, file, _| {
-        let now = crate::file::identity(fd).filter(|(_, device, _)| *device == process.folder_device);
-        if now.and_then(|(_, _, inode)| process.arena.find_by_shadow(inode)) != Some(file.slot) {
+        if slot_behind(process, fd, &native::fstat(fd)) != Some(file.slot) {
             gone.push(fd);
         }
     });
@@ -203,7 +253,7 @@ pub fn believe_the_kernel(process: &'static Process) {
 /// This process has no more use for the slot; frees it unless somebody else has.
 pub fn let_go(process: &'static Process, slot: SlotId) {
     let Ok(shared) = process.arena.slot(slot) else { return };
-    let held = || process.restricted.load(Ordering::Relaxed) || held_anywhere(process, slot);
+    let held = || process.restricted.load(Ordering::Relaxed) || is_held(process, &shared);
     if !shared.is_shared().unwrap_or(true) || !held() {
         // Somebody else may have found it unused at the same time.
         let _ = process.arena.free_slot(process.me(), slot);
@@ -212,14 +262,38 @@ pub fn let_go(process: &'static Process, slot: SlotId) {
 
 /// Frees the slots that nobody holds any more: their processes ended without closing.
 pub fn sweep(process: &'static Process) {
-    let swept = process.arena.sweep(process.holder(), usize::MAX, |slot| held_anywhere(process, slot.id()));
+    let swept = process.arena.sweep(process.holder(), usize::MAX, |slot| is_held(process, &slot));
     trace::debug(format_args!("slots freed of processes that ended: {swept:?}"));
+}
+
+/// Whether any descriptor of the slot's shadow is open anywhere.
+fn is_held(process: &Process, slot: &Slot<'_>) -> bool {
+    // When it cannot be known, a leaked slot is better than one that two files share.
+    provider(process, slot).map_or(true, |provider| provider.is_held(process, slot))
+}
+
+/// The slot whose shadow `fd` is, by what `fstat` says about it.
+pub fn slot_behind(process: &Process, fd: RawFd, looked: &Result<sys::stat, Errno>) -> Option<SlotId> {
+    match looked {
+        Ok(stat) if stat.st_dev == process.folder_device => process.arena.find_by_shadow(stat.st_ino),
+        // The root of a module's mount is a directory that can be looked at, by a description of ours or not.
+        Ok(stat) if process.table.hidden_by(stat.st_dev, stat.st_ino).is_some() => {
+            module::slot_of(process, fd)
+        }
+        // Nothing else of a module's mount can be looked at.
+        Err(Errno::REMOTEIO) => module::slot_of(process, fd),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// The file behind `fd`, which is the shadow of `slot`, rebuilt for this process. The caller holds the
 /// rebuilding lock.
 pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
-    rebuild_as(process, fd, slot, Form::Shadow, known(process, slot), is_cloexec(fd))
+    let known = known(process, slot);
+    if known.is_none() && is_in_the_making(process, slot) {
+        return Owner::Foreign; // Another thread is about to enter it.
+    }
+    rebuild_as(process, fd, slot, Form::Shadow, known, is_cloexec(fd))
 }
 
 /// A file that has the description in `slot` already, by another number.
@@ -267,146 +341,14 @@ pub fn rebuild_as(
     process.files.get(fd).map_or(Owner::Foreign, |file| Owner::Served(FileRef::Entered(file)))
 }
 
+/// Whether this process has the description for itself: then its FD stands in the table, or will at once.
+fn is_in_the_making(process: &Process, slot: SlotId) -> bool {
+    process.arena.slot(slot).is_ok_and(|slot| {
+        slot.is_shared().is_ok_and(|shared| !shared) && slot.owner().is_ok_and(|owner| owner == process.me())
+    })
+}
+
 fn is_cloexec(fd: RawFd) -> bool {
     let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
     flags & i64::from(sys::FD_CLOEXEC) != 0
-}
-
-fn open_placeholder(process: &Process) -> Result<RawFd, Errno> {
-    let path = folder_path(process, "null", None);
-    let fd = open_directory(&path, true)?;
-    let private = private_fd::take(fd)?;
-    let former = PLACEHOLDER.swap(private, Ordering::AcqRel);
-    if former >= 0 {
-        private_fd::forget(former);
-    }
-    Ok(private)
-}
-
-/// Which object in the session's folder stands for a description.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Object {
-    /// For a file: an empty directory, opened for reading. Reading it is EISDIR, writing EBADF, mapping ENODEV.
-    Directory,
-    /// For a directory: an empty file, opened for writing. Listing it, entering it and names relative to it are ENOTDIR.
-    File,
-}
-
-impl Object {
-    /// The one that stands for the description in `slot`.
-    fn of(process: &Process, slot: SlotId) -> Result<Self, Errno> {
-        let kind = process.arena.slot(slot).map_err(stash_errno)?.user_words()[KIND].load(Ordering::Relaxed);
-        Ok(if kind as u32 == sys::S_IFDIR { Self::File } else { Self::Directory })
-    }
-
-    fn path(self, process: &Process, slot: SlotId) -> ArrayVec<u8, 4096> {
-        match self {
-            Self::Directory => folder_path(process, "slots/", Some(slot)),
-            Self::File => folder_path(process, "slots/d", Some(slot)),
-        }
-    }
-
-    fn open(self, path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
-        let cloexec = if cloexec { sys::O_CLOEXEC } else { 0 };
-        let kind = match self {
-            Self::Directory => sys::O_RDONLY | sys::O_DIRECTORY,
-            Self::File => sys::O_WRONLY,
-        };
-        let args = [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0];
-        native::new_fd(sys::__NR_open, args)
-    }
-
-    fn make(self, path: &ArrayVec<u8, 4096>) -> Result<(), Errno> {
-        let name = path.as_ptr() as u64;
-        let made = match self {
-            Self::Directory => native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]),
-            Self::File => {
-                native::checked(sys::__NR_mknod, [name, u64::from(sys::S_IFREG | 0o600), 0, 0, 0, 0])
-            }
-        };
-        match made {
-            Ok(_) | Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The lock that a description of it may have.
-    fn lock(self) -> u32 {
-        match self {
-            Self::Directory => sys::F_RDLCK,
-            Self::File => sys::F_WRLCK,
-        }
-    }
-}
-
-/// The user word of a slot that holds the type of what it has open, as `S_IFMT` bits.
-pub const KIND: usize = 1;
-
-/// Opens the slot's own object, making it at the slot's first use, and locks the description.
-pub fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
-    let object = Object::of(process, slot)?;
-    let path = object.path(process, slot);
-    let fd = match object.open(&path, cloexec) {
-        Err(Errno::NOENT) => {
-            object.make(&path)?;
-            object.open(&path, cloexec)?
-        }
-        other => other?,
-    };
-    let ready = lock_call(fd, sys::F_OFD_SETLK, object.lock()).and_then(|_| {
-        let (_, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
-        let shared = process.arena.slot(slot).map_err(stash_errno)?;
-        if shared.shadow() != inode {
-            shared.set_shadow(inode).map_err(stash_errno)?;
-        }
-        shared.mark_shared().map_err(stash_errno)
-    });
-    if let Err(error) = ready {
-        native::close(fd);
-        return Err(error);
-    }
-    Ok(fd)
-}
-
-fn open_directory(path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
-    Object::Directory.open(path, cloexec)
-}
-
-/// Whether any descriptor of the slot's object is open anywhere: then its lock forbids a write lock.
-fn held_anywhere(process: &Process, slot: SlotId) -> bool {
-    // When it cannot be known, a leaked slot is better than one that two files share.
-    let Ok(object) = Object::of(process, slot) else { return true };
-    let fd = match object.open(&object.path(process, slot), true) {
-        Ok(fd) => fd,
-        Err(error) => return error != Errno::NOENT,
-    };
-    let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK);
-    native::close(fd);
-    !matches!(found, Ok(kind) if kind == sys::F_UNLCK)
-}
-
-fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
-    let mut lock =
-        sys::flock { l_type: kind as _, l_whence: sys::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
-    let lock_pointer = (&raw mut lock) as u64;
-    native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;
-    Ok(lock.l_type as u32)
-}
-
-/// `<folder>/<below>`, or `<shared folder>/<below><slot index>`, with its NUL.
-fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec<u8, 4096> {
-    let mut path = ArrayVec::new();
-    // The folder's path is short (checked when the session was opened), so this cannot fail.
-    let _ = path.write_all(if slot.is_some() { &process.shared_folder } else { &process.folder });
-    let _ = write!(path, "/{below}");
-    if let Some(slot) = slot {
-        let _ = write!(path, "{}", slot.index);
-        let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
-        if user != i64::from(process.owner) {
-            // Objects of the session's owner cannot be opened by others: a process that is somebody else now has its own.
-            let _ = write!(path, "-{user}");
-        }
-    }
-    let _ = path.write_all(b"\0");
-    path
 }

@@ -20,11 +20,12 @@ use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
 use crate::process::{Cwd, FILES, Process, STATES};
 use crate::resolve::PathBytes;
-use crate::session::{OpenedSession, SessionConfig, names};
+use crate::session::{self, OpenedSession, SessionConfig, names};
+use crate::shadow::{self, Module, ShadowProvider};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
 use crate::{
-    address_space, file, handover, libraries, lock_files, log, namei, native, nofile, private_fd, site_lists,
+    address_space, handover, libraries, lock_files, log, namei, native, nofile, private_fd, site_lists,
     trace, working_directory,
 };
 
@@ -242,7 +243,11 @@ fn mounts_of(config: SessionConfig) -> Result<Mounts, Box<dyn std::error::Error>
         points.push(MountPoint { point: point.clone(), hidden });
         let backend = CString::new(mount.backend.into_vec())?;
         let options = CString::new(mount.options.into_vec())?;
-        mounts.push(Mount::new(number, CString::new(point)?, mount.library, backend, options));
+        let shadows = match mount.shadows {
+            session::Shadows::Folder => ShadowProvider::Folder,
+            session::Shadows::Module => ShadowProvider::Module(Module::new()),
+        };
+        mounts.push(Mount::new(number, shadows, CString::new(point)?, mount.library, backend, options));
     }
     Ok((MountTable::new(points), mounts, ancestors))
 }
@@ -321,11 +326,7 @@ fn keep_what_was_inherited(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut inherited = Vec::new();
     for_each_open_fd(|fd| {
-        if let Some((_, device, inode)) = file::identity(fd)
-            && device == process.folder_device
-        {
-            inherited.extend(process.arena.find_by_shadow(inode));
-        }
+        inherited.extend(shadow::slot_behind(process, fd, &native::fstat(fd)));
     })?;
     for entry in kept.iter().filter(|entry| Mark::of(entry).is_perhaps()) {
         let fd = entry.fd as RawFd;

@@ -17,10 +17,17 @@ use std::process::ExitCode;
 pub use tests::all;
 
 /// Run a guest command: `run MODULE [--external FILE].. [FILTER]..`, `one NAME`, `hello`, `probe FD`,
-/// `prepare MODULE POINT`.
+/// `prepare MODULE POINT`, or `from FILE`, which has the words of another one, a line each.
 pub fn main(arguments: &[String]) -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
+        ["from", file] => match std::fs::read_to_string(file) {
+            Ok(words) => main(&words.lines().map(str::to_owned).collect::<Vec<_>>()),
+            Err(error) => {
+                eprintln!("vmtest guest: read {file}: {error}");
+                ExitCode::FAILURE
+            }
+        },
         ["run", module, rest @ ..] => runner::run(Path::new(module), rest),
         ["one", name] => runner::one(name),
         ["hello"] => hello(),

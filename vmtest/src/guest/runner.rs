@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use super::kmsg::{self, Kmsg};
 use super::port::Port;
@@ -22,6 +22,8 @@ const OUTPUT: &str = "/run/vmtest-output";
 pub const MODULE_VARIABLE: &str = "VMTEST_MODULE";
 /// A test from another test binary has this long.
 const EXTERNAL_LIMIT: Duration = Duration::from_secs(120);
+/// Tells the end-to-end tests how many times slower than a machine this is.
+const SLOWNESS_VARIABLE: &str = "DEFUSE_E2E_SLOWNESS";
 
 /// One thing to run: a test of this crate, or of another test binary.
 struct Job {
@@ -29,6 +31,8 @@ struct Job {
     limit: Duration,
     program: PathBuf,
     arguments: Vec<String>,
+    /// How many times longer than on a machine it takes.
+    slowness: u32,
 }
 
 /// Load the module, run what matches, unload; then the machine powers off.
@@ -43,6 +47,9 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
     let jobs = jobs(rest);
     port.send(&Record::Plan(jobs.len() + 2 + usize::from(kmsg::has_leak_checker())));
 
+    // As on a machine: the kernel's own limit is so low that a hidden descriptor of the interposer would lie among those that programs look at.
+    let nofile = Rlimit { current: Some(20_000), maximum: Some(1 << 20) };
+    rustix::process::setrlimit(Resource::Nofile, nofile).expect("root raises the limit of open files");
     let mut kmsg = Kmsg::from_now().expect("open /dev/kmsg as root");
     step(&mut port, &mut kmsg, "module::load", || module::load(ko).map_err(|error| error.to_string()));
     for job in &jobs {
@@ -96,12 +103,13 @@ fn step(port: &mut Port, kmsg: &mut Kmsg, name: &str, action: impl FnOnce() -> R
 fn jobs(rest: &[&str]) -> Vec<Job> {
     let mut filters = Vec::new();
     let mut external: Vec<&str> = Vec::new();
-    let mut slowness = 1;
+    let (mut slowness, mut external_slowness) = (1, 1);
     let mut words = rest.iter();
     while let Some(word) = words.next() {
         match *word {
             "--external" => external.extend(words.next()),
-            "--slowness" => slowness = words.next().and_then(|word| word.parse().ok()).unwrap_or(1),
+            "--slowness" => slowness = number(words.next()),
+            "--external-slowness" => external_slowness = number(words.next()),
             filter => filters.push(filter),
         }
     }
@@ -111,15 +119,20 @@ fn jobs(rest: &[&str]) -> Vec<Job> {
         limit,
         program: me.clone(),
         arguments: vec!["guest".into(), "one".into(), name.to_owned()],
+        slowness,
     });
-    own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file))))
+    own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file), external_slowness)))
         .filter(|job| filters.is_empty() || filters.iter().any(|filter| job.name.contains(filter)))
-        .map(|job| Job { limit: job.limit * slowness, ..job })
+        .map(|job| Job { limit: job.limit * job.slowness, ..job })
         .collect()
 }
 
+fn number(word: Option<&&str>) -> u32 {
+    word.and_then(|word| word.parse().ok()).unwrap_or(1)
+}
+
 /// The tests of a binary that `cargo test` built.
-fn external_jobs(program: &Path) -> Vec<Job> {
+fn external_jobs(program: &Path, slowness: u32) -> Vec<Job> {
     let listed = Command::new(program).args(["--list", "--format", "terse"]).output();
     let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let stem = program.file_stem().unwrap_or_default().to_string_lossy();
@@ -131,6 +144,7 @@ fn external_jobs(program: &Path) -> Vec<Job> {
             limit: EXTERNAL_LIMIT,
             program: program.to_owned(),
             arguments: vec!["--exact".into(), test.to_owned(), "--nocapture".into()],
+            slowness,
         })
         .collect()
 }
@@ -141,6 +155,10 @@ fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
         .args(&job.arguments)
         .env("RUST_BACKTRACE", "0")
         .env(MODULE_VARIABLE, ko)
+        // For the end-to-end tests: mount with the module, build nothing.
+        .env("DEFUSE_E2E_MOUNT", "module")
+        .env("DEFUSE_E2E_BUILT", "1")
+        .env(SLOWNESS_VARIABLE, job.slowness.to_string())
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("dup"))
         .stderr(output)

@@ -26,6 +26,12 @@ pub enum Request {
     Run(RunRequest),
     /// Become a program, which is looked for through the mounts.
     ExecInside(Vec<OsString>),
+    /// Mount for all sessions.
+    Mount(MountRequest),
+    /// Undo that.
+    Umount(UmountRequest),
+    /// List what is mounted for all sessions.
+    List,
     /// List plugins.
     PluginList,
     /// Try a plugin.
@@ -37,7 +43,7 @@ pub enum Request {
 /// What `run` is given.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RunRequest {
-    /// The mounts in their order; at least one.
+    /// The mounts in their order, beside those that stand.
     pub mounts: Vec<MountSpec>,
     /// When calls are caught that the rewritten sites do not make, if it is given.
     pub dispatch: Option<DispatchPolicy>,
@@ -47,6 +53,22 @@ pub struct RunRequest {
     pub log_file: Option<PathBuf>,
     /// The program and its arguments; at least one word.
     pub command: Vec<OsString>,
+}
+
+/// What `mount` is given.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MountRequest {
+    /// The mount.
+    pub mount: MountSpec,
+}
+
+/// What `umount` is given.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct UmountRequest {
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// Detach it now, whoever uses it.
+    pub lazy: bool,
 }
 
 /// Reads the arguments, without the program's name.
@@ -66,6 +88,11 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Request, Failu
                 .map_err(|error| Failure::new(RUN_FAILED, format!("{error}\nTry 'defuse run --help'."))),
             Some("plugin") => parse_plugin(&mut parser)
                 .map_err(|error| Failure::new(USAGE, format!("{error}\nTry 'defuse plugin --help'."))),
+            Some("mount") => parse_mount(&mut parser)
+                .map_err(|error| Failure::new(USAGE, format!("{error}\nTry 'defuse mount --help'."))),
+            Some("umount") => parse_umount(&mut parser)
+                .map_err(|error| Failure::new(USAGE, format!("{error}\nTry 'defuse umount --help'."))),
+            Some("list") => parse_list(&mut parser).map_err(|error| usage(error.to_string())),
             Some("doctor") => parse_doctor(&mut parser).map_err(|error| usage(error.to_string())),
             Some("help") => Ok(Request::Help(help::COMMAND)),
             Some(EXEC_INSIDE) => {
@@ -106,9 +133,6 @@ fn parse_run(parser: &mut Parser) -> Result<Request, lexopt::Error> {
     if request.command.is_empty() {
         return Err("no program given to run".into());
     }
-    if request.mounts.is_empty() {
-        return Err("no mount given (-m POINT=LIBRARY:BACKEND)".into());
-    }
     Ok(Request::Run(request))
 }
 
@@ -138,6 +162,45 @@ fn parse_plugin(parser: &mut Parser) -> Result<Request, lexopt::Error> {
         (Some("check"), []) => Err("LIBRARY:BACKEND expected after 'plugin check'".into()),
         (Some("list" | "check"), [.., extra]) => Err(lexopt::Error::UnexpectedArgument(extra.clone())),
         (Some(other), _) => Err(format!("'plugin {other}' is not a command").into()),
+    }
+}
+
+fn parse_mount(parser: &mut Parser) -> Result<Request, lexopt::Error> {
+    let mut mount = None;
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help(help::MOUNT)),
+            Arg::Value(text) if mount.is_none() => {
+                mount = Some(MountSpec::parse(&text).map_err(|error| error.to_string())?);
+            }
+            other => return Err(other.unexpected()),
+        }
+    }
+    let mount = mount.ok_or("POINT=LIBRARY:BACKEND expected after 'mount'")?;
+    Ok(Request::Mount(MountRequest { mount }))
+}
+
+fn parse_umount(parser: &mut Parser) -> Result<Request, lexopt::Error> {
+    let mut request = UmountRequest::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => return Ok(Request::Help(help::MOUNT)),
+            Arg::Short('l') | Arg::Long("lazy") => request.lazy = true,
+            Arg::Value(point) if request.point.as_os_str().is_empty() => request.point = point.into(),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if request.point.as_os_str().is_empty() {
+        return Err("POINT expected after 'umount'".into());
+    }
+    Ok(Request::Umount(request))
+}
+
+fn parse_list(parser: &mut Parser) -> Result<Request, lexopt::Error> {
+    match parser.next()? {
+        None => Ok(Request::List),
+        Some(Arg::Short('h') | Arg::Long("help")) => Ok(Request::Help(help::MOUNT)),
+        Some(other) => Err(other.unexpected()),
     }
 }
 

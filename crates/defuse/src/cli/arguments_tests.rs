@@ -6,7 +6,7 @@ use rstest::rstest;
 
 use super::super::failure::{RUN_FAILED, USAGE};
 use super::super::help;
-use super::{Request, RunRequest, parse, parse_log_variable};
+use super::{Request, RunRequest, UmountRequest, parse, parse_log_variable};
 
 fn words(line: &str) -> impl Iterator<Item = OsString> {
     line.split_whitespace().map(OsString::from).collect::<Vec<_>>().into_iter()
@@ -61,9 +61,14 @@ fn logging_is_asked_for_in_two_ways() {
 #[case("plugin check x", USAGE, "no ':'")]
 #[case("plugin check --seed x l:b", USAGE, "invalid digit")]
 #[case("plugin list --seed 1", USAGE, "--seed")]
+#[case("mount", USAGE, "POINT=LIBRARY:BACKEND")]
+#[case("mount nonsense", USAGE, "no '='")]
+#[case("mount /a=l:b /b=l:b", USAGE, "/b=l:b")]
+#[case("umount", USAGE, "POINT expected")]
+#[case("umount /a /b", USAGE, "/b")]
+#[case("list all", USAGE, "all")]
 #[case("run", RUN_FAILED, "no program")]
 #[case("run -m /a=l:b", RUN_FAILED, "no program")]
-#[case("run true", RUN_FAILED, "no mount given")]
 #[case("run -m", RUN_FAILED, "-m")]
 #[case("run -m nonsense true", RUN_FAILED, "'nonsense': there is no '='")]
 #[case("run --log loud -m /a=l:b true", RUN_FAILED, "off, error, warn")]
@@ -84,9 +89,22 @@ fn a_wrong_line_is_refused(#[case] line: &str, #[case] status: i32, #[case] name
 #[case("run -m /a=l:b -h", help::RUN)]
 #[case("plugin --help", help::PLUGIN)]
 #[case("plugin check --help", help::PLUGIN)]
+#[case("mount -h", help::MOUNT)]
+#[case("umount --help", help::MOUNT)]
+#[case("list --help", help::MOUNT)]
 #[case("doctor -h", help::DOCTOR)]
 fn help_is_where_it_is_asked_for(#[case] line: &str, #[case] text: &'static str) {
     assert_eq!(parse(words(line)).unwrap(), Request::Help(text));
+}
+
+#[test]
+fn mounts_that_stand_are_made_and_undone() {
+    let Request::Mount(request) = parse(words("mount /a=l,o:b")).unwrap() else { panic!("another request") };
+    assert_eq!(request.mount.point, PathBuf::from("/a"));
+    let Request::Umount(request) = parse(words("umount -l /a")).unwrap() else { panic!("another request") };
+    assert_eq!(request, UmountRequest { point: "/a".into(), lazy: true });
+    assert_eq!(parse(words("list")).unwrap(), Request::List);
+    assert_eq!(run("run true").mounts, []);
 }
 
 #[test]

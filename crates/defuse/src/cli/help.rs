@@ -5,12 +5,17 @@ pub const COMMAND: &str = "\
 Run unmodified programs on file systems that live in a shared library.
 
 Usage: defuse run -m POINT=LIBRARY[,OPTION...]:BACKEND... [--] PROGRAM [ARGUMENT...]
+       defuse mount POINT=LIBRARY[,OPTION...]:BACKEND
+       defuse umount [-l] POINT
+       defuse list
        defuse plugin list
        defuse plugin check LIBRARY:BACKEND
        defuse doctor
 
 Commands:
   run            Run a program, and all that it starts, with mounts of its own
+  mount, umount  Make and undo a mount that stands for all
+  list           List those mounts
   plugin list    List the plugins that are found by name
   plugin check   Try a plugin against the rules that file systems keep
   doctor         Tell what this machine offers, and what would mend what it lacks
@@ -24,7 +29,7 @@ Options:
 pub const RUN: &str = "\
 Run a program, and all that it starts, with mounts of its own.
 
-Usage: defuse run [OPTION...] -m MOUNT... [--] PROGRAM [ARGUMENT...]
+Usage: defuse run [OPTION...] [-m MOUNT]... [--] PROGRAM [ARGUMENT...]
 
 Options:
   -m, --mount MOUNT    POINT=LIBRARY[,OPTION...]:BACKEND; may be given more than once
@@ -42,6 +47,8 @@ LIBRARY is the name of a plugin (passthrough for libpassthrough.so) or, with a s
 the path of one. OPTIONs and BACKEND are for the plugin to understand. A backslash in POINT
 or LIBRARY, or before a colon in an OPTION, takes the next character as it is.
 
+What stands (see 'defuse list') is served, too; without it at least one MOUNT is needed.
+
   defuse run -m /tmp/mnt=passthrough:/tmp/src -- ls -l /tmp/mnt
 
 The exit status is the program's; if a signal kills it, the same signal kills this command.
@@ -52,6 +59,31 @@ Environment:
   DEFUSE_PLUGIN_PATH   Directories with plugins, colons between them
   DEFUSE_LIBRARY       The library that is loaded into programs, if it is not found by itself
   DEFUSE_RUN_DIR       Where sessions are kept (default: $XDG_RUNTIME_DIR, /dev/shm or /tmp)
+";
+
+/// `defuse mount --help`.
+pub const MOUNT: &str = "\
+Make and undo mounts that stand: all programs under 'defuse run' see them.
+
+Usage: defuse mount POINT=LIBRARY[,OPTION...]:BACKEND
+       defuse umount [-l] POINT
+       defuse list
+
+mount   Serves the directory POINT, which must exist and be empty, as 'defuse run -m' does. With
+        the kernel module, and as root, it is a mount of the kernel, of type defuse, that
+        mount(8) and /proc/self/mountinfo show. Else it is a line in a table in the directory
+        where sessions are kept, and it is said so: root's table counts for all, others'
+        for themselves.
+umount  Undoes it. One of the kernel's that is in use is 'busy', unless -l detaches it now.
+list    Prints each, by whom it is kept (module or table), and as 'run -m' would be told.
+
+With the command linked to /sbin/mount.defuse, mount(8) and /etc/fstab know the type:
+
+  mount -t defuse -o library=passthrough,backend=/srv/data defuse /mnt/fs
+  defuse /mnt/fs defuse library=/usr/lib/usfs.so,backend=/srv/data,options=backing-fd 0 0
+
+Options: library= (name or path) and backend= are needed; options= is for the plugin; mode=, uid= and
+gid= are of the root directory. Commas in values are written \\,.
 ";
 
 /// `defuse plugin --help`.

@@ -19,7 +19,7 @@ use stash::Arena;
 use super::arguments::{EXEC_INSIDE, RunRequest, parse_log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
-use super::{arena, environment, library, nofile, plugin, reaper};
+use super::{arena, environment, library, nofile, plugin, reaper, standing};
 
 /// Runs a program in a session of its own and returns its exit status.
 ///
@@ -34,8 +34,14 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     .path;
     let log = log_target(request)?;
     log::init(log.clone());
-    let mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
+    let mut mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
     mounts.iter().try_for_each(plugin::try_mount)?;
+    standing::add_to(&mut mounts, &run_directory);
+    if mounts.is_empty() {
+        let hint = "no mount given (-m POINT=LIBRARY:BACKEND), and none stands (defuse mount)";
+        return Err(Failure::new(RUN_FAILED, format!("{hint}\nTry 'defuse run --help'.")));
+    }
+    let points: Vec<PathBuf> = mounts.iter().map(|mount| mount.point.clone()).collect();
     let preloaded = library::find()?;
 
     // From here on there is something to undo, so signals wait.
@@ -44,7 +50,7 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     let (session, arena) =
         create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log)?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), &session)
-        .and_then(|preload| program(request, &session, &preload))
+        .and_then(|preload| program(request, &points, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
         .map(|child| signals.wait(child));
     finish(session, arena);
@@ -148,12 +154,17 @@ struct MappedArena {
 }
 
 /// What to start: the program itself, or this command in its place when the program has to be looked for through the mounts.
-fn program(request: &RunRequest, session: &Session, preload: &OsStr) -> Result<Program, Failure> {
+fn program(
+    request: &RunRequest,
+    points: &[PathBuf],
+    session: &Session,
+    preload: &OsStr,
+) -> Result<Program, Failure> {
     let changes = [("LD_PRELOAD", preload), (SESSION_VARIABLE, session.path().as_os_str())];
     let environment = environment::with(env::vars_os(), &changes);
     let mut words: Vec<OsString> = Vec::new();
     let file = &request.command[0];
-    let file = if may_lie_on_a_mount(file, &points(request)) || is_outsider(file) {
+    let file = if may_lie_on_a_mount(file, points) || is_outsider(file) {
         words.extend(["defuse".into(), EXEC_INSIDE.into()]);
         OsString::from("/proc/self/exe")
     } else {
@@ -169,10 +180,6 @@ fn program(request: &RunRequest, session: &Session, preload: &OsStr) -> Result<P
         arguments: words.into_iter().map(c_string).collect::<Result<_, _>>()?,
         environment,
     })
-}
-
-fn points(request: &RunRequest) -> Vec<PathBuf> {
-    request.mounts.iter().filter_map(|mount| fs::canonicalize(&mount.point).ok()).collect()
 }
 
 /// Whether `file`, or a directory of `$PATH` when `file` has no slash, lies on one of `points`, or at the end of a path that goes through one.

@@ -65,6 +65,9 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
         user::write(buffer, &extended(&attributes_at(spot, at.follow)?))?;
         Ok(0)
     })?;
+    if let (Reply::Value(0), Some(mode)) = (&served, link_mode(process, &argument, at)) {
+        user::write(buffer, &sys::statx { stx_mode: mode as u16, ..user::read::<sys::statx>(buffer)? })?;
+    }
     unhide(
         process,
         &argument,
@@ -89,6 +92,11 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
         user::write(buffer, &attributes_at(spot, at.follow)?)?;
         Ok(0)
     })?;
+    if let (Reply::Value(0), Some(mode)) = (&served, link_mode(process, &argument, at)) {
+        let mut attributes = user::read::<Stat>(buffer)?;
+        attributes.st_mode = mode;
+        user::write(buffer, &attributes)?;
+    }
     unhide(
         process,
         &argument,
@@ -108,6 +116,17 @@ fn itself(process: &'static Process, argument: &PathArgument, at: At) -> Option<
         .then(|| crate::proc_links::proc_fd(process, &argument.text))
         .flatten()
         .or_else(|| namei::directory_itself(process, argument))
+}
+
+/// The mode that a link in `/proc/self/fd` to a served file must have: it tells how the file was opened, and not how what stands there was.
+fn link_mode(process: &'static Process, argument: &PathArgument, at: At) -> Option<u32> {
+    if at.follow {
+        return None;
+    }
+    let file = crate::proc_links::proc_fd(process, &argument.text)?;
+    let reads = if file.readable() { sys::S_IRUSR | sys::S_IXUSR } else { 0 };
+    let writes = if file.writable() { sys::S_IWUSR | sys::S_IXUSR } else { 0 };
+    Some(sys::S_IFLNK | reads | writes)
 }
 
 /// If the kernel has answered with the directory that a mount hides (the path led there through a link), answers with

@@ -8,7 +8,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::open::STATUS;
-use super::{DONE, Reply, Served, locks, sockets};
+use super::{DONE, Reply, Served, locks, native_locks, sockets};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
@@ -243,6 +243,17 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
             file.shared()?.set_status_flags(argument as u32 & STATUS);
             DONE
         }
+        sys::F_GETLK
+        | sys::F_SETLK
+        | sys::F_SETLKW
+        | sys::F_OFD_GETLK
+        | sys::F_OFD_SETLK
+        | sys::F_OFD_SETLKW
+            if file.shadows().has_native_locks() =>
+        {
+            native_locks::record_lock(&file, call)
+        }
+        sys::F_SETLEASE | sys::F_GETLEASE if file.shadows().has_native_locks() => Ok(Reply::Pass),
         sys::F_GETLK
         | sys::F_SETLK
         | sys::F_SETLKW

@@ -38,9 +38,13 @@ pub fn open_handle(
     let threaded = process.threaded.load(Ordering::Acquire);
     let adopt = capabilities.contains(Capabilities::RELOCATABLE)
         && (!threaded || mount.hands_over())
+        && !mount.shadows.of(flags).has_native_locks()
         && !interpose::in_vfork_child()
         && !locks::used();
     if !adopt {
+        if flags & (sys::O_CREAT | sys::O_TRUNC) != 0 {
+            check_room(process)?;
+        }
         let file = open((flags | sys::O_CLOEXEC) as i32)?;
         mount.note_hand_over(matches!(file, Open::Native { .. }));
         return Ok(Opened { file, ready: false });
@@ -57,6 +61,13 @@ pub fn open_handle(
         file = keep_private(instance, file)?;
     }
     Ok(Opened { file, ready: bare && capabilities.contains(Capabilities::CLOEXEC) })
+}
+
+/// `EMFILE` if the program can have no more FDs: before the plugin makes or cuts a file for nothing.
+fn check_room(process: &Process) -> Result<(), Errno> {
+    let fd = native::checked(sys::__NR_dup, [process.arena_fd as u64, 0, 0, 0, 0, 0])?;
+    native::close(fd as RawFd);
+    Ok(())
 }
 
 /// A served file's descriptor moved out of the program's sight: in a process of several threads it is not adopted, as another
@@ -89,13 +100,31 @@ pub fn enter(
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
-    let kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
+    let mut kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
+    let (mut inode_key, mut owner) = ((0, 0), 0);
+    if mount.shadows.of(flags).has_native_locks() {
+        // The kernel has to know which file it is.
+        match instance.fgetattr(&handle) {
+            Ok(stat) => {
+                (inode_key, owner) = ((stat.st_dev, stat.st_ino), stat.st_uid);
+                kind = stat.st_mode & sys::S_IFMT;
+            }
+            Err(error) => {
+                let _ = instance.close(handle);
+                return Err(plugin_errno(error));
+            }
+        }
+        if instance.capabilities().contains(Capabilities::PROCESS_LOCAL) {
+            // Another process has other files under the same numbers.
+            inode_key.0 ^= u64::from(process.me().to_bits()) << 32;
+        }
+    }
     let description = Description {
         status_flags: flags & STATUS,
         access_mode: flags & sys::O_ACCMODE,
         mount: mount.number as u32,
         kind: Kind(kind),
-        inode_key: (0, 0),
+        inode_key,
         path,
     };
     let slot = match process.allocate_slot(&description) {
@@ -107,9 +136,10 @@ pub fn enter(
     };
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
     slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
+    slot.user_words()[shadow::USERS].store(u64::from(owner) << 32, Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount.number, raw, slot.id(), flags, kind);
-    let together = process.descriptors.lock();
+    let mut together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::was_moved(fd)) {
         file.set_form(Form::Backing(fd));
         if fd as u64 >= process.fd_limit() {
@@ -117,7 +147,15 @@ pub fn enter(
         }
         fd
     } else {
-        let (fd, form) = shadow::place(process, slot.id(), cloexec)?;
+        let (fd, form) = match shadow::place(process, &slot, cloexec) {
+            Err(Errno::AGAIN) if flags & sys::O_NONBLOCK == 0 => {
+                drop(together);
+                let placed = shadow::place_waiting(process, &slot, cloexec)?;
+                together = process.descriptors.lock();
+                placed
+            }
+            placed => placed?,
+        };
         file.set_form(form);
         fd
     };

@@ -107,7 +107,7 @@ fn is_closed(file: &FileRef) -> bool {
 
 /// A process that closes any FD of a file loses its record locks on it (fcntl(2)).
 pub fn drop_record_locks(process: &Process, file: &OpenFile) {
-    if file.open_flags & sys::O_PATH != 0 {
+    if file.open_flags & sys::O_PATH != 0 || file.shadows().has_native_locks() {
         return;
     }
     lock_files::drop_records(process, file);
@@ -128,6 +128,9 @@ pub fn flock(process: &'static Process, call: &Call) -> Served {
     }
     if !matches!(operation as u32 & !sys::LOCK_NB, sys::LOCK_SH | sys::LOCK_EX | sys::LOCK_UN) {
         return Err(Errno::INVAL);
+    }
+    if file.shadows().has_native_locks() {
+        return Ok(Reply::Pass);
     }
     if lock_files::keeps_whole(process, &file) {
         let companion = lock_files::companion(process, &file)? as u64;

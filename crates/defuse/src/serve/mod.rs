@@ -19,6 +19,7 @@ mod mapping;
 mod metadata;
 mod names;
 mod namespaces;
+mod native_locks;
 mod open;
 mod outsider;
 pub mod paths;

@@ -198,10 +198,29 @@ pub fn readlink(process: &'static Process, call: &Call) -> Served {
 }
 
 pub fn readlinkat(process: &'static Process, call: &Call) -> Served {
-    if super::attributes::is_empty(call.args[1])? {
-        return Ok(Reply::Pass);
+    let [fd, path, buffer, size, ..] = call.args;
+    if !super::attributes::is_empty(path)? {
+        return read_link(process, call, At::dir(false), buffer, size);
     }
-    read_link(process, call, At::dir(false), call.args[2], call.args[3])
+    match crate::file::served(process, fd as i32) {
+        // The kernel has the link itself.
+        Some(file) if matches!(file.form(), crate::shadow::Form::Backing(_)) => Ok(Reply::Pass),
+        Some(_) if size as i32 <= 0 => Err(Errno::INVAL),
+        Some(file) if file.kind()? == sys::S_IFLNK => {
+            let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
+            Ok(Reply::Value(link_text(&spot, buffer, size as usize)?))
+        }
+        Some(_) => Err(Errno::NOENT),
+        None => Ok(Reply::Pass),
+    }
+}
+
+/// Writes where the link at `spot` leads into the program's buffer.
+fn link_text(spot: &Spot, buffer: u64, size: usize) -> Result<i64, Errno> {
+    let mut target = [0; PATH_MAX];
+    let length = spot.call(|instance, path| instance.readlink(path, &mut target))?.min(size);
+    user::write_bytes(buffer, &target[..length])?;
+    Ok(length as i64)
 }
 
 fn read_link(process: &'static Process, call: &Call, at: At, buffer: u64, size: u64) -> Served {
@@ -220,10 +239,7 @@ fn read_link(process: &'static Process, call: &Call, at: At, buffer: u64, size: 
             attributes_at(spot, true)?;
             return Err(Errno::INVAL);
         }
-        let mut target = [0; PATH_MAX];
-        let length = spot.call(|instance, path| instance.readlink(path, &mut target))?.min(size);
-        user::write_bytes(buffer, &target[..length])?;
-        Ok(length as i64)
+        link_text(spot, buffer, size)
     })
 }
 

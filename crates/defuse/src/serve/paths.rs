@@ -65,7 +65,8 @@ pub fn lookup_argument(
         Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
         Performed::Native(None) => {
             let result = call.tried().unwrap_or_else(|| native::call(call));
-            // The directory under a mount is empty: what lies on the mount does not exist for the kernel.
+            // The directory under a mount is empty: what lies on the mount does not exist for the kernel. (For a mount of the module every
+            // name in it is EREMOTEIO, and its root has no extended attributes.)
             if !absent(result) || !argument.meets_link(at.follow) {
                 return Ok(Reply::Value(result));
             }
@@ -128,7 +129,8 @@ pub fn with_path(call: &Call, at: At, path: &PathBytes) -> Result<i64, Errno> {
 }
 
 fn absent(result: i64) -> bool {
-    matches!(-result as u32, linux_raw_sys::errno::ENOENT | linux_raw_sys::errno::ENOTDIR)
+    use linux_raw_sys::errno;
+    matches!(-result as u32, errno::ENOENT | errno::ENOTDIR | errno::EREMOTEIO | errno::EOPNOTSUPP)
 }
 
 /// Whether the kernel would meet a symbolic link before the last component.

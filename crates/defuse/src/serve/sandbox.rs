@@ -14,6 +14,7 @@ use super::open::STATUS;
 use super::{Reply, Served};
 use crate::file::OpenFile;
 use crate::process::{Process, STATES};
+use crate::shadow::ShadowProvider;
 use crate::{file, native, shadow, start, thread};
 
 /// linux/prctl.h
@@ -53,6 +54,9 @@ fn restrict(process: &'static Process, strict: bool) {
     for mount in &process.mounts {
         // One that cannot be loaded says so when it is used.
         let _ = mount.instance();
+        if let ShadowProvider::Module(module) = &mount.shadows {
+            module.prepare(mount.point());
+        }
     }
     let _ = shadow::placeholder(process);
     // An FD that nothing is known of would be looked at when it is used.

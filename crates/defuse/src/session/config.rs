@@ -6,14 +6,14 @@
 //! nofile 1024 1048576
 //! dispatch auto
 //! log warn - 4711:d:9
-//! mount /mnt/fs /usr/lib/defuse/libpassthrough.so /srv/data backing-fd 2a:1234
+//! mount /mnt/fs /usr/lib/defuse/libpassthrough.so /srv/data backing-fd 2a:1234 folder
 //! end
 //! ```
 //!
 //! Words are separated by one space and written as [`escape`] says. `log` is followed by the level,
 //! the file that lines go to (`-`: standard error), and process id of the runner, device (hexadecimal) and inode of its standard error (`-`: it has none); `mount` by the
-//! point, the library, the back end, the options and the device (hexadecimal) and inode of the directory that the mount hides (`-`: none, the point
-//! lies on another mount). `end` shows that nothing is missing.
+//! point, the library, the back end, the options, the device (hexadecimal) and inode of the directory that the mount hides (`-`: none, the point
+//! lies on another mount), and who makes shadows. `end` shows that nothing is missing.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -64,8 +64,30 @@ pub struct Mount {
     pub backend: OsString,
     /// Options for the plugin, separated by commas; may be empty.
     pub options: OsString,
-    /// The directory that the mount hides; `None` when the point lies on another mount.
+    /// The directory that the mount hides; `None` when the point lies on another mount. Of a module's mount: its root.
     pub hidden: Option<Inode>,
+    /// Who makes the shadows of its files.
+    pub shadows: Shadows,
+}
+
+/// Who makes what stands in the kernel's FD table for a mount's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shadows {
+    /// The session's folder.
+    Folder,
+    /// The kernel module: it is mounted with `mount -t defuse`.
+    Module,
+}
+
+impl Shadows {
+    const ALL: [Self; 2] = [Self::Folder, Self::Module];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Folder => "folder",
+            Self::Module => "module",
+        }
+    }
 }
 
 impl SessionConfig {
@@ -91,7 +113,8 @@ impl SessionConfig {
                 text.push(' ');
                 text.push_str(&escape(word.as_bytes()));
             }
-            let _ = writeln!(text, " {}", mount.hidden.map_or("-".into(), inode_word));
+            let hidden = mount.hidden.map_or("-".into(), inode_word);
+            let _ = writeln!(text, " {hidden} {}", mount.shadows.name());
         }
         text.push_str("end\n");
         text
@@ -133,8 +156,8 @@ impl SessionConfig {
             if words == [b"end"] {
                 break;
             }
-            let &[keyword, point, library, backend, options, hidden] = words.as_slice() else {
-                return Err(SessionError::config(line, "'mount' with five words, or 'end', expected"));
+            let &[keyword, point, library, backend, options, hidden, shadows] = words.as_slice() else {
+                return Err(SessionError::config(line, "'mount' with six words, or 'end', expected"));
             };
             if keyword != b"mount" {
                 return Err(SessionError::config(line, "'mount' or 'end' expected"));
@@ -146,6 +169,7 @@ impl SessionConfig {
                 backend: word(backend).bytes()?,
                 options: word(options).bytes()?,
                 hidden: word(hidden).optional(Word::inode)?,
+                shadows: word(shadows).shadows()?,
             });
         }
         if lines.rest.next().is_some() {
@@ -233,6 +257,11 @@ impl Word<'_> {
             (Some(dev), Some(ino), None) => Ok(Inode { dev: dev.hexadecimal()?, ino: ino.number()? }),
             _ => Err(self.wrong("a device and an inode number")),
         }
+    }
+
+    fn shadows(&self) -> Result<Shadows, SessionError> {
+        let known = Shadows::ALL.into_iter().find(|shadows| shadows.name().as_bytes() == self.text);
+        known.ok_or_else(|| self.wrong("'folder' or 'module'"))
     }
 
     /// Process id, device and inode number, joined by colons.

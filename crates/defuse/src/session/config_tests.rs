@@ -6,7 +6,7 @@ use interpose::DispatchPolicy;
 use proptest::prelude::*;
 use rstest::rstest;
 
-use super::{Mount, Nofile, SessionConfig};
+use super::{Mount, Nofile, SessionConfig, Shadows};
 use crate::log::{Inode, Level, LogTarget, RunnerStderr};
 
 fn bytes() -> impl Strategy<Value = OsString> {
@@ -27,13 +27,17 @@ fn inode() -> impl Strategy<Value = Inode> {
 
 fn mount() -> impl Strategy<Value = Mount> {
     let hidden = proptest::option::of(inode());
-    (path(), path(), bytes(), bytes(), hidden).prop_map(|(point, library, backend, options, hidden)| Mount {
-        point,
-        library,
-        backend,
-        options,
-        hidden,
-    })
+    let shadows = proptest::sample::select(vec![Shadows::Folder, Shadows::Module]);
+    (path(), path(), bytes(), bytes(), hidden, shadows).prop_map(
+        |(point, library, backend, options, hidden, shadows)| Mount {
+            point,
+            library,
+            backend,
+            options,
+            hidden,
+            shadows,
+        },
+    )
 }
 
 fn log_target() -> impl Strategy<Value = LogTarget> {
@@ -80,7 +84,7 @@ proptest! {
     }
 }
 
-const GOOD: &str = "defuse-session 1\nprivate-fd-base 10\nnofile 10 20\ndispatch auto\nlog warn - 5:a:7\nmount /m /l.so b o 1:2\nend\n";
+const GOOD: &str = "defuse-session 1\nprivate-fd-base 10\nnofile 10 20\ndispatch auto\nlog warn - 5:a:7\nmount /m /l.so b o 1:2 folder\nend\n";
 
 #[test]
 fn the_example_is_good() {

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::config::Mount;
+use super::config::{Mount, Shadows};
 use super::error::SessionError;
 use super::mount_spec::MountSpec;
 use crate::log::Inode;
@@ -118,7 +118,14 @@ pub fn resolve_mounts(
             return Err(wrong("the back end is the mount point itself, which must stay empty".into()));
         }
         let library = find_plugin(&spec.plugin.library, search)?;
-        mounts.push(Mount { point, library, backend, options: spec.plugin.options.clone(), hidden });
+        mounts.push(Mount {
+            point,
+            library,
+            backend,
+            options: spec.plugin.options.clone(),
+            hidden,
+            shadows: Shadows::Folder,
+        });
     }
     Ok(mounts)
 }

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
-use super::config::{Mount, Nofile, SessionConfig};
+use super::config::{Mount, Nofile, SessionConfig, Shadows};
 use super::{OpenedSession, Session, SessionError, SessionSpec, names, sweep_stale};
 use crate::log::LogTarget;
 
@@ -20,6 +20,7 @@ fn spec(base: &Path) -> SessionSpec {
         backend: "b".into(),
         options: "".into(),
         hidden: None,
+        shadows: Shadows::Folder,
     };
     let config = SessionConfig {
         private_fd_base: 1024,

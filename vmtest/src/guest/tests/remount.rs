@@ -34,6 +34,7 @@ fn remount_keeps_backend_and_library() {
     let before = mount.shown_options();
     assert_eq!(errno(mount.remount(0, "backend=/other")), libc::EINVAL);
     assert_eq!(errno(mount.remount(0, "library=/other.so")), libc::EINVAL);
+    assert_eq!(errno(mount.remount(0, "options=other")), libc::EINVAL);
     assert_eq!(errno(mount.remount(0, "colour=red")), libc::EINVAL);
     assert_eq!(mount.shown_options(), before);
 }

@@ -1,0 +1,255 @@
+//! `mount.defuse SOURCE POINT [-fnsv] [-o OPTIONS]`: what mount(8) calls for `mount -t defuse` and for lines of fstab, so that `library=` may be a
+//! plugin's name.
+//!
+//! It is this command, called by that name. Options of the module pass as they are, those of the kernel become flags, and those that are
+//! for mount(8) and its like are left out. There is no fallback here: what mount(8) says is mounted must be a mount.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use defuse::errno::describe;
+use defuse::session::{PluginSearch, escape_option, find_plugin};
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+
+use super::failure::Failure;
+use super::{run, standing};
+
+/// The name under which this command is mount(8)'s helper.
+pub const NAME: &str = "mount.defuse";
+/// mount(8): wrong invocation.
+const USAGE: i32 = 1;
+/// mount(8): mount failure.
+const MOUNT_FAILED: i32 = 32;
+
+/// What mount(8) asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct HelperRequest {
+    /// Where to mount.
+    pub point: PathBuf,
+    /// What stands behind `-o`.
+    pub options: OsString,
+    /// Do all but the mount itself.
+    pub fake: bool,
+    /// Pass over options that nobody knows.
+    pub sloppy: bool,
+}
+
+/// Reads the arguments, without the program's name.
+///
+/// # Errors
+///
+/// When they are not what mount(8) passes.
+pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<HelperRequest, Failure> {
+    use lexopt::Arg;
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut request = HelperRequest::default();
+    let mut words = Vec::new();
+    let usage = |error: String| {
+        Failure::new(USAGE, format!("{error}\nusage: {NAME} SOURCE POINT [-fnsv] [-o OPTION,...]"))
+    };
+    while let Some(argument) = parser.next().map_err(|error| usage(error.to_string()))? {
+        match argument {
+            Arg::Short('o') => {
+                if !request.options.is_empty() {
+                    request.options.push(",");
+                }
+                request.options.push(parser.value().map_err(|error| usage(error.to_string()))?);
+            }
+            // The type is known.
+            Arg::Short('t') => drop(parser.value().map_err(|error| usage(error.to_string()))?),
+            Arg::Short('f') => request.fake = true,
+            Arg::Short('s') => request.sloppy = true,
+            Arg::Short('n' | 'v') => {}
+            Arg::Value(word) => words.push(word),
+            other => return Err(usage(other.unexpected().to_string())),
+        }
+    }
+    match words.as_slice() {
+        [_source, point] => request.point = point.into(),
+        _ => return Err(usage("SOURCE and POINT expected".into())),
+    }
+    Ok(request)
+}
+
+/// Mounts.
+///
+/// # Errors
+///
+/// Says what is wrong with the options or what the kernel said.
+pub fn mount(request: &HelperRequest) -> Result<i32, Failure> {
+    let (flags, options) = kernel_options(&request.options, request.sloppy, &run::plugin_search())
+        .map_err(|error| Failure::new(USAGE, error))?;
+    if request.fake {
+        return Ok(0);
+    }
+    standing::mount_as(&request.point, flags, options).map(|()| 0).map_err(|errno| {
+        let hint = match errno {
+            Errno::NODEV => ": the kernel module is not loaded ('defuse mount' does without)",
+            Errno::INVAL => ": the kernel's log says what is wrong with the options (dmesg)",
+            _ => "",
+        };
+        let point = request.point.display();
+        Failure::new(MOUNT_FAILED, format!("cannot mount {point}: {}{hint}", describe(errno)))
+    })
+}
+
+/// Splits options into the kernel's flags and the module's options.
+fn kernel_options(
+    options: &OsStr,
+    sloppy: bool,
+    search: &PluginSearch,
+) -> Result<(MountFlags, OsString), String> {
+    let mut flags = MountFlags::empty();
+    let mut data: Vec<Vec<u8>> = Vec::new();
+    for option in split(options.as_bytes()) {
+        let equals = option.iter().position(|&byte| byte == b'=');
+        let (name, value) = option.split_at(equals.unwrap_or(option.len()));
+        let name = String::from_utf8_lossy(name);
+        match &*name {
+            "library" => {
+                let value = value.strip_prefix(b"=").unwrap_or_default();
+                data.push([b"library=", library(value, search)?.as_bytes()].concat());
+            }
+            "backend" | "options" | "mode" | "uid" | "gid" => data.push(option.to_vec()),
+            "" => {}
+            name if is_for_user_space(name) => {}
+            name => match flag(name) {
+                Some((bits, true)) => flags |= bits,
+                Some((bits, false)) => flags &= !bits,
+                None if sloppy => {}
+                None => return Err(format!("there is no option '{}'", String::from_utf8_lossy(option))),
+            },
+        }
+    }
+    Ok((flags, OsString::from_vec(data.join(&b","[..]))))
+}
+
+/// The options of a list; a comma behind a backslash does not end one.
+fn split(options: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut escaped = false;
+    options.split(move |&byte| {
+        let ends = byte == b',' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })
+}
+
+/// The value of `library=` as the module takes it: a name becomes the path of the plugin that is found by it.
+fn library(value: &[u8], search: &PluginSearch) -> Result<OsString, String> {
+    if value.contains(&b'/') {
+        return Ok(OsString::from_vec(value.to_vec()));
+    }
+    let path = find_plugin(OsStr::from_bytes(value), search).map_err(|error| error.to_string())?;
+    Ok(escape_option(path.as_os_str()))
+}
+
+/// Options of fstab that are not the kernel's (mount(8)).
+fn is_for_user_space(name: &str) -> bool {
+    const NAMES: [&str; 15] = [
+        "defaults", "auto", "noauto", "user", "nouser", "users", "nousers", "owner", "noowner", "group",
+        "nogroup", "nofail", "_netdev", "comment", "loop",
+    ];
+    NAMES.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
+}
+
+/// A flag of mount(2), and whether the option sets or clears it.
+fn flag(name: &str) -> Option<(MountFlags, bool)> {
+    Some(match name {
+        "ro" => (MountFlags::RDONLY, true),
+        "rw" => (MountFlags::RDONLY, false),
+        "nosuid" => (MountFlags::NOSUID, true),
+        "suid" => (MountFlags::NOSUID, false),
+        "nodev" => (MountFlags::NODEV, true),
+        "dev" => (MountFlags::NODEV, false),
+        "noexec" => (MountFlags::NOEXEC, true),
+        "exec" => (MountFlags::NOEXEC, false),
+        "sync" => (MountFlags::SYNCHRONOUS, true),
+        "async" => (MountFlags::SYNCHRONOUS, false),
+        "dirsync" => (MountFlags::DIRSYNC, true),
+        "noatime" => (MountFlags::NOATIME, true),
+        "atime" => (MountFlags::NOATIME, false),
+        "nodiratime" => (MountFlags::NODIRATIME, true),
+        "diratime" => (MountFlags::NODIRATIME, false),
+        "relatime" => (MountFlags::RELATIME, true),
+        "norelatime" => (MountFlags::RELATIME, false),
+        "strictatime" => (MountFlags::STRICTATIME, true),
+        "lazytime" => (MountFlags::LAZYTIME, true),
+        "silent" => (MountFlags::SILENT, true),
+        "loud" => (MountFlags::SILENT, false),
+        _ => return None,
+    })
+}
+
+/// Whether this command was called as the helper: by the last component of its name.
+pub fn is_called(name: &OsStr) -> bool {
+    Path::new(name).file_name() == Some(OsStr::new(NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HelperRequest, MountFlags, is_called, kernel_options, parse};
+    use defuse::session::PluginSearch;
+    use rstest::rstest;
+    use std::ffi::OsString;
+
+    fn words(line: &str) -> impl Iterator<Item = OsString> {
+        line.split_whitespace().map(OsString::from).collect::<Vec<_>>().into_iter()
+    }
+
+    fn options(text: &str) -> Result<(MountFlags, OsString), String> {
+        kernel_options(text.as_ref(), false, &PluginSearch::default())
+    }
+
+    #[test]
+    fn it_is_called_as_mount_8_calls_it() {
+        let wanted =
+            HelperRequest { point: "/mnt".into(), options: "rw,backend=b".into(), fake: true, sloppy: false };
+        assert_eq!(parse(words("defuse /mnt -f -v -o rw,backend=b -t defuse")).unwrap(), wanted);
+        assert!(is_called("/sbin/mount.defuse".as_ref()) && is_called("mount.defuse".as_ref()));
+        assert!(!is_called("/mount.defuse/defuse".as_ref()));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("defuse")]
+    #[case("defuse /mnt more")]
+    #[case("defuse /mnt -o")]
+    #[case("defuse /mnt --frob")]
+    fn a_wrong_call_is_refused(#[case] line: &str) {
+        let failure = parse(words(line)).unwrap_err();
+        assert_eq!(failure.status, super::USAGE);
+        assert!(failure.to_string().contains("usage: mount.defuse"), "{failure}");
+    }
+
+    #[test]
+    fn options_go_where_they_belong() {
+        let (flags, data) = options(
+            r"rw,ro,nosuid,noauto,x-systemd.automount,backend=/a\,b,library=/l.so,options=c\\,mode=700,",
+        )
+        .unwrap();
+        assert_eq!(flags, MountFlags::RDONLY | MountFlags::NOSUID);
+        assert_eq!(data, r"backend=/a\,b,library=/l.so,options=c\\,mode=700");
+    }
+
+    #[test]
+    fn an_option_that_nobody_knows_is_refused_unless_sloppy() {
+        assert_eq!(options("backend=b,colour=red").unwrap_err(), "there is no option 'colour=red'");
+        let sloppy = kernel_options("backend=b,colour=red".as_ref(), true, &PluginSearch::default());
+        assert_eq!(sloppy, Ok((MountFlags::empty(), "backend=b".into())));
+    }
+
+    #[test]
+    fn a_plugin_is_found_by_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("libmine.so");
+        std::fs::write(&path, "").unwrap();
+        let search = PluginSearch { directories: vec![directory.path().into()] };
+        let (_, data) = kernel_options("library=mine".as_ref(), false, &search).unwrap();
+        let path = std::fs::canonicalize(&path).unwrap();
+        assert_eq!(data, format!("library={}", path.display()).as_str());
+        let missing = kernel_options("library=other".as_ref(), false, &search).unwrap_err();
+        assert!(missing.contains("libother.so"), "{missing}");
+    }
+}

@@ -1,0 +1,182 @@
+//! Shadows in the session's folder on tmpfs: for mounts that are the session's own.
+//!
+//! The shadow of a file is a directory of its own, opened for reading, whose inode number names the slot of the arena. The shadow of a
+//! directory is the other way round a file opened for writing, in which nothing can be listed, found or made. A process that is
+//! not intercepted gets EISDIR, EBADF or ENODEV from every attempt to use either as a file.
+//!
+//! A shadow carries an open-file-description lock on its object. The kernel keeps it over fork and passing
+//! and drops it with the last descriptor anywhere, so it tells whether a slot is still in use when
+//! processes were killed.
+
+use std::io::Write;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use arrayvec::ArrayVec;
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+use stash::SlotId;
+
+use super::KIND;
+use crate::file::stash_errno;
+use crate::process::Process;
+use crate::{native, private_fd};
+
+/// The private descriptor that placeholders are duplicates of; -1 until the first.
+static PLACEHOLDER: AtomicI32 = AtomicI32::new(-1);
+
+/// The common placeholder; opens it if there is none.
+pub fn placeholder(process: &Process) -> Result<RawFd, Errno> {
+    match PLACEHOLDER.load(Ordering::Relaxed) {
+        -1 => open_placeholder(process),
+        fd => Ok(fd),
+    }
+}
+
+/// A duplicate of the common placeholder at the lowest free number.
+pub fn place(process: &Process, cloexec: bool) -> Result<RawFd, Errno> {
+    let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
+    let duplicate = |of: RawFd| native::checked(sys::__NR_fcntl, [of as u64, command, 0, 0, 0, 0]);
+    let fd = match duplicate(PLACEHOLDER.load(Ordering::Relaxed)) {
+        // None yet, or a program that is not fully intercepted closed it.
+        Err(Errno::BADF) => duplicate(open_placeholder(process)?)?,
+        other => other?,
+    };
+    Ok(fd as RawFd)
+}
+
+fn open_placeholder(process: &Process) -> Result<RawFd, Errno> {
+    let path = folder_path(process, "null", None);
+    let fd = open_directory(&path, true)?;
+    let private = private_fd::take(fd)?;
+    let former = PLACEHOLDER.swap(private, Ordering::AcqRel);
+    if former >= 0 {
+        private_fd::forget(former);
+    }
+    Ok(private)
+}
+
+/// Which object in the session's folder stands for a description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Object {
+    /// For a file: an empty directory, opened for reading. Reading it is EISDIR, writing EBADF, mapping ENODEV.
+    Directory,
+    /// For a directory: an empty file, opened for writing. Listing it, entering it and names relative to it are ENOTDIR.
+    File,
+}
+
+impl Object {
+    /// The one that stands for the description in `slot`.
+    fn of(process: &Process, slot: SlotId) -> Result<Self, Errno> {
+        let kind = process.arena.slot(slot).map_err(stash_errno)?.user_words()[KIND].load(Ordering::Relaxed);
+        Ok(if kind as u32 == sys::S_IFDIR { Self::File } else { Self::Directory })
+    }
+
+    fn path(self, process: &Process, slot: SlotId) -> ArrayVec<u8, 4096> {
+        match self {
+            Self::Directory => folder_path(process, "slots/", Some(slot)),
+            Self::File => folder_path(process, "slots/d", Some(slot)),
+        }
+    }
+
+    fn open(self, path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
+        let cloexec = if cloexec { sys::O_CLOEXEC } else { 0 };
+        let kind = match self {
+            Self::Directory => sys::O_RDONLY | sys::O_DIRECTORY,
+            Self::File => sys::O_WRONLY,
+        };
+        let args = [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0];
+        native::new_fd(sys::__NR_open, args)
+    }
+
+    fn make(self, path: &ArrayVec<u8, 4096>) -> Result<(), Errno> {
+        let name = path.as_ptr() as u64;
+        let made = match self {
+            Self::Directory => native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]),
+            Self::File => {
+                native::checked(sys::__NR_mknod, [name, u64::from(sys::S_IFREG | 0o600), 0, 0, 0, 0])
+            }
+        };
+        match made {
+            Ok(_) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The lock that a description of it may have.
+    fn lock(self) -> u32 {
+        match self {
+            Self::Directory => sys::F_RDLCK,
+            Self::File => sys::F_WRLCK,
+        }
+    }
+}
+
+/// A shadow: opens the slot's own object, making it at the slot's first use, and locks the description.
+pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
+    let object = Object::of(process, slot)?;
+    let path = object.path(process, slot);
+    let fd = match object.open(&path, cloexec) {
+        Err(Errno::NOENT) => {
+            object.make(&path)?;
+            object.open(&path, cloexec)?
+        }
+        other => other?,
+    };
+    let ready = lock_call(fd, sys::F_OFD_SETLK, object.lock()).and_then(|_| {
+        let (_, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
+        let shared = process.arena.slot(slot).map_err(stash_errno)?;
+        if shared.shadow() != inode {
+            shared.set_shadow(inode).map_err(stash_errno)?;
+        }
+        shared.mark_shared().map_err(stash_errno)
+    });
+    if let Err(error) = ready {
+        native::close(fd);
+        return Err(error);
+    }
+    Ok(fd)
+}
+
+fn open_directory(path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
+    Object::Directory.open(path, cloexec)
+}
+
+/// Whether any descriptor of the slot's object is open anywhere: then its lock forbids a write lock.
+pub fn is_held(process: &Process, slot: SlotId) -> bool {
+    // When it cannot be known, a leaked slot is better than one that two files share.
+    let Ok(object) = Object::of(process, slot) else { return true };
+    let fd = match object.open(&object.path(process, slot), true) {
+        Ok(fd) => fd,
+        Err(error) => return error != Errno::NOENT,
+    };
+    let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK);
+    native::close(fd);
+    !matches!(found, Ok(kind) if kind == sys::F_UNLCK)
+}
+
+fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
+    let mut lock =
+        sys::flock { l_type: kind as _, l_whence: sys::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
+    let lock_pointer = (&raw mut lock) as u64;
+    native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;
+    Ok(lock.l_type as u32)
+}
+
+/// `<folder>/<below>`, or `<shared folder>/<below><slot index>`, with its NUL.
+fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec<u8, 4096> {
+    let mut path = ArrayVec::new();
+    // The folder's path is short (checked when the session was opened), so this cannot fail.
+    let _ = path.write_all(if slot.is_some() { &process.shared_folder } else { &process.folder });
+    let _ = write!(path, "/{below}");
+    if let Some(slot) = slot {
+        let _ = write!(path, "{}", slot.index);
+        let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
+        if user != i64::from(process.owner) {
+            // Objects of the session's owner cannot be opened by others: a process that is somebody else now has its own.
+            let _ = write!(path, "-{user}");
+        }
+    }
+    let _ = path.write_all(b"\0");
+    path
+}

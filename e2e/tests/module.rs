@@ -1,0 +1,208 @@
+//! Mounts of the kernel module: what programs get from it that the session's folder cannot give, and the commands that make them.
+//! `cargo vmtest run --with defuse-e2e module` runs these; where the module is not loaded they are skipped.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
+use std::process::{Child, Command, Stdio};
+
+use defuse_e2e::process::{End, Outcome};
+use defuse_e2e::product::Product;
+use defuse_e2e::{Serving, Session, need_programs, requirement};
+use rustix::mount::{UnmountFlags, unmount};
+
+fn with_module() -> Option<Session> {
+    if !fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\tdefuse\n")) {
+        requirement::skip("the kernel module is not loaded");
+        return None;
+    }
+    if !requirement::is_root() {
+        requirement::skip("needs root");
+        return None;
+    }
+    Session::new()
+}
+
+#[track_caller]
+fn assert_done(outcome: &Outcome) {
+    assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
+}
+
+/// After a failed test nothing stays mounted.
+struct Detach(String);
+
+impl Drop for Detach {
+    fn drop(&mut self) {
+        // Mostly the test has unmounted it already.
+        let _ = unmount(self.0.as_str(), UnmountFlags::DETACH);
+    }
+}
+
+fn mount(session: &Session) -> (String, Detach) {
+    let argument = Serving::Plugin.mount_argument(&session.place.mnt(), &session.place.backend());
+    let made = session.defuse(["mount", &argument]);
+    assert_done(&made);
+    assert_eq!(made.stderr_text(), "", "it must not fall back");
+    let point = session.place.mnt().display().to_string();
+    (point.clone(), Detach(point))
+}
+
+/// A Python program in a session of its own, which has said that it is ready, and goes on when its input ends.
+struct Holder(Child);
+
+impl Holder {
+    fn start(session: &Session, program: &str) -> Self {
+        let program = format!(
+            "import fcntl, os, sys, signal\n{program}\nprint('ready', flush=True)\nsys.stdin.read()\n"
+        );
+        let mut command = session.command(["run", "--", "python3", "-c", &program]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start python");
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let holder = Self(child);
+        assert_eq!(line, "ready\n");
+        holder
+    }
+
+    /// The process that runs the program, which is the only child of `defuse run`.
+    fn program(&self) -> String {
+        let runner = self.0.id();
+        let children = fs::read_to_string(format!("/proc/{runner}/task/{runner}/children")).unwrap();
+        children.trim().to_owned()
+    }
+
+    fn end(mut self) {
+        drop(self.0.stdin.take());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+/// Runs a Python program in a session of its own.
+fn python(session: &Session, program: &str) -> String {
+    let program = format!("import fcntl, os, sys, struct, errno\n{program}");
+    let outcome = session.defuse(["run", "--", "python3", "-c", &program]);
+    assert_done(&outcome);
+    outcome.stdout_text()
+}
+
+#[test]
+fn a_mount_of_the_kernel_is_made_listed_used_and_undone() {
+    let Some(session) = with_module() else { return };
+    let (mnt, _detach) = mount(&session);
+    let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(
+        info.lines().any(|line| line.contains(&format!(" {mnt} ")) && line.contains(" - defuse ")),
+        "{info}"
+    );
+    assert!(session.defuse(["list"]).stdout_text().starts_with(&format!("module\t{mnt}=/")));
+    let again = session.defuse(["mount", &format!("{mnt}=passthrough:/")]);
+    assert!(again.stderr_text().contains("mounted already"), "{}", again.stderr_text());
+    for _ in 0..2 {
+        assert_done(&session.defuse(["run", "--", "sh", "-c", "cd $MNT; echo line >>f; cat f"]));
+    }
+    assert_eq!(fs::read(session.place.backend().join("f")).unwrap(), b"line\nline\n");
+    assert_done(&session.defuse(["umount", &mnt]));
+    assert_eq!(session.defuse(["list"]).stdout, b"");
+    session.assert_nothing_left();
+}
+
+#[test]
+fn mount_8_calls_the_helper() {
+    let Some(session) = with_module() else { return };
+    let helper = session.place.root().join("mount.defuse");
+    symlink(Product::get().defuse(), &helper).unwrap();
+    let mnt = session.place.mnt().display().to_string();
+    let options = format!(
+        "rw,noauto,nosuid,library=passthrough,options=backing-fd,backend={}",
+        session.place.backend().display()
+    );
+    let _detach = Detach(mnt.clone());
+    let status = Command::new(&helper).args(["defuse", &mnt, "-o", &options]).status().unwrap();
+    assert!(status.success());
+    let list = session.defuse(["list"]).stdout_text();
+    assert!(list.starts_with("module\t") && list.contains(",backing-fd:"), "{list}");
+    assert_done(&session.defuse(["run", "--", "sh", "-c", "echo x >$MNT/f; cat $MNT/f"]));
+    assert_done(&session.defuse(["umount", &mnt]));
+    session.assert_nothing_left();
+}
+
+#[test]
+fn a_file_in_use_keeps_the_mount_busy_and_shows_its_path() {
+    need_programs!("python3");
+    let Some(session) = with_module() else { return };
+    let (mnt, _detach) = mount(&session);
+    fs::create_dir(session.place.backend().join("dir")).unwrap();
+    let holder =
+        Holder::start(&session, "os.dup2(os.open(os.environ['MNT'] + '/dir/f', os.O_CREAT | os.O_RDWR), 77)");
+    // What the kernel says to who is not of the session.
+    let link = fs::read_link(format!("/proc/{}/fd/77", holder.program())).unwrap();
+    assert_eq!(link, session.place.mnt().join("dir/f"));
+    let busy = session.defuse(["umount", &mnt]);
+    assert!(busy.stderr_text().contains("EBUSY"), "{}", busy.stderr_text());
+    assert_done(&session.defuse(["umount", "-l", &mnt]));
+    holder.end();
+    session.assert_nothing_left();
+}
+
+#[test]
+fn record_locks_hold_between_sessions() {
+    need_programs!("python3");
+    let Some(session) = with_module() else { return };
+    let (mnt, _detach) = mount(&session);
+    // From the end and from the offset, which the kernel does not know.
+    let holder = Holder::start(
+        &session,
+        "f = os.open(os.environ['MNT'] + '/f', os.O_CREAT | os.O_RDWR); os.write(f, b'0123456789')
+fcntl.lockf(f, fcntl.LOCK_EX, 2, -2, os.SEEK_END); os.lseek(f, 3, 0); fcntl.lockf(f, fcntl.LOCK_EX, 1, 1, os.SEEK_CUR)
+g = os.open(os.environ['MNT'] + '/g', os.O_CREAT | os.O_RDWR); fcntl.flock(g, fcntl.LOCK_EX)",
+    );
+    let said = python(
+        &session,
+        "f = os.open(os.environ['MNT'] + '/f', os.O_RDWR); g = os.open(os.environ['MNT'] + '/g', os.O_RDWR)
+asked = fcntl.fcntl(f, fcntl.F_GETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))
+print(struct.unpack('hhqqi4x', asked)[:4])
+for start in range(10):
+    try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, start); print(start)
+    except OSError as error: print(start, errno.errorcode[error.errno])
+try: fcntl.flock(g, fcntl.LOCK_SH | fcntl.LOCK_NB)
+except OSError as error: print('flock', errno.errorcode[error.errno])",
+    );
+    let wanted = "(1, 0, 4, 1)\n0\n1\n2\n3\n4 EAGAIN\n5\n6\n7\n8 EAGAIN\n9 EAGAIN\nflock EAGAIN\n";
+    assert_eq!(said, wanted);
+    holder.end();
+    let said = python(
+        &session,
+        "f = os.open(os.environ['MNT'] + '/f', os.O_RDWR); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); print('free')",
+    );
+    assert_eq!(said, "free\n");
+    assert_done(&session.defuse(["umount", &mnt]));
+    session.assert_nothing_left();
+}
+
+#[test]
+fn a_lease_is_broken_by_an_open_in_another_session() {
+    need_programs!("python3");
+    let Some(session) = with_module() else { return };
+    let (mnt, _detach) = mount(&session);
+    let holder = Holder::start(
+        &session,
+        "f = os.open(os.environ['MNT'] + '/f', os.O_CREAT | os.O_RDWR)
+def give_up(*_): fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_UNLCK); os.write(f, b'given up')
+signal.signal(signal.SIGIO, give_up); fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+assert fcntl.fcntl(f, fcntl.F_GETLEASE) == fcntl.F_WRLCK",
+    );
+    // The first open starts the breaking and does not wait, the second waits until it is done.
+    let said = python(
+        &session,
+        "path = os.environ['MNT'] + '/f'; os.close(os.open(path, os.O_PATH)); print('place')
+try: os.open(path, os.O_RDONLY | os.O_NONBLOCK); print('opened')
+except OSError as error: print(errno.errorcode[error.errno])
+low = os.open('/dev/null', os.O_RDONLY); os.close(low)
+print(os.open(path, os.O_RDONLY) == low)",
+    );
+    assert_eq!(said, "place\nEAGAIN\nTrue\n");
+    holder.end();
+    assert_eq!(fs::read(session.place.backend().join("f")).unwrap(), b"given up");
+    assert_done(&session.defuse(["umount", &mnt]));
+    session.assert_nothing_left();
+}
