@@ -18,6 +18,8 @@ mod namei;
 #[allow(unsafe_code)]
 mod native;
 mod nofile;
+#[allow(unsafe_code)]
+mod paging;
 pub mod path_bytes;
 mod private_fd;
 mod process;

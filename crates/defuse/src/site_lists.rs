@@ -21,7 +21,9 @@ const LONGEST_KEY: usize = 120;
 /// What every process of a session has the interposer look at, but for the memory that is its own.
 pub fn interests() -> Config {
     let config = table::rows().fold(Config::new().dispatch(DispatchPolicy::Auto), |config, row| {
-        config.interest(row.nr.into(), row.interest)
+        let config = config.interest(row.nr.into(), row.interest);
+        // Memory that is named by a call may be a mapped file.
+        if row.memory.is_empty() { config } else { config.alert(row.nr.into()) }
     });
     serve::INNER.iter().fold(config, |config, &nr| config.inner(nr))
 }

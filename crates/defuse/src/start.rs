@@ -132,6 +132,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
+        paging: crate::paging::Paging::default(),
         sweep_at: AtomicU32::new(4096),
     }));
     nofile::refresh(process);

@@ -24,3 +24,4 @@ pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
 pub use plans::{PlanStore, store_plans};
 pub use process::{exec, in_vfork_child};
+pub use table::set_alert;

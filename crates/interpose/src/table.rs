@@ -33,6 +33,13 @@ pub const HOST_CLASS: usize = 2 * NUMBERS;
 pub type Classes = [AtomicU8; 3 * NUMBERS];
 
 static TABLE: Classes = [const { AtomicU8::new(0) }; 3 * NUMBERS];
+/// What [`set_alert`] does to a number: nothing, the host's class, or both classes.
+static ALERT: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
+const ALERT_HOST: u8 = 1;
+const ALERT_BOTH: u8 = 2;
+/// The classes of a number without alert: own, host's.
+static CALM: [[AtomicU8; 2]; NUMBERS] = [const { [AtomicU8::new(0), AtomicU8::new(0)] }; NUMBERS];
+
 static NO_STATES: [AtomicU8; FD_STATES] = [const { AtomicU8::new(0) }; FD_STATES];
 static NOT_SERVING: AtomicU8 = AtomicU8::new(0);
 
@@ -103,7 +110,7 @@ const fn own_class(own: Own) -> u8 {
 
 const fn host_class(interest: Interest) -> u8 {
     match interest {
-        Interest::Never => NEVER,
+        Interest::Never | Interest::WhileAlert => NEVER,
         Interest::ByFd => BY_FD,
         Interest::Closes => CLOSES,
         Interest::WhileServing => WHILE_SERVING,
@@ -132,6 +139,36 @@ pub fn fill(config: &Config) {
         TABLE[nr].store(class, Relaxed);
         TABLE[INNER + nr].store(u8::from(inner) << 1 | u8::from(own_inner), Relaxed);
         TABLE[HOST_CLASS + nr].store(host, Relaxed);
+        let asked = config.alert[nr] || *interest == Interest::WhileAlert;
+        let alert = match own(nr as u32) {
+            _ if !asked => 0,
+            None | Some(Own::Wait { .. }) => ALERT_BOTH,
+            Some(Own::Executable) => ALERT_HOST,
+            Some(_) => 0,
+        };
+        ALERT[nr].store(alert, Relaxed);
+        CALM[nr][0].store(class, Relaxed);
+        CALM[nr][1].store(host, Relaxed);
+    }
+}
+
+/// Has all calls of the numbers that [`Config::alert`] and [`Interest::WhileAlert`] name offered to the handler from now on, or
+/// no longer. Calls that are being decided about meanwhile go either way; those that other threads begin after this has returned
+/// go the new one. As long as it is off, it costs those calls nothing. Any thread, inside or not.
+pub fn set_alert(on: bool) {
+    for nr in 0..NUMBERS {
+        let (class, host) = if on {
+            match ALERT[nr].load(Relaxed) {
+                ALERT_BOTH => (ALWAYS, ALWAYS),
+                ALERT_HOST => (CALM[nr][0].load(Relaxed), ALWAYS),
+                _ => continue,
+            }
+        } else {
+            (CALM[nr][0].load(Relaxed), CALM[nr][1].load(Relaxed))
+        };
+        // The host's first: who finds the other is to find this.
+        TABLE[HOST_CLASS + nr].store(host, Relaxed);
+        TABLE[nr].store(class, Relaxed);
     }
 }
 
@@ -166,5 +203,10 @@ pub fn numbers_of_interest() -> u64 {
 
 /// Whether a call of this number is of interest to anybody, whatever its arguments.
 pub fn of_interest(nr: u32) -> bool {
-    (nr as usize) < NUMBERS && TABLE[nr as usize].load(Relaxed) != NEVER
+    must_be_caught(nr) || (nr as usize) < NUMBERS && ALERT[nr as usize].load(Relaxed) != 0
+}
+
+/// Whether a call of this number is of interest when there is no alert, too.
+pub fn must_be_caught(nr: u32) -> bool {
+    (nr as usize) < NUMBERS && CALM[nr as usize][0].load(Relaxed) != NEVER
 }

@@ -56,7 +56,9 @@ impl Attached {
     pub(crate) fn renew(&self, uffd: &Uffd) -> Result<()> {
         let owner = Owner::this_process();
         self.owner.store(owner.0, Ordering::Relaxed);
-        self.slot.store(self.ledger.claim(owner)?, Ordering::Relaxed);
+        let claimed = self.ledger.claim(owner);
+        self.ledger.expect_no_more();
+        self.slot.store(claimed?, Ordering::Relaxed);
         self.window.forget();
         self.window.cover(uffd, &self.cache, self.ledger.length())
     }
@@ -69,11 +71,6 @@ impl Attached {
     /// Names writing it back.
     pub(crate) fn writing(&self) -> usize {
         self.id() + 1
-    }
-
-    /// Names changing its length.
-    pub(crate) fn resizing(&self) -> usize {
-        self.id() + 2
     }
 
     pub(crate) fn check_capacity(&self, length: u64) -> Result<()> {

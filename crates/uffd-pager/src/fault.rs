@@ -76,10 +76,8 @@ impl Pager {
     fn enter<'a>(&self, attached: &'a Attached) -> std::result::Result<InFlight<'a>, Errno> {
         if self.buffers.in_use_here(attached.id()) {
             Ok(attached.ledger.enter_nested(attached.slot()))
-        } else if self.buffers.in_use_here(attached.resizing()) {
-            Err(Errno::DEADLK)
         } else {
-            Ok(attached.ledger.enter(attached.slot()))
+            attached.ledger.enter(attached.slot(), attached.owner())
         }
     }
 

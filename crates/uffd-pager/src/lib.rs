@@ -21,6 +21,7 @@ mod signals;
 mod source;
 mod table;
 mod uffd;
+mod view;
 mod wait;
 mod writeback;
 
@@ -35,3 +36,4 @@ pub use pager::{MapRequest, Mode, Pager, Source};
 pub use rustix::io::Errno;
 pub use source::PageSource;
 pub use uffd::Features;
+pub use view::{Changed, View};

@@ -2,6 +2,8 @@
 //!
 //! Options: `backing-fd` (or `backing-fd=on`/`off`, default off) hands the files themselves to the program
 //! instead of serving `read` and `write`. FIFOs, sockets and devices are always handed over.
+//! `map=lend` (the default) lends the files for mapping, so that the kernel's pages are mapped; `map=pager` does not: the host pages
+//! them itself, as for a plugin that has no descriptors to lend.
 //!
 //! No symbolic link is ever followed here: one in the middle of a path is answered with `ELOOP`, and the host
 //! walks. Nothing leads out of the directory. An operation allocates nothing.
@@ -37,6 +39,7 @@ const BLOB: &[u8] = b"passthrough 2";
 pub struct Passthrough {
     root: OwnedFd,
     backing_fd: bool,
+    lends: bool,
 }
 
 impl FileSystem for Passthrough {
@@ -50,17 +53,19 @@ impl FileSystem for Passthrough {
         .union(Capabilities::UMASK);
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
-        let mut backing_fd = false;
+        let (mut backing_fd, mut lends) = (false, true);
         for option in setup.options() {
-            backing_fd = match option {
-                b"backing-fd" | b"backing-fd=on" => true,
-                b"backing-fd=off" => false,
+            match option {
+                b"backing-fd" | b"backing-fd=on" => backing_fd = true,
+                b"backing-fd=off" => backing_fd = false,
+                b"map=lend" => lends = true,
+                b"map=pager" => lends = false,
                 other => {
                     let other = other.escape_ascii();
                     return Err(InitError::new(
                         Errno::EINVAL,
                         format!(
-                            "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off"
+                            "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off, map=lend, map=pager"
                         ),
                     ));
                 }
@@ -75,7 +80,7 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd }),
+            Ok(root) => Ok(Self { root, backing_fd, lends }),
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }
@@ -341,7 +346,10 @@ impl FileSystem for Passthrough {
         Ok(served(unsafe { OwnedFd::from_raw_fd(fd) }, mode & libc::S_IFMT))
     }
 
-    fn backing_fd<'a>(&'a self, handle: &'a OwnedFd, _purpose: Purpose) -> Result<BorrowedFd<'a>> {
+    fn backing_fd<'a>(&'a self, handle: &'a OwnedFd, purpose: Purpose) -> Result<BorrowedFd<'a>> {
+        if purpose == Purpose::Map && !self.lends {
+            return Err(Errno::ENOSYS);
+        }
         Ok(handle.as_fd())
     }
 

@@ -14,6 +14,7 @@ use crate::file;
 use crate::handover;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
+use crate::paging;
 use crate::process::Process;
 use crate::program::{self, Header};
 use crate::resolve::PathBytes;
@@ -202,6 +203,9 @@ fn execute_file(
 /// Prepares what the next image inherits, and asks the kernel. Comes back only if that fails.
 fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     let words = Words::new(plan, argv)?;
+    if !interpose::in_vfork_child() {
+        paging::live::write_back_all(process);
+    }
     let prepared = handover::prepare_exec(process)?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),

@@ -6,7 +6,7 @@ use interpose::{ForkCall, ForkKind};
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{heap, nofile, shadow, thread};
+use crate::{heap, nofile, paging, shadow, thread};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -31,6 +31,13 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
                 instance.fork_prepare();
             }
         }
+        if let Err(error) = paging::before_fork(process) {
+            release_files(process);
+            for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
+                instance.fork_parent();
+            }
+            return Err(error);
+        }
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     nofile::before_fork();
@@ -40,9 +47,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     Ok(())
 }
 
-fn release(process: &Process) {
-    heap::after_fork();
-    nofile::after_fork();
+fn release_files(process: &Process) {
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
@@ -56,7 +61,10 @@ fn release(process: &Process) {
 pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) {
     match fork.kind {
         ForkKind::Fork => {
-            release(process);
+            heap::after_fork();
+            nofile::after_fork();
+            paging::after_fork_in_parent(process, result > 0);
+            release_files(process);
             for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
                 instance.fork_parent();
             }
@@ -79,7 +87,10 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
         ForkKind::Thread | ForkKind::SharedVm => return,
     }
     thread::after_fork_in_child();
-    release(process);
+    heap::after_fork();
+    nofile::after_fork();
+    paging::after_fork_in_child(process);
+    release_files(process);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
     }

@@ -11,6 +11,7 @@ use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served};
 use crate::namei::{self, Last, Located, PathArgument, Spot};
+use crate::paging;
 use crate::process::Process;
 use crate::resolve::{PATH_MAX, PathBytes};
 use crate::{native, user};
@@ -105,7 +106,7 @@ fn take_name_away(process: &'static Process, call: &Call, at: At) -> Served {
         return Ok(Reply::Pass);
     }
     match at.argument(call)?.last() {
-        Last::Name => paths::lookup(process, call, at, remove_name),
+        Last::Name => paths::lookup(process, call, at, |spot| remove_name(process, spot)),
         _ => unnamed(process, call, at, Errno::ISDIR),
     }
 }
@@ -146,7 +147,7 @@ fn is_mount_point(process: &Process, spot: &Spot) -> bool {
     process.table.find(&path).is_some_and(|(number, below)| number != spot.mount.number && below.is_empty())
 }
 
-fn remove_name(spot: &Spot) -> Result<i64, Errno> {
+fn remove_name(process: &'static Process, spot: &Spot) -> Result<i64, Errno> {
     if spot.is_root() {
         return Err(Errno::ISDIR);
     }
@@ -156,7 +157,10 @@ fn remove_name(spot: &Spot) -> Result<i64, Errno> {
             _ => Errno::NOTDIR,
         });
     }
-    spot.call(Instance::unlink).map(|()| 0)
+    let mapped = paging::before_unlink(process, spot);
+    spot.call(Instance::unlink)?;
+    mapped.into_iter().for_each(|key| paging::after_unlink(process, key));
+    Ok(0)
 }
 
 pub fn symlink(process: &'static Process, call: &Call) -> Served {
@@ -304,7 +308,13 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
                 return Err(Errno::NOTDIR);
             }
         }
+        let exchanged = flags & sys::RENAME_EXCHANGE != 0;
+        let replaced = if exchanged { None } else { paging::before_unlink(process, new) };
+        let moved = if replaced.is_some() { paging::before_unlink(process, old) } else { None };
         old.call(|instance, path| instance.rename(path, new.path(), flags))?;
+        if moved != replaced {
+            replaced.into_iter().for_each(|key| paging::after_unlink(process, key));
+        }
         process.renamed(old.mount.number, old.path().as_bytes(), new.path().as_bytes(), flags);
         Ok(())
     })

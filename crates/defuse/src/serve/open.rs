@@ -14,6 +14,7 @@ use super::attributes::attributes_at;
 use super::{Reply, Served, locks};
 use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
+use crate::paging::{self, Key, coherent};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
@@ -229,14 +230,30 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(process, instance, || {
-        spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
-    })?;
+    let open = |flags: u32| {
+        open_handle(process, instance, || {
+            spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
+        })
+    };
+    let mapped = if flags & sys::O_TRUNC == 0 { None } else { maybe_mapped(process, spot) };
+    let opened = match mapped {
+        Some(key) => coherent::set_length(None, process, key, 0, || open(flags))?,
+        None => open(flags)?,
+    };
     let mut path = spot.path().as_bytes();
     if flags & sys::O_TMPFILE == sys::O_TMPFILE {
         path = b"/";
     }
     enter(process, spot.mount.number, instance, opened, path, flags)
+}
+
+/// The identity of what lies there, if files are mapped in the session: cutting it off concerns who maps it.
+fn maybe_mapped(process: &Process, spot: &Spot) -> Option<Key> {
+    if paging::generation(process) == 0 {
+        return None;
+    }
+    let attributes = attributes_at(spot, true).ok()?;
+    coherent::maybe_mapped(process, spot.mount.number, &attributes)
 }
 
 /// Opens a file that is open already once more, as `/proc/self/fd/N` does.
@@ -313,6 +330,12 @@ fn enter(
     slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
+    // Here killed processes' pages are written back, if there are any.
+    if flags & sys::O_PATH == 0
+        && let Err(error) = paging::view(&file)
+    {
+        crate::trace::debug(format_args!("pages of a mapped file: {error}"));
+    }
     let together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
         file.set_form(Form::Backing(fd));

@@ -120,16 +120,18 @@ impl Session {
         // Modes are set by fchmod, as the umask would take bits from those given at creation.
         fchmod(&self.folder, PASSABLE)
             .map_err(|errno| SessionError::system("set the mode of", &self.path, errno))?;
-        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::SITES] {
+        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::PAGES, names::SITES] {
             self.make_directory(name).map_err(|errno| {
                 SessionError::system("create the directory", &self.path.join(name), errno)
             })?;
         }
 
-        // A process that drops its privileges still makes shadows. Only who knows the folder's name gets here, and
-        // nobody can remove or list what others made.
-        chmodat(&self.folder, names::SLOTS, Mode::from_raw_mode(0o1733), AtFlags::empty())
-            .map_err(|errno| SessionError::system("set the mode of", &self.path.join(names::SLOTS), errno))?;
+        // A process that drops its privileges still makes shadows and maps files. Only who knows the folder's name gets
+        // here, and nobody can remove or list what others made.
+        for name in [names::SLOTS, names::PAGES] {
+            chmodat(&self.folder, name, Mode::from_raw_mode(0o1733), AtFlags::empty())
+                .map_err(|errno| SessionError::system("set the mode of", &self.path.join(name), errno))?;
+        }
 
         let arena = self.make_file(names::ARENA, Mode::RUSR | Mode::WUSR)?;
         fill_arena(arena.as_fd())?;
