@@ -12,6 +12,7 @@ mod nofile;
 mod plugin;
 mod reaper;
 mod run;
+mod write_back;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -42,6 +43,7 @@ fn perform(request: Request) -> Result<i32, Failure> {
         Request::Version => print(concat!("defuse ", env!("CARGO_PKG_VERSION"), "\n")),
         Request::Run(request) => run::run(&request),
         Request::ExecInside(command) => Ok(run::exec_inside(&command)),
+        Request::WriteBackInside(paths) => Ok(write_back::inside(&paths)),
         Request::PluginList => print(&plugin::list()),
         Request::PluginCheck(request) => plugin::check(&request, print),
         Request::Doctor => {

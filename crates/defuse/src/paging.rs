@@ -234,7 +234,7 @@ pub fn before_fork(process: &'static Process) -> Result<(), Errno> {
     process.paging.live.acquire();
     process.paging.known.acquire();
     let Some(pager) = process.paging.pager() else { return Ok(()) };
-    pager.before_fork().map_err(|error| {
+    crate::nofile::with_room(|| pager.before_fork()).map_err(|error| {
         process.paging.known.release();
         process.paging.live.release();
         error.errno()

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use stash::Arena;
 use super::arguments::{EXEC_INSIDE, RunRequest, parse_log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
+use super::write_back::write_back;
 use super::{arena, environment, library, nofile, plugin, reaper};
 
 /// Runs a program in a session of its own and returns its exit status.
@@ -39,13 +41,13 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
 
     // From here on there is something to undo, so signals wait.
     let signals = Signals::hold().map_err(|errno| failed("hold back signals", errno))?;
-    sweep(&run_directory);
+    sweep(&run_directory, &preloaded);
     let (session, arena) = create_session(run_directory, mounts, log)?;
-    let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), &session)
+    let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), session.path())
         .and_then(|preload| program(request, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
         .map(|child| signals.wait(child));
-    finish(session, arena);
+    finish(session, arena, preloaded);
     ended.map(child::end_like)
 }
 
@@ -94,8 +96,15 @@ fn create_log_file(file: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Removes what killed runners left; that this fails keeps nobody from working.
-fn sweep(run_directory: &Path) {
-    match sweep_stale(run_directory, arena::any_alive) {
+fn sweep(run_directory: &Path, library: &Path) {
+    let is_alive = |folder: BorrowedFd<'_>| {
+        let alive = arena::any_alive(folder)?;
+        if !alive && let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())) {
+            write_back(&path, library);
+        }
+        Ok(alive)
+    };
+    match sweep_stale(run_directory, is_alive) {
         Ok(swept) => {
             for path in swept.removed {
                 log::line(Level::Info, format_args!("removed the stale session {}", path.display()));
@@ -179,12 +188,13 @@ fn may_lie_on_a_mount(file: &OsStr, points: &[PathBuf]) -> bool {
 }
 
 /// Removes the session, now or when its last process has ended.
-fn finish(session: Session, mapped: MappedArena) {
+fn finish(session: Session, mapped: MappedArena, library: PathBuf) {
     let live = move || arena::live_processes(&mapped.arena, mapped.inode);
     let left = if live().is_empty() {
+        write_back(session.path(), &library);
         session.remove().map_err(|error| error.to_string())
     } else {
-        reaper::leave_behind(session, live)
+        reaper::leave_behind(session, live, |folder| write_back(folder, &library))
             .map_err(|errno| format!("cannot leave a reaper behind: {}", errno.desc()))
     };
     if let Err(error) = left {

@@ -86,7 +86,7 @@ pub fn map(process: &'static Process, file: &Ref<'static, OpenFile>, args: [u64;
     };
     let protection = Protection::from_bits(protection as u32);
     let mut live = process.paging.live.lock();
-    let source = nofile::with_room(|| attach(process, pager, &mut live, key, file))?;
+    let source = attach(process, pager, &mut live, key, file)?;
     set_alert(true);
     let request = MapRequest { place, offset, length, protection, limit, sharing };
     // SAFETY: the program asked for it, and gives up what is at a fixed place.
@@ -160,7 +160,7 @@ fn attach(
             store::create(process, key, &file.path()?, length)?
         }
     };
-    let attached = pager.attach(files.clone(), cache);
+    let attached = nofile::with_room(|| pager.attach(files.clone(), cache));
     let source = match attached {
         Ok(source) => source,
         Err(error) => {
@@ -199,7 +199,7 @@ fn release(process: &'static Process, pager: &Pager, Live { key, source, files }
     }
     drop(source);
     // What was known of it is what it was while it was mapped.
-    let cache = nofile::with_room(|| store::open(process, key));
+    let cache = store::open(process, key);
     if let Ok(Some(cache)) = cache
         && let Ok(view) = nofile::with_room(|| View::open(cache).map_err(|error| error.errno()))
         && !view.is_used()
