@@ -33,6 +33,8 @@ pub enum Serving {
     Plugin,
     /// The program gets the FD of the backend's file.
     BackingFd,
+    /// As [`Serving::Plugin`], and the plugin lends no pages: files are mapped by the pager.
+    Paged,
 }
 
 impl Serving {
@@ -41,6 +43,7 @@ impl Serving {
         let plugin = match self {
             Self::Plugin => "passthrough",
             Self::BackingFd => "passthrough,backing-fd",
+            Self::Paged => "passthrough,map=pager",
         };
         format!("{}={plugin}:{}", point.display(), backend.display())
     }

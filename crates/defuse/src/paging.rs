@@ -108,7 +108,8 @@ pub fn generation(process: &Process) -> u64 {
 pub fn key_of(file: &OpenFile) -> Result<Option<Key>, Errno> {
     file.paged.get_or_try(|| {
         let instance = file.instance()?;
-        if instance.capabilities().contains(Capabilities::PROCESS_LOCAL) || file.open_flags & sys::O_PATH != 0 {
+        if instance.capabilities().contains(Capabilities::PROCESS_LOCAL) || file.open_flags & sys::O_PATH != 0
+        {
             return Ok(None);
         }
         if file.with_handle(|instance, handle| instance.backing_fd(handle, Purpose::Map).map(drop)).is_ok() {
@@ -169,11 +170,7 @@ pub fn view_locked(
 }
 
 /// Hands what is dirty of the file at `spot` to the plugin, for who reads it otherwise than by an FD.
-pub fn settle_at(
-    process: &'static Process,
-    spot: &Spot,
-    attributes: &plugin_abi::stat,
-) -> Result<(), Errno> {
+pub fn settle_at(process: &'static Process, spot: &Spot, attributes: &plugin_abi::stat) -> Result<(), Errno> {
     let Some(key) = coherent::maybe_mapped(process, spot.mount.number, attributes) else { return Ok(()) };
     let alone = lock(process, key)?;
     match view_locked(process, None, key, &alone)? {
@@ -253,10 +250,12 @@ pub fn after_fork_in_parent(process: &Process, made: bool) {
 /// After a fork, in the child, before anything allocates: what is mapped anew must find its place free.
 pub fn after_fork_in_child(process: &Process) {
     if let Some(pager) = process.paging.pager()
-        && let Err(error) = crate::nofile::with_room(|| pager.after_fork_in_child().map_err(|error| {
-            crate::trace::error(format_args!("mapped files are not there after a fork: {error}"));
-            error.errno()
-        }))
+        && let Err(error) = crate::nofile::with_room(|| {
+            pager.after_fork_in_child().map_err(|error| {
+                crate::trace::error(format_args!("mapped files are not there after a fork: {error}"));
+                error.errno()
+            })
+        })
     {
         crate::trace::debug(format_args!("{error}"));
     }

@@ -38,8 +38,8 @@ pub use error::SessionError;
 pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
 pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
-pub use pages::unwritten;
 pub(crate) use open::check_regular as check_trusted_file;
+pub use pages::unwritten;
 pub use run_directory::{RunDirectory, choose_run_directory};
 pub use sweep::{Swept, sweep_stale};
 

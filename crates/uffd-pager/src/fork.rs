@@ -87,7 +87,8 @@ impl Pager {
             result = result.and(attached.renew(&self.uffd));
         }
         let mut change = self.table.change();
-        let left: Vec<_> = change.rows().iter().filter(|row| !row.inherited).map(|row| row.memory.clone()).collect();
+        let left: Vec<_> =
+            change.rows().iter().filter(|row| !row.inherited).map(|row| row.memory.clone()).collect();
         let garbage = left.iter().map(|memory| change.publish(memory, Vec::new())).collect::<Vec<_>>();
         drop(change);
         drop(garbage);

@@ -136,10 +136,7 @@ impl View {
 
     /// Has `write` write back what is dirty, as [`PageSource::write`](crate::PageSource::write) does. What a living process can
     /// still store to stays dirty. The first error is returned after the rest was tried.
-    pub fn write_back(
-        &self,
-        write: impl Fn(u64, &[u8]) -> std::result::Result<(), Errno>,
-    ) -> Result<()> {
+    pub fn write_back(&self, write: impl Fn(u64, &[u8]) -> std::result::Result<(), Errno>) -> Result<()> {
         let locked = self.ledger.lock(self.me);
         locked.adopt_orphans();
         let mut buffer = vec![0; CHUNK];

@@ -24,10 +24,14 @@ pub struct Live {
 impl Paging {
     /// The pager, made now if need be. `None`: this kernel has none for us.
     fn pager_or_new(&self) -> Option<&Pager> {
-        let new = || nofile::with_room(|| Pager::with_home(Mode::Signal, at_home).map_err(|error| {
-            trace::debug(format_args!("files cannot be mapped here: {error}"));
-            error.errno()
-        }));
+        let new = || {
+            nofile::with_room(|| {
+                Pager::with_home(Mode::Signal, at_home).map_err(|error| {
+                    trace::debug(format_args!("files cannot be mapped here: {error}"));
+                    error.errno()
+                })
+            })
+        };
         self.pager.get_or_init(|| new().ok()).as_ref()
     }
 }
@@ -48,7 +52,11 @@ fn at_home(fd: std::os::fd::OwnedFd) -> std::os::fd::OwnedFd {
 
 /// Maps a file as mmap(2) does with these arguments, which have been checked against how it was opened. `None`: it cannot be done here.
 #[allow(unsafe_code)]
-pub fn map(process: &'static Process, file: &Ref<'static, OpenFile>, args: [u64; 6]) -> Result<Option<u64>, Errno> {
+pub fn map(
+    process: &'static Process,
+    file: &Ref<'static, OpenFile>,
+    args: [u64; 6],
+) -> Result<Option<u64>, Errno> {
     let [address, length, protection, flags, _, offset] = args;
     let (address, length, flags) = (address as usize, length as usize, flags as u32);
     let Some(key) = super::key_of(file)? else { return Ok(None) };
@@ -225,15 +233,19 @@ pub fn sync(process: &'static Process, file: &OpenFile, key: Key) -> Result<(), 
         return pager.sync_source(&source).map_err(|error| error.errno());
     }
     match super::view(file)? {
-        Some(view) if view.is_dirty() => super::source::with_writer(file, |write| {
-            view.write_back(write).map_err(|error| error.errno())
-        }),
+        Some(view) if view.is_dirty() => {
+            super::source::with_writer(file, |write| view.write_back(write).map_err(|error| error.errno()))
+        }
         _ => Ok(()),
     }
 }
 
 /// msync(2) of a served range: what its pages hold is handed to the plugins, and they are told to keep it.
-pub fn sync_memory(process: &'static Process, pager: &Pager, memory: std::ops::Range<usize>) -> Result<(), Errno> {
+pub fn sync_memory(
+    process: &'static Process,
+    pager: &Pager,
+    memory: std::ops::Range<usize>,
+) -> Result<(), Errno> {
     pager.sync(memory.clone()).map_err(|error| error.errno())?;
     let files: Vec<Arc<Files>> = {
         let sources = pager.mappings(memory);

@@ -48,7 +48,9 @@ impl Arguments {
         let length = match memory.length() {
             Length::Fixed(bytes) => bytes.into(),
             Length::Arg(argument) => value(argument),
-            Length::Items(argument, size) => (value(argument) & u64::from(u32::MAX)).saturating_mul(size.into()),
+            Length::Items(argument, size) => {
+                (value(argument) & u64::from(u32::MAX)).saturating_mul(size.into())
+            }
             Length::Pointed(argument) => {
                 self.range(value(argument), 4, true);
                 user::read::<i32>(value(argument)).unwrap_or(0).max(0) as u64
@@ -78,7 +80,8 @@ impl Arguments {
 
     fn message(&mut self, address: u64, write: bool) {
         self.range(address, MESSAGES.max(MESSAGE), true);
-        let Ok([name, name_length, vector, count, control, control_length]) = user::read::<[u64; 6]>(address) else {
+        let Ok([name, name_length, vector, count, control, control_length]) = user::read::<[u64; 6]>(address)
+        else {
             return;
         };
         self.range(name, name_length & u64::from(u32::MAX), write);

@@ -45,7 +45,8 @@ pub fn create(process: &Process, key: Key, path: &[u8], length: u64) -> Result<C
         // The pages last: they say that there is a cache.
         let new = name(process, key, "~");
         let pages = open_file(&new, made)?;
-        let cache = Cache::create_in(pages, ledger, length, DEFAULT_CAPACITY).map_err(|error| error.errno())?;
+        let cache =
+            Cache::create_in(pages, ledger, length, DEFAULT_CAPACITY).map_err(|error| error.errno())?;
         let ready = name(process, key, PAGES);
         native::checked(sys::__NR_rename, [address(&new), address(&ready), 0, 0, 0, 0])?;
         Ok(cache)

@@ -69,11 +69,7 @@ pub fn mremap(process: &'static Process, call: &Call) -> Served {
     let old = range(address, old_length.max(1));
     let Some(pager) = old.as_ref().and_then(|old| serving(process, old)) else {
         // Ours may be in the way.
-        return if fixed {
-            replace(process, call, call.args, target, new_length)
-        } else {
-            Ok(Reply::Pass)
-        };
+        return if fixed { replace(process, call, call.args, target, new_length) } else { Ok(Reply::Pass) };
     };
     let Some(old) = range(address, old_length) else { return Err(Errno::INVAL) };
     let known = sys::MREMAP_MAYMOVE | sys::MREMAP_FIXED;
@@ -105,7 +101,8 @@ pub fn mprotect(process: &'static Process, call: &Call) -> Served {
     let Some(pager) = serving(process, &memory) else { return Ok(Reply::Pass) };
     // SAFETY: what the program asked to be done to its own memory.
     #[allow(unsafe_code)]
-    unsafe { pager.protect(memory, Protection::from_bits(protection as u32)) }.map_err(|error| error.errno())?;
+    unsafe { pager.protect(memory, Protection::from_bits(protection as u32)) }
+        .map_err(|error| error.errno())?;
     // What is not served, and errors of the arguments. Of what is, it is the same once more.
     Ok(Reply::Value(native::call(call)))
 }
@@ -135,7 +132,9 @@ pub fn madvise(process: &'static Process, call: &Call) -> Served {
         }
         sys::MADV_DOFORK => {
             pager.inherit(memory.clone(), true);
-            if pager.mappings(memory.clone()).iter().map(|(part, ..)| part.len()).sum::<usize>() == memory.len() {
+            if pager.mappings(memory.clone()).iter().map(|(part, ..)| part.len()).sum::<usize>()
+                == memory.len()
+            {
                 return DONE;
             }
             Err(Errno::INVAL)
@@ -173,7 +172,9 @@ fn remove(process: &'static Process, pager: &Pager, memory: Range<usize>) -> Ser
         }
         coherent::change(file, || {
             let length = bytes.end - bytes.start;
-            file.with_handle(|instance, handle| instance.fallocate(handle, PUNCH as i32, bytes.start, length))?;
+            file.with_handle(|instance, handle| {
+                instance.fallocate(handle, PUNCH as i32, bytes.start, length)
+            })?;
             Ok(((), bytes.clone()))
         })?;
     }

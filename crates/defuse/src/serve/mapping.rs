@@ -22,7 +22,9 @@ pub fn mmap(process: &'static Process, call: &Call) -> Served {
     if flags & sys::MAP_ANONYMOUS != 0 {
         return super::address_space::over(process, call);
     }
-    let Some(file) = file::served(process, fd as RawFd) else { return super::address_space::over(process, call) };
+    let Some(file) = file::served(process, fd as RawFd) else {
+        return super::address_space::over(process, call);
+    };
     let shared = flags & sys::MAP_TYPE != sys::MAP_PRIVATE;
     let writes = shared && protection & sys::PROT_WRITE != 0;
     if file.open_flags & sys::O_PATH != 0 {
