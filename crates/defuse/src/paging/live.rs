@@ -1,5 +1,6 @@
 //! The files that this process has mapped.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use fdtable::Ref;
@@ -99,6 +100,9 @@ pub fn map(
     let request = MapRequest { place, offset, length, protection, limit, sharing };
     // SAFETY: the program asked for it, and gives up what is at a fixed place.
     let mapped = unsafe { pager.map(&source, &request) };
+    if mapped.is_ok() && EXECUTABLE.within(protection) {
+        bring_in_code(pager, &source);
+    }
     drop(source);
     settle(process, pager, &mut live);
     drop(live);
@@ -119,6 +123,25 @@ pub fn map(
     }
     Ok(Some(address as u64))
 }
+
+/// Code is searched for system calls as soon as it is mapped, together with all that is mapped of its file.
+fn bring_in_code(pager: &Pager, source: &Source) {
+    for (part, other, _) in pager.mappings(0..MEMORY_END) {
+        if other.is(source) {
+            // What cannot be read is not searched; running it is SIGBUS.
+            let _ = pager.prefault(part, false);
+        }
+    }
+}
+
+/// As for [`map`], of served memory that becomes executable later.
+pub fn became_executable(pager: &Pager, memory: Range<usize>) {
+    pager.mappings(memory).iter().for_each(|(_, source, _)| bring_in_code(pager, source));
+}
+
+const EXECUTABLE: Protection = Protection::EXEC;
+/// The end of a program's addresses.
+const MEMORY_END: usize = 0x7fff_ffff_f000;
 
 /// Flags of mmap(2) that `MAP_SHARED_VALIDATE` accepts.
 const KNOWN: u32 = sys::MAP_TYPE
@@ -241,11 +264,7 @@ pub fn sync(process: &'static Process, file: &OpenFile, key: Key) -> Result<(), 
 }
 
 /// msync(2) of a served range: what its pages hold is handed to the plugins, and they are told to keep it.
-pub fn sync_memory(
-    process: &'static Process,
-    pager: &Pager,
-    memory: std::ops::Range<usize>,
-) -> Result<(), Errno> {
+pub fn sync_memory(process: &'static Process, pager: &Pager, memory: Range<usize>) -> Result<(), Errno> {
     pager.sync(memory.clone()).map_err(|error| error.errno())?;
     let files: Vec<Arc<Files>> = {
         let sources = pager.mappings(memory);
@@ -260,8 +279,8 @@ pub fn sync_memory(
 pub fn files_in(
     process: &'static Process,
     pager: &Pager,
-    memory: std::ops::Range<usize>,
-) -> Vec<(Key, Arc<Files>, std::ops::Range<u64>)> {
+    memory: Range<usize>,
+) -> Vec<(Key, Arc<Files>, Range<u64>)> {
     let parts = pager.mappings(memory);
     let live = process.paging.live.lock();
     parts
@@ -293,7 +312,7 @@ pub fn leave(process: &'static Process) {
         return write_back_all(process);
     }
     // SAFETY: the only thread, and it does not come back.
-    if let Err(error) = unsafe { pager.unmap(0..usize::MAX / PAGE * PAGE) } {
+    if let Err(error) = unsafe { pager.unmap(0..MEMORY_END) } {
         trace::debug(format_args!("{error}"));
     }
     unmapped(process, pager);

@@ -101,8 +101,11 @@ pub fn mprotect(process: &'static Process, call: &Call) -> Served {
     let Some(pager) = serving(process, &memory) else { return Ok(Reply::Pass) };
     // SAFETY: what the program asked to be done to its own memory.
     #[allow(unsafe_code)]
-    unsafe { pager.protect(memory, Protection::from_bits(protection as u32)) }
+    unsafe { pager.protect(memory.clone(), Protection::from_bits(protection as u32)) }
         .map_err(|error| error.errno())?;
+    if protection as u32 & sys::PROT_EXEC != 0 {
+        live::became_executable(pager, memory);
+    }
     // What is not served, and errors of the arguments. Of what is, it is the same once more.
     Ok(Reply::Value(native::call(call)))
 }
