@@ -63,8 +63,9 @@ fn standard_output_on_the_mount_is_refused_to_a_static_program() {
 }
 
 same_as_plain! {
-    /// What the program has of its own, and paths elsewhere, are none of our business.
+    /// What the program has of its own, and paths elsewhere, are none of our business. The warning about its working directory is
+    /// in the tests of outsiders.
     static_program_on_the_mount_runs: script(r#"
         cd "$MNT"; cp "$FIX/bystander" b; ls -l b | cut -c1-10; exec 3</dev/null; ./b file | head -n 2; "$FIX/bystander" file <b | head -n 1
-    "#).fixture_with("bystander", &["-static"]);
+    "#).fixture_with("bystander", &["-static"]).env("DEFUSE_LOG", "error");
 }

@@ -8,11 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{ExecToken, ProcessId};
 
+use crate::image::Outsider;
 use crate::process::{Cwd, Process};
-use crate::{namei, user};
+use crate::{namei, native, user};
 
 /// The dynamic linker's list of libraries to load first.
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
@@ -137,8 +139,12 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
             to += 1;
         }
     }
-    // SAFETY: as above; the array gets shorter.
-    unsafe { *envp.add(to) = std::ptr::null_mut() };
+    // Nulls to the very end: who looks for the auxiliary vector behind the array (Go's runtime) finds none there, and
+    // does not take what was left over for it.
+    for freed in to..from {
+        // SAFETY: between the new end and the old terminating null.
+        unsafe { *envp.add(freed) = std::ptr::null_mut() };
+    }
     found
 }
 
@@ -151,16 +157,18 @@ pub struct Environment {
 
 impl Environment {
     /// The environment at `envp`, with our variables in it.
-    /// `executable` is the path of the next program if it lies on a mount.
+    /// `outsider` says if the next program cannot be intercepted; `executable` is its path if it lies on a mount.
     pub fn for_next_image(
         process: &'static Process,
         envp: u64,
+        outsider: Option<Outsider>,
         token: Option<ExecToken>,
         arena: Option<RawFd>,
         executable: &[u8],
         name: &[u8],
     ) -> Result<Self, Errno> {
-        let mut preload = [PRELOAD, &process.library].concat();
+        let library = preload_for(process, outsider);
+        let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
         for pointer in pointers(envp)? {
             let mut start = [0; 20];
@@ -168,7 +176,9 @@ impl Environment {
             let length = prefix(pointer, &mut start)?;
             let start = &start[..length];
             if start.starts_with(PRELOAD) {
-                preload.push(b':');
+                if !library.is_empty() {
+                    preload.push(b':');
+                }
                 append_c_string(pointer + PRELOAD.len() as u64, &mut preload)?;
             } else if !start.starts_with(SESSION) && !start.starts_with(INHERITANCE) {
                 pointers_to.push(pointer);
@@ -190,7 +200,10 @@ impl Environment {
             name: name.to_vec(),
         }
         .to_variable();
-        let strings = vec![preload, session, inheritance];
+        let mut strings = vec![session, inheritance];
+        if preload.len() > PRELOAD.len() + 1 {
+            strings.push(preload);
+        }
         pointers_to.extend(strings.iter().map(|string| string.as_ptr() as u64));
         pointers_to.push(0);
         Ok(Self { pointers: pointers_to, _strings: strings })
@@ -200,6 +213,41 @@ impl Environment {
     pub fn pointer(&self) -> u64 {
         self.pointers.as_ptr() as u64
     }
+}
+
+/// This library, as `LD_PRELOAD` is to name it for the next program.
+fn preload_for(process: &Process, outsider: Option<Outsider>) -> Vec<u8> {
+    match outsider {
+        // Its dynamic linker would complain of a library for another machine.
+        Some(Outsider::OtherMachine) => Vec::new(),
+        // It would fail to load it. What it starts finds it by this name, which only glibc understands.
+        Some(Outsider::Musl) => glibc_name(process).unwrap_or_default(),
+        Some(Outsider::Static | Outsider::Privileged) | None => process.library.clone(),
+    }
+}
+
+/// A name of this library with the token `$LIB` in it (ld.so(8)), for which musl looks in vain.
+fn glibc_name(process: &Process) -> Option<Vec<u8>> {
+    const BELOW: &[u8] = b"/preload/$LIB/libdefuse.so";
+    if process.library.ends_with(BELOW) {
+        return Some(process.library.clone());
+    }
+    let made = |result: Result<u64, Errno>| matches!(result, Ok(_) | Err(Errno::EXIST)).then_some(());
+    let path = |below: &str| [&process.folder, below.as_bytes(), b"\0"].concat();
+    let folder = |below: &str| {
+        made(native::checked(sys::__NR_mkdir, [path(below).as_ptr() as u64, 0o711, 0, 0, 0, 0]))
+    };
+    let library = [process.library.as_slice(), b"\0"].concat();
+    folder("/preload")?;
+    folder("/preload/lib")?;
+    // What `$LIB` stands for: on Debian, on Fedora, elsewhere.
+    for below in ["/preload/lib/x86_64-linux-gnu", "/preload/lib64", "/preload/lib"] {
+        folder(below)?;
+        let link = path(&format!("{below}/libdefuse.so"));
+        let names = [library.as_ptr() as u64, link.as_ptr() as u64, 0, 0, 0, 0];
+        made(native::checked(sys::__NR_symlink, names))?;
+    }
+    Some([&process.folder, BELOW].concat())
 }
 
 /// The entries of a null-terminated array of pointers in the program's memory; a null array has none.

@@ -11,6 +11,7 @@ mod file;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;
+pub mod image;
 pub mod log;
 mod mount;
 pub mod mounts;

@@ -66,6 +66,14 @@ pub fn fstat(fd: RawFd) -> Result<sys::stat, Errno> {
     Ok(unsafe { stat.assume_init() })
 }
 
+/// fstatfs(2).
+pub fn fstatfs(fd: RawFd) -> Result<sys::statfs, Errno> {
+    let mut found = MaybeUninit::<sys::statfs>::uninit();
+    checked(sys::__NR_fstatfs, [fd as u64, found.as_mut_ptr() as u64, 0, 0, 0, 0])?;
+    // SAFETY: the kernel filled in the whole structure when it reported success.
+    Ok(unsafe { found.assume_init() })
+}
+
 /// stat(2) of the NUL-terminated `path`.
 pub fn stat(path: &CStr) -> Result<sys::stat, Errno> {
     let mut stat = MaybeUninit::<sys::stat>::uninit();

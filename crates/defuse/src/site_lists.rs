@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use interpose::{Config, DispatchPolicy, PlanStore};
+use interpose::{Config, PlanStore};
 use rustix::fs::{Mode, OFlags, fchmod, fstat, open, rename, unlink};
 use rustix::io::{self, Errno};
 
@@ -20,7 +20,7 @@ const LONGEST_KEY: usize = 120;
 
 /// What every process of a session has the interposer look at, but for the memory that is its own.
 pub fn interests() -> Config {
-    let config = table::rows().fold(Config::new().dispatch(DispatchPolicy::Auto), |config, row| {
+    let config = table::rows().fold(Config::new(), |config, row| {
         let config = config.interest(row.nr.into(), row.interest);
         // Memory that is named by a call may be a mapped file.
         if row.memory.is_empty() { config } else { config.alert(row.nr.into()) }

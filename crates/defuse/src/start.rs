@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
+use interpose::DispatchPolicy;
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -107,6 +108,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let inheritance = found.inheritance.as_ref();
     let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
     nofile::begin(config.private_fd_base, config.nofile.soft);
+    let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
@@ -139,7 +141,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     stages.end("mounts");
     inherit(process, inheritance)?;
     stages.end("registration");
-    install(process)?;
+    install(process, dispatch)?;
     stages.end("interposer");
     stages.tell();
     Ok(())
@@ -306,9 +308,10 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
     Ok(())
 }
 
-fn install(process: &'static Process) -> Result<(), Box<dyn std::error::Error>> {
+fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {
     let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
-    let config = site_lists::interests().serving(process.serving).fd_states(states()).plans(lists);
+    let config =
+        site_lists::interests().dispatch(dispatch).serving(process.serving).fd_states(states()).plans(lists);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

@@ -17,6 +17,11 @@ pub fn error(text: fmt::Arguments<'_>) {
     log::line(Level::Error, text);
 }
 
+/// Something goes on otherwise than who uses it may expect.
+pub fn warn(text: fmt::Arguments<'_>) {
+    log::line(Level::Warn, text);
+}
+
 /// A step of the work.
 pub fn debug(text: fmt::Arguments<'_>) {
     log::line(Level::Debug, text);

@@ -42,10 +42,25 @@ pub enum DispatchPolicy {
     /// Sites that cannot be rewritten go to the kernel.
     #[default]
     Never,
-    /// Armed when a loaded object has a site of an interesting number that could not be rewritten.
+    /// Armed when a loaded object has a site of an interesting number that could not be rewritten, or when memory without a
+    /// file becomes executable and has something that looks like a site in it: code made at run time.
     Auto,
     /// Armed in every thread.
     Always,
+}
+
+impl DispatchPolicy {
+    /// All policies.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Auto, Self::Always];
+
+    /// The policy's name in lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Auto => "auto",
+            Self::Always => "always",
+        }
+    }
 }
 
 /// What to catch. Built once, before [`crate::install`].

@@ -43,6 +43,10 @@ pub trait Handler: Sync + 'static {
         false
     }
 
+    /// The object loaded from `path` makes 32-bit system calls (`int $0x80`) at so many places. They are not offered. Called
+    /// once for each object, at [`crate::install`] too.
+    fn thirty_two_bit_calls(&self, _path: &[u8], _sites: u32) {}
+
     /// New executable memory was mapped and its system call sites were rewritten.
     fn mapped_executable(&self, _address: u64, _length: u64) {}
 }

@@ -12,6 +12,7 @@ mod plans;
 mod process;
 pub mod raw;
 pub mod rewrite;
+mod runtime_code;
 mod serve;
 mod signals;
 mod site;

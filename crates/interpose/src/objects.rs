@@ -9,10 +9,10 @@ use std::sync::OnceLock;
 
 use crate::entry::regions;
 use crate::rewrite::{
-    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Rewind, Threads, apply,
+    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Reason, Rewind, Threads, apply,
 };
 use crate::signals::Context;
-use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, serve, table};
+use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, runtime_code, serve, table};
 
 const SYS_MPROTECT: u32 = 10;
 const SYS_SCHED_YIELD: u32 = 24;
@@ -110,6 +110,8 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
     let mut memory = NearMemory::new(&map);
     let own = regions::entry()..regions::entry() + 1;
     let mut tally = Tally::default();
+    let policy = SETTINGS.get().map_or(DispatchPolicy::Never, |settings| settings.dispatch);
+    let mut planned = Vec::new();
     for object in map.objects(core::slice::from_ref(&own)) {
         let overlaps = |range: &Range<u64>| {
             object
@@ -122,8 +124,29 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
         }
         // SAFETY: the caller's promise.
         let plans = unsafe { plans(&object) };
+        planned.push((object, plans));
+    }
+    let missed = |(_, plans): &(_, Vec<(Plan, _)>)| {
+        plans.iter().any(|(plan, _)| plan.missed().any(|left| interesting(left.number)))
+    };
+    let dispatches = match policy {
+        DispatchPolicy::Never => false,
+        DispatchPolicy::Auto => planned.iter().any(missed),
+        DispatchPolicy::Always => true,
+    };
+    if dispatches && !table::ALL_SITES.swap(true, Relaxed) {
+        for (object, plans) in &mut planned {
+            // SAFETY: the caller's promise; nothing was changed yet.
+            *plans = unsafe { self::plans(object) };
+        }
+    }
+    for (object, plans) in planned {
         let mut rewritten = false;
         for (plan, text) in plans {
+            let thirty_two_bit = plan.left(Reason::ThirtyTwoBit) as u32;
+            if thirty_two_bit > 0 {
+                serve::handler().thirty_two_bit_calls(object.path(), thirty_two_bit);
+            }
             if plan.sites.is_empty() && plan.missed().next().is_none() {
                 continue;
             }
@@ -137,6 +160,12 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
             publish(Record { patched, gone: AtomicBool::new(false), next: core::ptr::null() });
         }
         tally.objects += u32::from(rewritten);
+    }
+    if let Some(range) = range
+        && !dispatch::armed()
+    {
+        // SAFETY: the caller's promise.
+        tally.missed += u32::from(unsafe { runtime_code::has_sites(&map, range) });
     }
     Ok(tally)
 }

@@ -18,7 +18,7 @@ pub trait PlanStore: Sync + 'static {
 
 /// The plan for `text`, which is of `image`: from the store if it has it, else by a scan.
 pub fn plan(store: Option<&dyn PlanStore>, object: &LoadedObject, image: &Image, text: &Segment) -> Plan {
-    let scan = || image.scan(text, &|number| number.is_none_or(table::of_interest));
+    let scan = || image.scan(text, &|number| number.is_none_or(table::rewritten));
     let Some(store) = store else { return scan() };
     let Some(key) = key(object, image, text) else { return scan() };
     if let Some(plan) = store.load(&key).and_then(|bytes| Plan::from_bytes(&bytes, &key)) {
@@ -38,7 +38,7 @@ pub fn plan(store: Option<&dyn PlanStore>, object: &LoadedObject, image: &Image,
 fn key(object: &LoadedObject, image: &Image, text: &Segment) -> Option<Vec<u8>> {
     let mut key = object.key(image)?;
     let offset = text.address - object.mappings()[0].range.start;
-    for part in [offset, text.bytes.len() as u64, table::numbers_of_interest()] {
+    for part in [offset, text.bytes.len() as u64, table::numbers_rewritten()] {
         key.extend(part.to_le_bytes());
     }
     (key.len() <= 120).then_some(key)

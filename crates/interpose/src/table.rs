@@ -1,6 +1,6 @@
 //! What the entry's assembly looks at to decide about a call.
 
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::{Config, FD_STATES, Interest, NUMBERS};
 
@@ -194,11 +194,19 @@ fn foreign(fd: u32) -> bool {
     states.get(fd as usize).is_some_and(|state| state.load(Relaxed) == crate::FD_FOREIGN)
 }
 
-/// A hash of which numbers are of interest to anybody.
-pub fn numbers_of_interest() -> u64 {
+/// Sites of all numbers are rewritten: dispatch catches what is not, which costs far more.
+pub static ALL_SITES: AtomicBool = AtomicBool::new(false);
+
+/// Whether sites of this number are to be rewritten.
+pub fn rewritten(nr: u32) -> bool {
+    ALL_SITES.load(Relaxed) || of_interest(nr)
+}
+
+/// A hash of which numbers' sites are rewritten.
+pub fn numbers_rewritten() -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
-    (0..NUMBERS as u32).fold(BASIS, |hash, nr| (hash ^ u64::from(of_interest(nr))).wrapping_mul(PRIME))
+    (0..NUMBERS as u32).fold(BASIS, |hash, nr| (hash ^ u64::from(rewritten(nr))).wrapping_mul(PRIME))
 }
 
 /// Whether a call of this number is of interest to anybody, whatever its arguments.

@@ -61,6 +61,19 @@ fn leaves_alone(#[case] code: &str, #[case] reason: Reason) {
     assert!(!plan.unpatchable.is_empty());
 }
 
+#[rstest]
+#[case::instruction("b8 27 00 00 00 cd 80 c3", 1)]
+#[case::immediate("b8 00 cd 80 00 0f 1f 00 c3", 0)]
+fn the_32_bit_entry_is_found(#[case] code: &str, #[case] expected: usize) {
+    let mut code = bytes(code);
+    code.resize(0x40, 0x90);
+    let header = functions(&[0]);
+    let table = FunctionTable::parse(&header, 0x1000, 0x1000, 0x2000);
+    let plan = scan(&code, &table.expect("a table"), &|_| true);
+    assert_eq!(plan.left(Reason::ThirtyTwoBit), expected, "{plan:?}");
+    assert_eq!(plan.missed().count(), 0);
+}
+
 /// Bytes that look like `mov $39,%eax; syscall` at the end of something else.
 #[test]
 fn an_immediate_is_not_taken_for_a_number() {

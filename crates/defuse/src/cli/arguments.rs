@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use defuse::log::Level;
 use defuse::session::{MountSpec, PluginSpec};
+use interpose::DispatchPolicy;
 use lexopt::{Arg, Parser, ValueExt};
 
 use super::failure::{Failure, RUN_FAILED, USAGE};
@@ -42,6 +43,8 @@ pub enum Request {
 pub struct RunRequest {
     /// The mounts in their order; at least one.
     pub mounts: Vec<MountSpec>,
+    /// When calls are caught that the rewritten sites do not make, if it is given.
+    pub dispatch: Option<DispatchPolicy>,
     /// The level to log, if one is given.
     pub log_level: Option<Level>,
     /// The file to log to, if one is given.
@@ -89,6 +92,7 @@ fn parse_run(parser: &mut Parser) -> Result<Request, lexopt::Error> {
                 let text = parser.value()?;
                 request.mounts.push(MountSpec::parse(&text).map_err(|error| error.to_string())?);
             }
+            Arg::Long("dispatch") => request.dispatch = Some(policy(&parser.value()?)?),
             Arg::Long("log") => request.log_level = Some(level(&parser.value()?)?),
             Arg::Long("log-file") => request.log_file = Some(parser.value()?.into()),
             Arg::Long("trace") => {
@@ -155,6 +159,14 @@ fn parse_doctor(parser: &mut Parser) -> Result<Request, lexopt::Error> {
 fn rest(parser: &mut Parser) -> Result<Vec<OsString>, lexopt::Error> {
     let words: Vec<OsString> = parser.raw_args()?.collect();
     if words.is_empty() { Err("no program given".into()) } else { Ok(words) }
+}
+
+fn policy(text: &OsStr) -> Result<DispatchPolicy, String> {
+    let found = DispatchPolicy::ALL.into_iter().find(|policy| text == policy.name());
+    found.ok_or_else(|| {
+        let names = DispatchPolicy::ALL.map(DispatchPolicy::name).join(", ");
+        format!("dispatch policy '{}' is not one of {names}", text.display())
+    })
 }
 
 fn level(text: &OsStr) -> Result<Level, String> {

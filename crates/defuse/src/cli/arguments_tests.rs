@@ -67,6 +67,7 @@ fn logging_is_asked_for_in_two_ways() {
 #[case("run -m", RUN_FAILED, "-m")]
 #[case("run -m nonsense true", RUN_FAILED, "'nonsense': there is no '='")]
 #[case("run --log loud -m /a=l:b true", RUN_FAILED, "off, error, warn")]
+#[case("run --dispatch often -m /a=l:b true", RUN_FAILED, "never, auto, always")]
 #[case("run --frob -m /a=l:b true", RUN_FAILED, "--frob")]
 fn a_wrong_line_is_refused(#[case] line: &str, #[case] status: i32, #[case] named: &str) {
     let failure = parse(words(line)).unwrap_err();

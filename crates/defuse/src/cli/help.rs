@@ -28,6 +28,9 @@ Usage: defuse run [OPTION...] -m MOUNT... [--] PROGRAM [ARGUMENT...]
 
 Options:
   -m, --mount MOUNT    POINT=LIBRARY[,OPTION...]:BACKEND; may be given more than once
+      --dispatch WHEN  Have the kernel catch system calls that cannot be rewritten: never, auto
+                       (default: when a program has some) or always (for code made at run time
+                       that auto does not see; every system call gets some 40 ns slower)
       --log LEVEL      Log to standard error: off, error, warn (default), info, debug or trace
       --log-file FILE  Append the log to FILE instead
       --trace[=FILE]   Log each call that is served, with its result and time; short for

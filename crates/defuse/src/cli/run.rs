@@ -13,6 +13,7 @@ use defuse::session::{
     resolve_mounts, sweep_stale,
 };
 use defuse::site_lists::SessionLists;
+use interpose::DispatchPolicy;
 use nix::errno::Errno;
 use stash::Arena;
 
@@ -42,7 +43,8 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     // From here on there is something to undo, so signals wait.
     let signals = Signals::hold().map_err(|errno| failed("hold back signals", errno))?;
     sweep(&run_directory, &preloaded);
-    let (session, arena) = create_session(run_directory, mounts, log)?;
+    let (session, arena) =
+        create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log)?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), session.path())
         .and_then(|preload| program(request, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
@@ -120,11 +122,17 @@ fn sweep(run_directory: &Path, library: &Path) {
 fn create_session(
     base: PathBuf,
     mounts: Vec<Mount>,
+    dispatch: DispatchPolicy,
     log: LogTarget,
 ) -> Result<(Session, MappedArena), Failure> {
     let division = nofile::divide()?;
-    let config =
-        SessionConfig { private_fd_base: division.private_fd_base, nofile: division.shown, log, mounts };
+    let config = SessionConfig {
+        private_fd_base: division.private_fd_base,
+        nofile: division.shown,
+        dispatch,
+        log,
+        mounts,
+    };
     let mut made = None;
     let session = Session::create(&SessionSpec { base, config }, |file| {
         let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });
@@ -151,11 +159,12 @@ fn program(request: &RunRequest, session: &Session, preload: &OsStr) -> Result<P
     let changes = [("LD_PRELOAD", preload), (SESSION_VARIABLE, session.path().as_os_str())];
     let environment = environment::with(env::vars_os(), &changes);
     let mut words: Vec<OsString> = Vec::new();
-    let file = if may_lie_on_a_mount(&request.command[0], &points(request)) {
+    let file = &request.command[0];
+    let file = if may_lie_on_a_mount(file, &points(request)) || is_outsider(file) {
         words.extend(["defuse".into(), EXEC_INSIDE.into()]);
         OsString::from("/proc/self/exe")
     } else {
-        request.command[0].clone()
+        file.clone()
     };
     words.extend(request.command.iter().cloned());
     let c_string = |word: OsString| {
@@ -185,6 +194,22 @@ fn may_lie_on_a_mount(file: &OsStr, points: &[PathBuf]) -> bool {
         return touches(Path::new(file));
     }
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|directory| touches(&directory)))
+}
+
+/// Whether the program is one that does not load the library: who is in the session already knows what to say and do then.
+fn is_outsider(file: &OsStr) -> bool {
+    let outsider = |path: &Path| {
+        let path = CString::new(path.as_os_str().as_bytes());
+        path.is_ok_and(|path| defuse::image::look(libc::AT_FDCWD, path.as_bytes()).is_some())
+    };
+    if file.as_bytes().contains(&b'/') {
+        return outsider(Path::new(file));
+    }
+    let found = env::var_os("PATH").and_then(|path| {
+        let candidates = env::split_paths(&path).map(|directory| directory.join(file));
+        candidates.into_iter().find(|candidate| candidate.is_file())
+    });
+    found.is_some_and(|path| outsider(&path))
 }
 
 /// Removes the session, now or when its last process has ended.

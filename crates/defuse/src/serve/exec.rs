@@ -8,10 +8,11 @@ use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::paths::{self, At};
-use super::{Reply, Served};
+use super::{Reply, Served, outsider};
 use crate::environment::{self, Environment};
 use crate::file;
 use crate::handover;
+use crate::image;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
 use crate::paging;
@@ -64,6 +65,17 @@ enum Program {
     Path(PathBytes, PathBytes),
     /// By the arguments of an execveat.
     Call([u64; 6]),
+}
+
+impl Plan {
+    /// The program's name, for people.
+    fn name(&self) -> &[u8] {
+        match &self.program {
+            Program::Path(path, executable) if executable.is_empty() => path,
+            Program::Path(_, executable) => executable,
+            Program::Call(_) => b"a program",
+        }
+    }
 }
 
 fn execute(process: &'static Process, argument: PathArgument, argv: u64, envp: u64, follow: bool) -> Served {
@@ -206,6 +218,13 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     if !interpose::in_vfork_child() {
         paging::live::write_back_all(process);
     }
+    let outsider = match &plan.program {
+        Program::Path(path, _) => image::look(sys::AT_FDCWD, path),
+        Program::Call(args) => image::look_at(args[0] as RawFd),
+    };
+    if let Some(why) = outsider {
+        outsider::tell(process, why, plan.name(), words.as_ref().map_or(argv, Words::pointer));
+    }
     let prepared = handover::prepare_exec(process)?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
@@ -215,6 +234,7 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     let result = Environment::for_next_image(
         process,
         envp,
+        outsider,
         prepared.token,
         arena,
         executable,

@@ -17,6 +17,7 @@ mod metadata;
 mod names;
 mod namespaces;
 mod open;
+mod outsider;
 mod paths;
 mod receiving;
 mod refused;
@@ -29,6 +30,7 @@ use interpose::{Call, Fault, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::log::Quoted;
 use crate::native;
 use crate::paging::prefault;
 use crate::process::Process;
@@ -248,5 +250,12 @@ impl Handler for &'static Process {
 
     fn after_fork_child(&self, fork: &ForkCall) {
         fork::after_in_child(self, fork);
+    }
+
+    fn thirty_two_bit_calls(&self, path: &[u8], sites: u32) {
+        let path = Quoted(path);
+        trace::warn(format_args!(
+            "{path} makes 32-bit system calls (int $0x80) at {sites} place(s): they do not see the mounts"
+        ));
     }
 }

@@ -4,6 +4,7 @@
 //! defuse-session 1
 //! private-fd-base 1024
 //! nofile 1024 1048576
+//! dispatch auto
 //! log warn - 4711:d:9
 //! mount /mnt/fs /usr/lib/defuse/libpassthrough.so /srv/data backing-fd 2a:1234
 //! end
@@ -19,6 +20,8 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use interpose::DispatchPolicy;
+
 use super::error::SessionError;
 use super::escape::{escape, unescape};
 use crate::log::{Inode, Level, LogTarget, RunnerStderr};
@@ -33,6 +36,8 @@ pub struct SessionConfig {
     pub private_fd_base: u32,
     /// The limit of open files that the program is to believe in.
     pub nofile: Nofile,
+    /// When calls are caught that the rewritten sites do not make.
+    pub dispatch: DispatchPolicy,
     /// What is logged, and where.
     pub log: LogTarget,
     /// The mounts, in the order in which they were asked for.
@@ -71,10 +76,11 @@ impl SessionConfig {
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "\nprivate-fd-base {}\nnofile {} {}\nlog {} {} {}\n",
+            "\nprivate-fd-base {}\nnofile {} {}\ndispatch {}\nlog {} {} {}\n",
             self.private_fd_base,
             self.nofile.soft,
             self.nofile.hard,
+            self.dispatch.name(),
             self.log.level.name(),
             escape(log_file.as_bytes()),
             self.log.stderr.map_or("-".into(), |at| format!("{}:{}", at.runner, inode_word(at.inode))),
@@ -111,6 +117,9 @@ impl SessionConfig {
         let private_fd_base = base.number()?;
         let [soft, hard] = lines.expect("nofile")?;
         let nofile = Nofile { soft: soft.number()?, hard: hard.number()? };
+        let [policy] = lines.expect("dispatch")?;
+        let dispatch = DispatchPolicy::ALL.into_iter().find(|known| known.name().as_bytes() == policy.text);
+        let dispatch = dispatch.ok_or_else(|| policy.wrong("a dispatch policy"))?;
         let [level, file, stderr] = lines.expect("log")?;
         let level = std::str::from_utf8(level.text).ok().and_then(Level::from_name);
         let level = level.ok_or_else(|| SessionError::config(file.line, "not the name of a log level"))?;
@@ -142,7 +151,7 @@ impl SessionConfig {
         if lines.rest.next().is_some() {
             return Err(SessionError::config(0, "there is text after its end"));
         }
-        Ok(Self { private_fd_base, nofile, log, mounts })
+        Ok(Self { private_fd_base, nofile, dispatch, log, mounts })
     }
 }
 

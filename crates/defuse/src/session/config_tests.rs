@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
+use interpose::DispatchPolicy;
 use proptest::prelude::*;
 use rstest::rstest;
 
@@ -44,10 +45,12 @@ fn log_target() -> impl Strategy<Value = LogTarget> {
 
 fn config() -> impl Strategy<Value = SessionConfig> {
     let mounts = proptest::collection::vec(mount(), 0..4);
-    (any::<u32>(), any::<u64>(), any::<u64>(), log_target(), mounts).prop_map(
-        |(private_fd_base, soft, hard, log, mounts)| SessionConfig {
+    let dispatch = proptest::sample::select(DispatchPolicy::ALL.to_vec());
+    (any::<u32>(), any::<u64>(), any::<u64>(), dispatch, log_target(), mounts).prop_map(
+        |(private_fd_base, soft, hard, dispatch, log, mounts)| SessionConfig {
             private_fd_base,
             nofile: Nofile { soft, hard },
+            dispatch,
             log,
             mounts,
         },
@@ -77,8 +80,7 @@ proptest! {
     }
 }
 
-const GOOD: &str =
-    "defuse-session 1\nprivate-fd-base 10\nnofile 10 20\nlog warn - 5:a:7\nmount /m /l.so b o 1:2\nend\n";
+const GOOD: &str = "defuse-session 1\nprivate-fd-base 10\nnofile 10 20\ndispatch auto\nlog warn - 5:a:7\nmount /m /l.so b o 1:2\nend\n";
 
 #[test]
 fn the_example_is_good() {
@@ -92,18 +94,19 @@ fn the_example_is_good() {
 #[case("private-fd-base 10", "private-fd-base 4294967296", "line 2")]
 #[case("nofile 10 20", "nofile 10", "line 3")]
 #[case("nofile 10 20\n", "", "line 3")]
-#[case("log warn -", "log loud -", "line 4")]
-#[case("log warn -", "log warn x", "line 4")]
-#[case("5:a:7", "5:A:7", "line 4")]
-#[case("5:a:7", "a:7", "line 4")]
-#[case("5:a:7", "5:a:7:7", "line 4")]
-#[case("mount /m", "mount m", "line 5")]
-#[case("mount /m", "mount  /m", "line 5")]
-#[case("/l.so", "l.so", "line 5")]
-#[case("/l.so", "/l%00.so", "line 5")]
-#[case("1:2", "1:02", "line 5")]
-#[case("1:2", "1", "line 5")]
-#[case("mount", "mound", "line 5")]
+#[case("dispatch auto", "dispatch often", "line 4")]
+#[case("log warn -", "log loud -", "line 5")]
+#[case("log warn -", "log warn x", "line 5")]
+#[case("5:a:7", "5:A:7", "line 5")]
+#[case("5:a:7", "a:7", "line 5")]
+#[case("5:a:7", "5:a:7:7", "line 5")]
+#[case("mount /m", "mount m", "line 6")]
+#[case("mount /m", "mount  /m", "line 6")]
+#[case("/l.so", "l.so", "line 6")]
+#[case("/l.so", "/l%00.so", "line 6")]
+#[case("1:2", "1:02", "line 6")]
+#[case("1:2", "1", "line 6")]
+#[case("mount", "mound", "line 6")]
 #[case("end\n", "end", "cut short")]
 #[case("end\n", "", "cut short")]
 #[case("end\n", "end\n\n", "after its end")]

@@ -21,6 +21,7 @@ fn spec(base: &Path) -> SessionSpec {
     let config = SessionConfig {
         private_fd_base: 1024,
         nofile: Nofile { soft: 1024, hard: 4096 },
+        dispatch: interpose::DispatchPolicy::Auto,
         log: LogTarget::default(),
         mounts: vec![mount],
     };

@@ -3,7 +3,7 @@
 use super::site::{Fixup, FixupKind, ORIGINAL_MAX, Pattern, Plan, Reason, Rewind, Site, Unpatchable};
 
 /// First bytes of a list; the last is the version.
-const MAGIC: [u8; 8] = *b"siteslt\x01";
+const MAGIC: [u8; 8] = *b"siteslt\x02";
 /// Magic, number of sites, number of what is left, length of the key.
 const HEADER: usize = 8 + 4 + 4 + 4;
 const SITE: usize = 26 + ORIGINAL_MAX;

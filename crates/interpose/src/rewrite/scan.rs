@@ -20,6 +20,8 @@ use super::window;
 
 /// The `syscall` instruction.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// `int $0x80`.
+const INT_80: [u8; 2] = [0xcd, 0x80];
 /// `rt_sigreturn`.
 const RT_SIGRETURN: u32 = 15;
 /// `mov $15,%rax`: with the `syscall` what unwinders know a signal frame by. Its unwind entry begins one byte early, so
@@ -43,6 +45,14 @@ pub fn scan(text: &[u8], functions: &FunctionTable, interest: &dyn Fn(Option<u32
         match verdict {
             Ok(site) => plan.sites.push(Site { number, ..site }),
             Err(reason) => plan.unpatchable.push(Unpatchable { offset, number, reason }),
+        }
+    }
+    for offset in memmem::find_iter(text, &INT_80) {
+        let bounds = functions.around(offset, text.len());
+        // In data, or inside another instruction, the bytes mean nothing.
+        if bounds.known && function.decode(text, bounds.range) && function.index_of(offset as u32).is_some() {
+            let offset = offset as u32;
+            plan.unpatchable.push(Unpatchable { offset, number: None, reason: Reason::ThirtyTwoBit });
         }
     }
     refuse_overlaps(&mut plan);

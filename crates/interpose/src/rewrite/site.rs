@@ -123,11 +123,13 @@ pub enum Reason {
     UnknownFunction = 5,
     /// The object describes its functions and this is in none, nor does it decode as code: data.
     OutsideFunctions = 6,
+    /// `int $0x80`, the 32-bit entry: its numbers and arguments are those of another table.
+    ThirtyTwoBit = 7,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoInterest,
         Self::Restorer,
         Self::BranchInto,
@@ -135,6 +137,7 @@ impl Reason {
         Self::NotAnInstruction,
         Self::UnknownFunction,
         Self::OutsideFunctions,
+        Self::ThirtyTwoBit,
     ];
 }
 
@@ -148,6 +151,7 @@ impl fmt::Display for Reason {
             Self::NotAnInstruction => "part of another instruction",
             Self::UnknownFunction => "enclosing function not understood",
             Self::OutsideFunctions => "data between functions",
+            Self::ThirtyTwoBit => "32-bit system call",
         })
     }
 }
@@ -155,7 +159,7 @@ impl fmt::Display for Reason {
 /// A `syscall` (or what looks like one) that is left alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unpatchable {
-    /// Offset of the 0f 05 from the start of the text.
+    /// Offset of the 0f 05 (cd 80 for [`Reason::ThirtyTwoBit`]) from the start of the text.
     pub offset: u32,
     /// The number, if the code says so.
     pub number: Option<u32>,

@@ -1,0 +1,95 @@
+//! System calls that libc has no part in.
+
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
+use defuse_e2e::process::End;
+use defuse_e2e::{Session, same_as_plain, script};
+
+same_as_plain! {
+    by_instructions_of_the_program: script(r#"cd "$MNT"; "$FIX/direct" inline f; "$FIX/direct" libc f"#).fixture("direct");
+
+    by_code_made_at_run_time: script(r#"cd "$MNT"; "$FIX/direct" runtime f; "$FIX/direct" fork f; "$FIX/direct" threads f"#)
+        .fixture("direct");
+
+    /// Its runtime makes system calls and signal frames of its own, and goroutines have small stacks.
+    go_with_cgo: script(r#"
+        mkdir "$OUT/go"; cat >"$OUT/go/main.go" <<'END'
+package main
+
+// #include <stdlib.h>
+import "C"
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+)
+
+func main() {
+	C.srand(1)
+	var group sync.WaitGroup
+	for i := 0; i < 20; i++ {
+		group.Add(1)
+		go func(i int) {
+			defer group.Done()
+			name := fmt.Sprintf("f%02d", i)
+			for j := 0; j < 50; j++ {
+				text := fmt.Sprint(i, j)
+				if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+					fmt.Println(err)
+				}
+				if read, err := os.ReadFile(name); err != nil || string(read) != text {
+					fmt.Println("wrong:", string(read), err)
+				}
+			}
+		}(i)
+	}
+	group.Wait()
+	filepath.WalkDir(".", func(path string, entry os.DirEntry, err error) error {
+		fmt.Println(path, entry.IsDir(), err)
+		return nil
+	})
+	output, err := exec.Command("cat", "f07", "missing").CombinedOutput()
+	fmt.Println(string(output), err)
+}
+END
+        (cd "$OUT/go" && HOME="$OUT/go" GOFLAGS=-mod=mod GO111MODULE=off GOCACHE="$OUT/go/cache" go build -o program main.go && rm -rf cache)
+        cd "$MNT"; "$OUT/go/program"; mv "$OUT/go/program" p; ./p | tail -n 3; rm -rf p "$OUT/go"
+    "#).needs(&["go", "cc"]);
+}
+
+/// What `FIXTURE [WHAT] FILE` says, run with these options: standard output and error.
+fn direct(options: &[&str], fixture: &str, what: &[&str]) -> Option<(String, String)> {
+    let session = Session::new()?.fixture(fixture, &[]);
+    let place = &session.place;
+    std::fs::write(place.backend().join("f"), "content").expect("write to the back end");
+    let mount = format!("{}=passthrough:{}", place.mnt().display(), place.backend().display());
+    let program = place.root().join("fixtures").join(fixture).display().to_string();
+    let file = place.mnt().join("f").display().to_string();
+    let words = [&["run", "-m", &mount], options, &["--", &program], what, &[&file]].concat();
+    let outcome = session.defuse(words);
+    assert_eq!(outcome.end, End::Exit(0), "{}", outcome.stderr_text());
+    session.assert_nothing_left();
+    Some((outcome.stdout_text(), outcome.stderr_text()))
+}
+
+/// The kernel looks for what the program names and finds the empty directory under the mount.
+#[test]
+fn the_32_bit_entry_is_detected_and_said() {
+    let Some((said, complained)) = direct(&[], "legacy", &[]) else { return };
+    assert_eq!(said, "open by int80: -2\n");
+    assert!(complained.contains("makes 32-bit system calls (int $0x80) at 1 place(s)"), "{complained}");
+}
+
+#[test]
+fn every_call_is_caught_by_dispatch_if_asked_for() {
+    for what in ["inline", "libc", "runtime", "fork", "threads"] {
+        let rewritten = direct(&["--dispatch=auto"], "direct", &[what]);
+        let caught = direct(&["--dispatch=always"], "direct", &[what]);
+        let (Some((rewritten, _)), Some((caught, complained))) = (rewritten, caught) else { return };
+        assert_eq!(caught, rewritten, "{what}: {complained}");
+        assert!(caught.contains("read 12"), "{caught}");
+    }
+}

@@ -1,0 +1,153 @@
+//! Programs that cannot be intercepted: they run as they would without defuse, what they start is intercepted where that is
+//! possible, and one line on standard error says so when they are given something of a mount.
+
+use std::path::Path;
+use std::process::Command;
+
+use defuse_e2e::process::{End, Outcome};
+use defuse_e2e::{Serving, Session, need_programs, requirement};
+
+/// Runs a script with `$MNT/f` on the mount, which must succeed.
+fn run(session: &Session, script: &str) -> Outcome {
+    let outcome = session.script(Serving::Plugin, &format!("echo content >$MNT/f; {script}"));
+    assert_eq!(outcome.end, End::Exit(0), "{}\n{}", outcome.stdout_text(), outcome.stderr_text());
+    session.assert_nothing_left();
+    outcome
+}
+
+/// The lines of warning, from what the program is on.
+fn warnings(outcome: &Outcome) -> Vec<String> {
+    let text = outcome.stderr_text();
+    text.lines().map(|line| line.split_once(" warn ").map_or(line, |(_, said)| said).to_owned()).collect()
+}
+
+#[test]
+fn a_static_program_is_told_of() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("opener", &["-static"]);
+    let outcome =
+        run(&session, "cd $OUT; $FIX/opener $MNT/f /dev/null; $FIX/opener /dev/null; echo $LD_PRELOAD");
+    assert_eq!(outcome.stdout_text(), "not found: \nfound: \nfound: \n\n");
+    let [warning] = &warnings(&outcome)[..] else { panic!("{}", outcome.stderr_text()) };
+    let name = session.place.root().join("fixtures/opener");
+    assert!(warning.starts_with(&format!("\"{}\" is statically linked", name.display())), "{warning}");
+    assert!(
+        warning.ends_with(&format!("it will not find \"{}\"", session.place.mnt().join("f").display())),
+        "{warning}"
+    );
+}
+
+#[test]
+fn what_it_gets_is_named() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("opener", &["-static"]);
+    for (script, named) in [
+        ("$FIX/opener <$MNT/f", "using its FD 0 will fail"),
+        ("$FIX/opener 7>>$MNT/f 2>/dev/null 2>&1", "using its FD 7 will fail"),
+        ("cd $MNT; $FIX/opener", "it will not find its working directory"),
+        ("$FIX/opener --file=$MNT/f || true", "it will not find"),
+        ("cp $FIX/opener $MNT/o; $MNT/o $MNT/f", "it will not find"),
+    ] {
+        let outcome = run(&session, script);
+        assert!(
+            matches!(&warnings(&outcome)[..], [one] if one.contains(named)),
+            "{script}: {}",
+            outcome.stderr_text()
+        );
+    }
+}
+
+#[test]
+fn nothing_is_said_when_nothing_is_lost() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("opener", &["-static"]);
+    // A descriptor that exec closes, another directory of a like name, a program that is intercepted.
+    let outcome = run(
+        &session,
+        "cd $OUT; cc -w -o plain-opener -x c - <<<'int main(){}'; $FIX/opener ${MNT}x 3<&-; ./plain-opener $MNT/f 5<$MNT/f",
+    );
+    assert_eq!(outcome.stdout_text(), "not found: \n");
+    assert_eq!(warnings(&outcome), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_static_program_starts_is_intercepted() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("opener", &["-static"]);
+    let outcome = run(&session, "cd $OUT; $FIX/opener '!cat '$MNT/f");
+    assert_eq!(outcome.stdout_text(), "content\n");
+}
+
+#[test]
+fn a_program_of_32_bits_runs_as_before() {
+    let Some(session) = Session::new() else { return };
+    let options = [
+        "-m32",
+        "-nostdlib",
+        "-static",
+        "-fno-pic",
+        "-no-pie",
+        "-fno-stack-protector",
+        "-Wl,--build-id=none",
+    ];
+    let session = session.fixture("bare", &options);
+    let program = session.place.root().join("fixtures/bare");
+    match Command::new(&program).output() {
+        Ok(alone) if alone.stdout == b"ran\n" => {}
+        other => return requirement::skip(&format!("no 32-bit programs here: {other:?}")),
+    }
+    let outcome = run(&session, "cd $OUT; $FIX/bare; $FIX/bare >$MNT/g; echo $?; $FIX/bare $MNT/f");
+    assert_eq!(outcome.stdout_text(), "ran\n7\nran\n");
+    let warnings = warnings(&outcome);
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings.iter().all(|line| line.contains("is not a 64-bit program")), "{warnings:?}");
+}
+
+#[test]
+fn a_program_linked_with_musl_runs_as_before_and_starts_intercepted_ones() {
+    need_programs!("musl-gcc");
+    let Some(session) = Session::new() else { return };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/opener.c");
+    let program = session.place.root().join("fixtures/opener");
+    let compiled =
+        Command::new("musl-gcc").arg("-w").arg("-o").arg(&program).arg(source).status().expect("musl-gcc");
+    assert!(compiled.success());
+    let outcome = run(
+        &session,
+        "cd $OUT; $FIX/opener $MNT/f; $FIX/opener '!cat '$MNT/f; $FIX/opener \"!$FIX/opener '!cat $MNT/f'\"",
+    );
+    assert_eq!(outcome.stdout_text(), "not found: \ncontent\ncontent\n");
+    assert!(
+        matches!(&warnings(&outcome)[..], [one] if one.contains("is linked with musl")),
+        "{}",
+        outcome.stderr_text()
+    );
+
+    // As the first program of a session, too.
+    let mount =
+        format!("{}=passthrough:{}", session.place.mnt().display(), session.place.backend().display());
+    let file = session.place.mnt().join("f");
+    let words = ["run".as_ref(), "-m".as_ref(), mount.as_ref(), program.as_os_str(), file.as_os_str()];
+    let outcome = session.defuse(words);
+    assert_eq!(outcome.end, End::Exit(0), "{}", outcome.stderr_text());
+    assert_eq!(outcome.stdout_text(), "not found: \n");
+}
+
+#[test]
+fn a_program_that_changes_the_user_runs_as_before() {
+    need_programs!("setpriv");
+    if !requirement::is_root() {
+        return requirement::skip("not root: no program can be made to change the user");
+    }
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("opener", &[]);
+    let outcome = run(
+        &session,
+        "chmod 755 $MNT .; cp $FIX/opener $OUT/o; chmod 755 $OUT; chown 65534 $OUT/o; chmod 4755 $OUT/o
+        cd /; $OUT/o $MNT/f; setpriv --reuid=65534 --regid=65534 --clear-groups $OUT/o $MNT/f; setpriv --no-new-privs $OUT/o $MNT/f",
+    );
+    // It is another user's for root only, and not when it may not be.
+    assert_eq!(outcome.stdout_text(), "not found: \nfound: content\n\nfound: content\n\n");
+    let [warning] = &warnings(&outcome)[..] else { panic!("{}", outcome.stderr_text()) };
+    assert!(warning.contains("runs with other rights"), "{warning}");
+}
