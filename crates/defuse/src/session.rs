@@ -11,7 +11,7 @@
 //! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
 //! | `locks/` | 0711 | files that carry the record locks of served files |
 //! | `null/` | 0711 | an empty directory |
-//! | `pages/` | 1733 | pages of mapped files, see [`crate::paging`] |
+//! | `pages/` | 1733 | pages of mapped files, see `crate::paging`; only if a plugin needs that |
 //! | `sites/` | 0711 | lists of system call sites of the libraries that were met, see [`crate::site_lists`] |
 //!
 //! Folders with mode 0711 can be gone through, but not listed, by a process that has dropped its privileges.

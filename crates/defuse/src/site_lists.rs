@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use interpose::{Config, PlanStore};
+use interpose::{Config, Interest, PlanStore};
 use rustix::fs::{Mode, OFlags, fchmod, fstat, open, rename, unlink};
 use rustix::io::{self, Errno};
 
@@ -18,12 +18,14 @@ const LONGEST: u64 = 1 << 18;
 /// The longest key, in bytes: file names are twice as long.
 const LONGEST_KEY: usize = 120;
 
-/// What every process of a session has the interposer look at, but for the memory that is its own.
-pub fn interests() -> Config {
+/// What every process of a session has the interposer look at, but for the memory that is its own. `session` is its folder.
+pub fn interests(session: &Path) -> Config {
+    let pages = rustix::fs::stat(session.join(names::PAGES)).is_ok();
     let config = table::rows().fold(Config::new(), |config, row| {
-        let config = config.interest(row.nr.into(), row.interest);
+        let never_asked = !pages && row.interest == Interest::WhileAlert;
+        let config = config.interest(row.nr.into(), if never_asked { Interest::Never } else { row.interest });
         // Memory that is named by a call may be a mapped file.
-        if row.memory.is_empty() { config } else { config.alert(row.nr.into()) }
+        if !pages || row.memory.is_empty() { config } else { config.alert(row.nr.into()) }
     });
     serve::INNER.iter().fold(config, |config, &nr| config.inner(nr))
 }
@@ -33,12 +35,13 @@ pub fn interests() -> Config {
 pub struct SessionLists {
     /// The directory that holds them.
     directory: PathBuf,
+    session: PathBuf,
 }
 
 impl SessionLists {
     /// Those of the session whose folder is `session`: an absolute path that the caller trusts.
     pub fn new(session: &Path) -> Self {
-        Self { directory: session.join(names::SITES) }
+        Self { directory: session.join(names::SITES), session: session.into() }
     }
 
     /// Makes the lists of the libraries that this process has loaded, libc and ld.so among them. To be called by the runner,
@@ -50,7 +53,7 @@ impl SessionLists {
     #[allow(unsafe_code)]
     pub fn make(&self) -> Result<usize, Errno> {
         // SAFETY: the caller has one thread, so nobody loads or unloads objects meanwhile.
-        unsafe { interpose::store_plans(&interests(), self) }
+        unsafe { interpose::store_plans(&interests(&self.session), self) }
     }
 
     fn path(&self, key: &[u8], ending: &str) -> Option<PathBuf> {

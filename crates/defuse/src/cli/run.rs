@@ -37,14 +37,17 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     let log = log_target(request)?;
     log::init(log.clone());
     let mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
-    mounts.iter().try_for_each(plugin::try_mount)?;
+    let mut pages = false;
+    for mount in &mounts {
+        pages |= plugin::try_mount(mount)? == plugin::Mapping::Paged;
+    }
     let preloaded = library::find()?;
 
     // From here on there is something to undo, so signals wait.
     let signals = Signals::hold().map_err(|errno| failed("hold back signals", errno))?;
     sweep(&run_directory, &preloaded);
     let (session, arena) =
-        create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log)?;
+        create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log, pages)?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), session.path())
         .and_then(|preload| program(request, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
@@ -124,6 +127,7 @@ fn create_session(
     mounts: Vec<Mount>,
     dispatch: DispatchPolicy,
     log: LogTarget,
+    pages: bool,
 ) -> Result<(Session, MappedArena), Failure> {
     let division = nofile::divide()?;
     let config = SessionConfig {
@@ -134,7 +138,7 @@ fn create_session(
         mounts,
     };
     let mut made = None;
-    let session = Session::create(&SessionSpec { base, config }, |file| {
+    let session = Session::create(&SessionSpec { base, config, pages }, |file| {
         let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });
         made = Some(MappedArena { arena: arena::create(file)?, inode });
         Ok(())

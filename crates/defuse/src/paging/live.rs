@@ -95,7 +95,11 @@ pub fn map(
     };
     let protection = Protection::from_bits(protection as u32);
     let mut live = process.paging.live.lock();
-    let source = attach(process, pager, &mut live, key, file)?;
+    let source = match attach(process, pager, &mut live, key, file) {
+        // The plugin lent its root and not this; the session has no room for pages.
+        Err(Errno::NOENT) => return Ok(None),
+        other => other?,
+    };
     set_alert(true);
     let request = MapRequest { place, offset, length, protection, limit, sharing };
     // SAFETY: the program asked for it, and gives up what is at a fixed place.

@@ -27,6 +27,9 @@ pub struct SessionSpec {
     pub base: PathBuf,
     /// What its processes are told.
     pub config: SessionConfig,
+    /// Whether files of a mount may be mapped by the pager: then processes look out for more system calls, which takes some of
+    /// their start.
+    pub pages: bool,
 }
 
 /// A session whose folder is ours. Dropping it leaves the folder for [`sweep_stale`](super::sweep_stale); [`remove`](Self::remove) takes
@@ -56,7 +59,7 @@ impl Session {
         let base = openat(rustix::fs::CWD, &spec.base, flags, Mode::empty())
             .map_err(|errno| SessionError::system("open the run directory", &spec.base, errno))?;
         let session = Self::claim_folder(base, &spec.base)?;
-        let filled = session.fill(&spec.config, fill_arena);
+        let filled = session.fill(spec, fill_arena);
         match filled {
             Ok(()) => Ok(session),
             Err(error) => {
@@ -114,13 +117,14 @@ impl Session {
 
     fn fill(
         &self,
-        config: &SessionConfig,
+        spec: &SessionSpec,
         fill_arena: impl FnOnce(BorrowedFd<'_>) -> Result<(), SessionError>,
     ) -> Result<(), SessionError> {
         // Modes are set by fchmod, as the umask would take bits from those given at creation.
         fchmod(&self.folder, PASSABLE)
             .map_err(|errno| SessionError::system("set the mode of", &self.path, errno))?;
-        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::PAGES, names::SITES] {
+        let pages = spec.pages.then_some(names::PAGES);
+        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::SITES].into_iter().chain(pages) {
             self.make_directory(name).map_err(|errno| {
                 SessionError::system("create the directory", &self.path.join(name), errno)
             })?;
@@ -128,7 +132,7 @@ impl Session {
 
         // A process that drops its privileges still makes shadows and maps files. Only who knows the folder's name gets
         // here, and nobody can remove or list what others made.
-        for name in [names::SLOTS, names::PAGES] {
+        for name in [names::SLOTS].into_iter().chain(pages) {
             chmodat(&self.folder, name, Mode::from_raw_mode(0o1733), AtFlags::empty())
                 .map_err(|errno| SessionError::system("set the mode of", &self.path.join(name), errno))?;
         }
@@ -136,7 +140,7 @@ impl Session {
         let arena = self.make_file(names::ARENA, Mode::RUSR | Mode::WUSR)?;
         fill_arena(arena.as_fd())?;
 
-        let text = config.to_text();
+        let text = spec.config.to_text();
         let new = self.make_file(CONFIG_IN_THE_MAKING, Mode::from_raw_mode(0o644))?;
         let failed = |verb, errno| SessionError::system(verb, &self.path.join(names::CONFIG), errno);
         write_all(new.as_fd(), text.as_bytes()).map_err(|errno| failed("write", errno))?;
