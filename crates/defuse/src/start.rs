@@ -311,8 +311,11 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {
     let folder = Path::new(OsStr::from_bytes(&process.folder));
     let lists = Box::leak(Box::new(SessionLists::new(folder)));
-    let config =
-        site_lists::interests(folder).dispatch(dispatch).serving(process.serving).fd_states(states()).plans(lists);
+    let config = site_lists::interests(folder)
+        .dispatch(dispatch)
+        .serving(process.serving)
+        .fd_states(states())
+        .plans(lists);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

@@ -124,7 +124,9 @@ impl Session {
         fchmod(&self.folder, PASSABLE)
             .map_err(|errno| SessionError::system("set the mode of", &self.path, errno))?;
         let pages = spec.pages.then_some(names::PAGES);
-        for name in [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::SITES].into_iter().chain(pages) {
+        for name in
+            [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::SITES].into_iter().chain(pages)
+        {
             self.make_directory(name).map_err(|errno| {
                 SessionError::system("create the directory", &self.path.join(name), errno)
             })?;
