@@ -72,6 +72,7 @@ pub struct Paging {
     known: Lock<Vec<Known>>,
 }
 
+#[derive(Clone)]
 struct Known {
     key: Key,
     generation: u64,
@@ -132,8 +133,8 @@ pub fn view(file: &OpenFile) -> Result<Option<Arc<View>>, Errno> {
         return Ok(None);
     }
     let Some(key) = key_of(file)? else { return Ok(None) };
-    if let Some(view) = known(process, key, generation) {
-        return Ok(view);
+    if let Some(known) = known(process, key, generation) {
+        return Ok(known.view);
     }
     let alone = lock(process, key)?;
     view_locked(process, Some(file), key, &alone)
@@ -151,8 +152,8 @@ pub fn view_locked(
     if generation == 0 {
         return Ok(None);
     }
-    if let Some(view) = known(process, key, generation) {
-        return Ok(view);
+    if let Some(known) = known(process, key, generation) {
+        return Ok(known.view);
     }
     let Some(cache) = store::open(process, key)? else {
         remember(process, key, generation, None);
@@ -187,7 +188,7 @@ pub fn before_unlink(process: &'static Process, spot: &Spot) -> Option<Key> {
     if generation(process) == 0 {
         return None;
     }
-    let attributes = spot.call(|instance, path| instance.getattr(path)).ok()?;
+    let attributes = spot.call(Instance::getattr).ok()?;
     let key = coherent::maybe_mapped(process, spot.mount.number, &attributes)?;
     (attributes.st_nlink == 1).then_some(key)
 }
@@ -201,10 +202,10 @@ pub fn after_unlink(process: &'static Process, key: Key) {
 }
 
 /// What is known of a cache since the host word has this value.
-fn known(process: &Process, key: Key, generation: u64) -> Option<Option<Arc<View>>> {
+fn known(process: &Process, key: Key, generation: u64) -> Option<Known> {
     let known = process.paging.known.lock();
     let found = known.iter().find(|known| known.key == key && known.generation == generation)?;
-    Some(found.view.clone())
+    Some(found.clone())
 }
 
 fn remember(process: &Process, key: Key, generation: u64, view: Option<Arc<View>>) {

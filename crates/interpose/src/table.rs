@@ -218,3 +218,53 @@ pub fn of_interest(nr: u32) -> bool {
 pub fn must_be_caught(nr: u32) -> bool {
     (nr as usize) < NUMBERS && CALM[nr as usize][0].load(Relaxed) != NEVER
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: u32 = 0;
+    const MPROTECT: u32 = 10;
+    const MUNMAP: u32 = 11;
+    const FORK: u32 = 57;
+    const FUTEX: u32 = 202;
+    const GETPPID: u32 = 110;
+
+    fn classes(nr: u32) -> (u8, u8) {
+        (TABLE[nr as usize].load(Relaxed), TABLE[HOST_CLASS + nr as usize].load(Relaxed))
+    }
+
+    /// One test, since the table is the process's.
+    #[test]
+    fn an_alert_has_calls_offered_and_its_end_puts_all_back() {
+        let config = Config::new()
+            .interest(READ, Interest::ByFd)
+            .interest(MUNMAP, Interest::WhileAlert)
+            .interest(GETPPID, Interest::Always);
+        let config = [READ, MPROTECT, FORK, FUTEX].into_iter().fold(config, Config::alert);
+        fill(&config);
+        let calm = [
+            (READ, (BY_FD, BY_FD)),
+            (MPROTECT, (EXECUTABLE, NEVER)),
+            (MUNMAP, (NEVER, NEVER)),
+            (FORK, (ALWAYS, NEVER)),
+            (FUTEX, (NEVER, NEVER)),
+            (GETPPID, (ALWAYS, ALWAYS)),
+        ];
+        for (nr, expected) in calm {
+            assert_eq!(classes(nr), expected, "{nr}");
+        }
+        assert!(of_interest(FUTEX) && !must_be_caught(FUTEX) && must_be_caught(READ));
+        assert!(!host_interested(FUTEX, &[0; 6]));
+        set_alert(true);
+        for nr in [READ, MUNMAP, FUTEX, GETPPID] {
+            assert_eq!(classes(nr), (ALWAYS, ALWAYS), "{nr}");
+        }
+        assert_eq!((classes(MPROTECT), classes(FORK)), ((EXECUTABLE, ALWAYS), (ALWAYS, NEVER)));
+        assert!(host_interested(FUTEX, &[0; 6]));
+        set_alert(false);
+        for (nr, expected) in calm {
+            assert_eq!(classes(nr), expected, "{nr}");
+        }
+    }
+}

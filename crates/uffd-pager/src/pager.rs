@@ -6,8 +6,9 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::fork::Saved;
 use crate::mapping::{Mapping, Protection, Sharing};
-use crate::memory::{self, Place, Remap};
+use crate::memory::{self, Remap};
 use crate::page::{PAGE, offset_of};
+use crate::request::MapRequest;
 use crate::source::PageSource;
 use crate::table::{Change, Table};
 use crate::uffd::{Features, Uffd};
@@ -218,7 +219,9 @@ impl Pager {
     pub fn inherit(&self, memory: Range<usize>, inherited: bool) {
         let mut change = self.table.change();
         let mut rows = parts(&change, &whole_pages(memory));
-        rows.iter_mut().for_each(|row| row.inherited = inherited);
+        for row in &mut rows {
+            row.inherited = inherited;
+        }
         let garbage =
             rows.into_iter().map(|row| change.publish(&row.memory.clone(), vec![row])).collect::<Vec<_>>();
         drop(change);
@@ -297,42 +300,6 @@ impl Pager {
         drop(garbage);
         registered.map_err(Error::on(ACTION))?;
         Ok(new.start)
-    }
-}
-
-/// What [`Pager::map`] is asked for; the arguments of mmap(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MapRequest {
-    /// Where.
-    pub place: Place,
-    /// First byte of the source; a multiple of the page size.
-    pub offset: u64,
-    /// Bytes, rounded up to whole pages.
-    pub length: usize,
-    /// Allowed accesses.
-    pub protection: Protection,
-    /// What [`Pager::protect`] may allow later: of a shared mapping of what was opened for reading no stores.
-    pub limit: Protection,
-    /// Who sees stores.
-    pub sharing: Sharing,
-}
-
-impl MapRequest {
-    /// `length` bytes from the start of the source, shared, for loads and stores, anywhere.
-    pub fn shared(length: usize) -> Self {
-        Self {
-            place: Place::Anywhere(0),
-            offset: 0,
-            length,
-            protection: Protection::READ_WRITE,
-            limit: Protection::ALL,
-            sharing: Sharing::Shared,
-        }
-    }
-
-    /// As [`MapRequest::shared`], with stores that stay in this mapping.
-    pub fn private(length: usize) -> Self {
-        Self { sharing: Sharing::Private, ..Self::shared(length) }
     }
 }
 

@@ -69,7 +69,7 @@ impl FileSystem for Passthrough {
                         ),
                     ));
                 }
-            };
+            }
         }
         let backend = OsStr::from_bytes(setup.backend.to_bytes()).display();
         if setup.backend.is_empty() {

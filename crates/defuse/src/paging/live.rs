@@ -61,13 +61,10 @@ pub fn map(
     let [address, length, protection, flags, _, offset] = args;
     let (address, length, flags) = (address as usize, length as usize, flags as u32);
     let Some(key) = super::key_of(file)? else { return Ok(None) };
-    // What the pager cannot do, with no way to pretend.
-    const UNUSUAL: u32 = sys::MAP_32BIT | sys::MAP_GROWSDOWN | sys::MAP_HUGETLB | sys::MAP_SYNC;
     let sharing = match flags & sys::MAP_TYPE {
         sys::MAP_PRIVATE => Sharing::Private,
-        sys::MAP_SHARED => Sharing::Shared,
         sys::MAP_SHARED_VALIDATE if flags & !KNOWN != 0 => return Err(Errno::OPNOTSUPP),
-        sys::MAP_SHARED_VALIDATE => Sharing::Shared,
+        sys::MAP_SHARED | sys::MAP_SHARED_VALIDATE => Sharing::Shared,
         _ => return Err(Errno::INVAL),
     };
     if length == 0 || !offset.is_multiple_of(PAGE as u64) {
@@ -147,6 +144,9 @@ const EXECUTABLE: Protection = Protection::EXEC;
 /// The end of a program's addresses.
 const MEMORY_END: usize = 0x7fff_ffff_f000;
 
+/// What the pager cannot do, with no way to pretend.
+const UNUSUAL: u32 = sys::MAP_32BIT | sys::MAP_GROWSDOWN | sys::MAP_HUGETLB | sys::MAP_SYNC;
+
 /// Flags of mmap(2) that `MAP_SHARED_VALIDATE` accepts.
 const KNOWN: u32 = sys::MAP_TYPE
     | sys::MAP_FIXED
@@ -183,17 +183,14 @@ fn attach(
         before
     };
     let joined = view_locked(process, Some(file), key, &alone)?;
-    let cache = match joined {
-        Some(view) => {
-            if !joined_before {
-                view.forget_past();
-            }
-            store::open(process, key)?.ok_or(Errno::NOENT)?
+    let cache = if let Some(view) = joined {
+        if !joined_before {
+            view.forget_past();
         }
-        None => {
-            let length = crate::serve::size_of_file(file)? as u64;
-            store::create(process, key, &file.path()?, length)?
-        }
+        store::open(process, key)?.ok_or(Errno::NOENT)?
+    } else {
+        let length = crate::serve::size_of_file(file)? as u64;
+        store::create(process, key, &file.path()?, length)?
     };
     let attached = nofile::with_room(|| pager.attach(files.clone(), cache));
     let source = match attached {

@@ -24,7 +24,7 @@ const MESSAGES: u64 = 64;
 
 /// Makes the memory ready that the arguments of `call` name, as far as files are mapped there.
 pub fn arguments(process: &'static Process, call: &Call) -> Ready {
-    let Some(pager) = process.paging.pager() else { return Vec::new() };
+    let Some(pager) = process.paging.pager().filter(|pager| pager.is_mapping()) else { return Vec::new() };
     let Some(row) = table::row(call.nr) else { return Vec::new() };
     let mut made = Arguments { pager, ready: Vec::new() };
     for memory in row.memory {
@@ -90,7 +90,7 @@ impl Arguments {
     }
 
     fn range(&mut self, address: u64, length: u64, write: bool) {
-        let Some(end) = address.checked_add(length).filter(|&end| end <= usize::MAX as u64) else { return };
+        let Some(end) = address.checked_add(length) else { return };
         let memory = address as usize..end as usize;
         if memory.is_empty() || !self.pager.serves(memory.clone()) {
             return;

@@ -205,7 +205,7 @@ const SIGBUS: u32 = 7;
 
 /// The call is the kernel's. Where its arguments are in memory that was made ready, that has to stay so until it is done: then it is
 /// made here, unless it may wait for long or must be the program's own.
-fn pass(call: &Call, ready: prefault::Ready) -> Outcome {
+fn pass(call: &Call, ready: &prefault::Ready) -> Outcome {
     if ready.is_empty() || !table::transfers(call.nr) {
         return Outcome::PassThrough;
     }
@@ -215,13 +215,13 @@ fn pass(call: &Call, ready: prefault::Ready) -> Outcome {
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
         let ready = prefault::arguments(self, call);
-        let Some(server) = server(call.nr) else { return pass(call, ready) };
+        let Some(server) = server(call.nr) else { return pass(call, &ready) };
         let span = trace::Span::begin();
         let served = server(self, call);
         span.end(call, &served);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
-            Ok(Reply::Pass) => pass(call, ready),
+            Ok(Reply::Pass) => pass(call, &ready),
             Ok(Reply::PassWith(args)) => {
                 call.args = args;
                 Outcome::PassThrough

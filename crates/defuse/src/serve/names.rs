@@ -159,7 +159,9 @@ fn remove_name(process: &'static Process, spot: &Spot) -> Result<i64, Errno> {
     }
     let mapped = paging::before_unlink(process, spot);
     spot.call(Instance::unlink)?;
-    mapped.into_iter().for_each(|key| paging::after_unlink(process, key));
+    if let Some(key) = mapped {
+        paging::after_unlink(process, key);
+    }
     Ok(0)
 }
 
@@ -312,8 +314,8 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
         let replaced = if exchanged { None } else { paging::before_unlink(process, new) };
         let moved = if replaced.is_some() { paging::before_unlink(process, old) } else { None };
         old.call(|instance, path| instance.rename(path, new.path(), flags))?;
-        if moved != replaced {
-            replaced.into_iter().for_each(|key| paging::after_unlink(process, key));
+        if let Some(key) = replaced.filter(|_| moved != replaced) {
+            paging::after_unlink(process, key);
         }
         process.renamed(old.mount.number, old.path().as_bytes(), new.path().as_bytes(), flags);
         Ok(())
