@@ -87,8 +87,12 @@ impl Pager {
             result = result.and(attached.renew(&self.uffd));
         }
         let mut change = self.table.change();
-        let left: Vec<_> =
-            change.rows().iter().filter(|row| !row.inherited).map(|row| row.memory.clone()).collect();
+        for row in change.rows().iter().filter(|row| row.inherited && !row.attached.is_usable()) {
+            result = result.and(memory::unmap(&row.memory).map_err(Error::on(ACTION)));
+        }
+        let is_there = |row: &&Mapping| row.inherited && row.attached.is_usable();
+        let gone = change.rows().iter().filter(|row| !is_there(row)).map(|row| row.memory.clone());
+        let left: Vec<_> = gone.collect();
         let garbage = left.iter().map(|memory| change.publish(memory, Vec::new())).collect::<Vec<_>>();
         drop(change);
         drop(garbage);

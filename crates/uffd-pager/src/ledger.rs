@@ -119,6 +119,10 @@ impl Ledger {
         self.header().length.load(Ordering::Acquire)
     }
 
+    pub(crate) fn capacity_pages(&self) -> u64 {
+        self.header().capacity_pages
+    }
+
     pub(crate) fn capacity(&self) -> u64 {
         crate::page::offset_of(self.header().capacity_pages)
     }

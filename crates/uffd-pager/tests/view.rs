@@ -55,6 +55,25 @@ fn what_was_stored_past_the_end_is_not_in_the_longer_file() {
     assert_eq!((mapped.get(PAGE + 200), mapped.get(PAGE + 99)), (0, pattern(2)[PAGE + 99]));
 }
 
+/// The least capacity is 128 MiB.
+#[test]
+fn a_file_that_outgrows_its_cache_is_sigbus_there_and_all_right_below() {
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&pattern(4));
+    let pages = rustix::fs::memfd_create(c"pages", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
+    let cache = uffd_pager::Cache::with_pages(pages, 4 * PAGE as u64, 1).expect("a cache");
+    let handle = pager.attach(source.clone(), cache).expect("attached");
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(200 << 20));
+    let view = view(&handle);
+    mapped.set(PAGE, 5);
+    assert_eq!(write(&view, &source, 150 << 20, b"beyond"), Ok(6));
+    assert_eq!((mapped.get(PAGE), mapped.get(100 << 20), view.is_dirty()), (5, 0, true));
+    assert_eq!(in_child(pager, || i32::from(mapped.get(150 << 20))), End::Signal(libc::SIGBUS));
+    assert!(pager.prefault(mapped.memory(), false).is_err());
+    pager.sync_source(&handle).expect("synced");
+    assert_eq!(source.contents()[PAGE], 5);
+}
+
 #[test]
 fn a_shorter_file_is_shorter_for_mappings_and_a_failed_change_changes_nothing() {
     let Some(pager) = pager() else { return };
