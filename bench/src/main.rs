@@ -1,7 +1,7 @@
 //! Measures what DEFUSE costs and gains, as ratios within one run, on tmpfs.
 //!
 //! ```text
-//! cargo run --release -p defuse-bench [-- [--quick] [--json FILE] [foreign|files|memory|startup]...]
+//! cargo run --release -p defuse-bench [-- [--quick] [--json FILE] [foreign|files|memory|startup|exec]...]
 //! ```
 //!
 //! A workload process that runs plainly and others in sessions do the same work in turn; what is judged is the median of the ratios
@@ -10,22 +10,20 @@
 
 #![allow(clippy::cast_precision_loss)] // Times and counts are far below 2^52.
 
-mod product;
+mod exec;
 mod report;
 mod startup;
-mod statistics;
 mod syscalls;
 mod work;
-mod worker;
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use product::Product;
+use defuse_bench::product::Product;
+use defuse_bench::worker::Worker;
 use report::{Report, Target};
 use work::{Contender, Ratio, compare};
-use worker::Worker;
 
 struct Options {
     quick: bool,
@@ -41,7 +39,7 @@ impl Options {
             match argument.as_str() {
                 "--quick" => options.quick = true,
                 "--json" => options.json = Some(arguments.next().ok_or("--json needs a file")?.into()),
-                "foreign" | "files" | "memory" | "startup" => options.sections.push(argument),
+                "foreign" | "files" | "memory" | "startup" | "exec" => options.sections.push(argument),
                 _ => {
                     return Err(format!(
                         "there is no option {argument:?}; see the head of bench/src/main.rs"
@@ -109,6 +107,10 @@ fn measure(options: &Options) -> io::Result<()> {
         let holder = session("startup", "passthrough", "")?;
         startup::measure(&mut report, &product, &holder.session()?, options.rounds(400))?;
         startup::parts(&mut report, &product, base, options.rounds(200))?;
+    }
+    if options.wants("exec") {
+        Report::section("Exec with open files: processor time, added to that with plain files");
+        exec::measure(&mut report, &product, base, options.rounds(200))?;
     }
     report.end();
     drop(direct);

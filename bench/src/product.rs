@@ -21,12 +21,17 @@ impl Product {
         let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(["build", "--quiet", "--profile", profile])
             .args(["-p", "defuse", "-p", "defuse-plugin-passthrough", "-p", "defuse-plugin-memory"])
-            .args(["-p", "defuse-bench", "--manifest-path"])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
+            .args(["-p", "defuse-bench", "-p", "defuse-bench-fuse", "--manifest-path"])
+            .arg(Self::sources().join("Cargo.toml"))
             .arg("--target-dir")
             .arg(directory.parent().unwrap_or(Path::new("/")))
             .status()?;
         if status.success() { Ok(Self { directory }) } else { Err(io::Error::other("cargo build failed")) }
+    }
+
+    /// The workspace.
+    pub fn sources() -> PathBuf {
+        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
     }
 
     /// The command.
@@ -42,6 +47,16 @@ impl Product {
     /// A plugin of this workspace.
     pub fn plugin(&self, name: &str) -> PathBuf {
         self.directory.join(format!("lib{name}.so"))
+    }
+
+    /// Serves a plugin through FUSE.
+    pub fn fuse_server(&self) -> PathBuf {
+        self.directory.join("defuse-bench-fuse")
+    }
+
+    /// The program that executes itself.
+    pub fn chain(&self) -> PathBuf {
+        self.directory.join("defuse-bench-chain")
     }
 
     /// The program that is measured.

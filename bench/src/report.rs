@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::statistics::Spread;
+use defuse_bench::statistics::Spread;
 
 /// What a value has to be.
 #[derive(Clone, Copy)]

@@ -2,17 +2,14 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
-use crate::product::Product;
 use crate::report::{Line, Report, Target};
-use crate::statistics::{Spread, spread};
-
-const TRUE: &CStr = c"/bin/true";
+use defuse_bench::product::Product;
+use defuse_bench::start::{Time, run};
+use defuse_bench::statistics::{Spread, spread};
 
 /// Starts `/bin/true` again and again: alone, with the library that finds no session, and in `session`.
 pub fn measure(report: &mut Report, product: &Product, session: &Path, starts: usize) -> io::Result<()> {
@@ -113,47 +110,6 @@ pub fn parts(report: &mut Report, product: &Product, base: &Path, starts: usize)
         })?;
     }
     Ok(())
-}
-
-#[derive(Clone, Copy)]
-struct Time {
-    /// Microseconds from spawn to end.
-    wall: f64,
-    /// Microseconds of processor time of the child.
-    cpu: f64,
-}
-
-fn run(environment: &[&CStr]) -> io::Result<Time> {
-    let arguments = [TRUE.as_ptr().cast_mut(), std::ptr::null_mut()];
-    let mut variables: Vec<_> = environment.iter().map(|variable| variable.as_ptr().cast_mut()).collect();
-    variables.push(std::ptr::null_mut());
-    let mut pid = 0;
-    let begin = Instant::now();
-    // SAFETY: null-terminated arrays of C strings that live until the call returns; no attributes.
-    let error = unsafe {
-        libc::posix_spawn(
-            &raw mut pid,
-            TRUE.as_ptr(),
-            std::ptr::null(),
-            std::ptr::null(),
-            arguments.as_ptr(),
-            variables.as_ptr(),
-        )
-    };
-    if error != 0 {
-        return Err(io::Error::from_raw_os_error(error));
-    }
-    let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::uninit());
-    // SAFETY: our own child; the call fills both.
-    let waited = unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) };
-    let wall = begin.elapsed().as_secs_f64() * 1e6;
-    if waited != pid || status != 0 {
-        return Err(io::Error::other("/bin/true failed"));
-    }
-    // SAFETY: wait4 succeeded.
-    let usage = unsafe { usage.assume_init() };
-    let micros = |time: libc::timeval| time.tv_sec as f64 * 1e6 + time.tv_usec as f64;
-    Ok(Time { wall, cpu: micros(usage.ru_utime) + micros(usage.ru_stime) })
 }
 
 /// Quartiles of nothing but one number.

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::product::Product;
 use crate::report::{Line, Report, Target};
 use crate::startup::exactly;
+use defuse_bench::product::Product;
 
 /// More calls than a piece of work makes besides those it is about: start, end, and the log of nothing.
 const AROUND: f64 = 2000.0;

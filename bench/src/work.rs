@@ -3,8 +3,8 @@
 use std::io;
 
 use crate::report::{Line, Report, Target};
-use crate::statistics::{Spread, spread};
-use crate::worker::{Sample, Worker};
+use defuse_bench::statistics::{Spread, spread};
+use defuse_bench::worker::{Sample, Worker};
 
 /// Which way a ratio is taken.
 #[derive(Clone, Copy)]

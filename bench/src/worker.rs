@@ -19,6 +19,8 @@ pub struct Sample {
     pub cpu: f64,
     /// Voluntary context switches.
     pub waits: i64,
+    /// Nanoseconds of the median call, and of those that 1 % and 0.1 % are slower than, where single calls were timed.
+    pub percentiles: Option<[f64; 3]>,
 }
 
 /// The process. Ends when dropped, and its session with it.
@@ -65,7 +67,8 @@ impl Worker {
         Self::start(&mut command, &base.join("run"))
     }
 
-    fn start(command: &mut Command, run_directory: &Path) -> io::Result<Self> {
+    /// Runs `command`, which is the workload program or leads to it, with sessions below `run_directory`.
+    pub fn start(command: &mut Command, run_directory: &Path) -> io::Result<Self> {
         let mut child = command
             .env("DEFUSE_RUN_DIR", run_directory)
             .env_remove("DEFUSE_LOG")
@@ -84,23 +87,26 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Does the piece of work called `name`.
+    /// Does the piece of work called `name`. `Unsupported`: that cannot be done there; the worker can go on.
     pub fn work(&mut self, name: &str) -> io::Result<Sample> {
         let commands = self.commands.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         writeln!(commands, "{name}")?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
-        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
-        let mut number = || match numbers.next() {
-            Some(Ok(number)) => Ok(number),
+        if let Some(reason) = line.strip_prefix("! ") {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, reason.trim().to_owned()));
+        }
+        let numbers: Result<Vec<u64>, _> = line.split_whitespace().map(str::parse::<u64>).collect();
+        match numbers.as_deref() {
+            Ok(&[calls, wall, cpu, waits, ref percentiles @ ..]) => Ok(Sample {
+                calls,
+                wall: wall as f64,
+                cpu: cpu as f64,
+                waits: waits as i64,
+                percentiles: percentiles.try_into().ok().map(|times: [u64; 3]| times.map(|time| time as f64)),
+            }),
             _ => Err(io::Error::other(format!("the workload failed at {name}"))),
-        };
-        Ok(Sample {
-            calls: number()?,
-            wall: number()? as f64,
-            cpu: number()? as f64,
-            waits: number()? as i64,
-        })
+        }
     }
 
     /// The folder of the session, for as long as this lives.

@@ -12,6 +12,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     // Relative relocations take a bit each and not 24 bytes; glibc knows them from 2.36 on.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,pack-relative-relocs");
+    // Our constructor before those of all other libraries: some work on files there.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,initfirst");
     // Without the static library the shared one does as well, only slower.
     let found = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output();
     let there =

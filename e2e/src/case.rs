@@ -35,6 +35,8 @@ pub enum Serving {
     BackingFd,
     /// As [`Serving::Plugin`], and the plugin lends no pages: files are mapped by the pager.
     Paged,
+    /// As `Plugin`, but the plugin keeps no locks.
+    SessionLocks,
 }
 
 impl Serving {
@@ -44,6 +46,7 @@ impl Serving {
             Self::Plugin => "passthrough",
             Self::BackingFd => "passthrough,backing-fd",
             Self::Paged => "passthrough,map=pager",
+            Self::SessionLocks => "passthrough,locks=session",
         };
         format!("{}={plugin}:{}", point.display(), backend.display())
     }

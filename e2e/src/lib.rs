@@ -42,43 +42,36 @@ pub use session::Session;
 /// `NAME::native` with the backing FD handed to the program.
 #[macro_export]
 macro_rules! same_as_plain {
-    ($($(#[$meta:meta])* $name:ident: $case:expr;)+) => {$(
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            $(#[$meta])*
-            #[test]
-            fn served() {
-                let case: $crate::Case = $case;
-                case.compare($crate::Serving::Plugin);
-            }
-
-            $(#[$meta])*
-            #[test]
-            fn native() {
-                let case: $crate::Case = $case;
-                case.compare($crate::Serving::BackingFd);
-            }
-        }
-    )+};
+    ($($cases:tt)+) => { $crate::same_as_plain_by! { [served: Plugin, native: BackingFd] $($cases)+ } };
 }
 
 /// As [`same_as_plain`], with `NAME::served` only: for what shows where an FD leads. A backing FD is the file itself, so
 /// `/proc/self/fd` names the file in the back end (see the limits in the README).
 #[macro_export]
 macro_rules! same_as_plain_served {
-    ($($(#[$meta:meta])* $name:ident: $case:expr;)+) => {$(
+    ($($cases:tt)+) => { $crate::same_as_plain_by! { [served: Plugin] $($cases)+ } };
+}
+
+/// As [`same_as_plain`], with one test for each listed [`Serving`]: `[TEST: SERVING, ...]`, then the cases.
+#[macro_export]
+macro_rules! same_as_plain_by {
+    (@case [$($test:ident: $serving:ident),+] $attributes:tt $case:expr) => {
+        $($crate::same_as_plain_by! { @test $test $serving $attributes $case })+
+    };
+    (@test $test:ident $serving:ident [$(#[$meta:meta])*] $case:expr) => {
+        $(#[$meta])*
+        #[test]
+        fn $test() {
+            let case: $crate::Case = $case;
+            case.compare($crate::Serving::$serving);
+        }
+    };
+    ($servings:tt $($(#[$meta:meta])* $name:ident: $case:expr;)+) => {$(
         mod $name {
             #[allow(unused_imports)]
             use super::*;
 
-            $(#[$meta])*
-            #[test]
-            fn served() {
-                let case: $crate::Case = $case;
-                case.compare($crate::Serving::Plugin);
-            }
+            $crate::same_as_plain_by! { @case $servings [$(#[$meta])*] $case }
         }
     )+};
 }

@@ -25,6 +25,13 @@ for p in "g", "f", "new":
 print(os.path.exists("g"), os.stat("g").st_size, os.fork() == 0 or os.wait()[1])'
     "#).needs(&["setpriv", "python3"]).needs_root();
 
+    programs_on_the_mount_run_for_another_user: script(r#"
+        cd "$MNT"; chmod 755 .; cp /bin/cat own; cp /bin/echo closed; chmod 750 closed; printf '#!%s/own\nshown\n' "$MNT" >shown; chmod 755 own shown; own=$MNT/own; mkdir d; chmod 777 d
+        setpriv --reuid=65534 --regid=65534 --clear-groups bash -c '
+            echo in | ./own; ./shown; ./closed x; echo "rc $?"; cd d; cp /usr/bin/id mine; ./mine -u; chmod 700 mine; ./mine -g; exec "$0" ../shown' "$own" | sed "s,$MNT,MNT,"
+        echo again | ./own; d/mine -u
+    "#).needs(&["setpriv"]).needs_root();
+
     /// Nothing of us is loaded into it; what it inherits of the mount is in the tests of unintercepted programs.
     set_user_id_program_runs_with_the_mount_as_working_directory: script(r#"
         cd "$MNT"; chmod 755 .; cp /usr/bin/id "$OUT/id"; chmod 755 "$(dirname "$OUT")" "$OUT"; chown 65534 "$OUT/id"; chmod 4755 "$OUT/id"; "$OUT/id" -u | tee f; cat f

@@ -169,13 +169,31 @@ END
         CDPATH=$MNT; cd /; cd a; pwd
     "#);
 
-    #[ignore = "issue 2: the working directory is a path, so a removed one cannot be listed"]
     removed_working_directory: script(r#"
         cd "$MNT"; mkdir d; cd d; rmdir ../d
         /bin/pwd || echo "rc $?"
-        ls; (echo x >f) || echo "rc $?"
-        cd ..; pwd; ls -A
+        ls; ls -a; ls -a .; stat -c '%F %h' .; (echo x >f) || echo "rc $?"; (echo x >./f) || echo "rc $?"; (cat ./../d/f) || echo "rc $?"
+        # Another directory of that name is not this one.
+        mkdir ../d; echo other >../d/f; ls; (cat f) || echo "rc $?"; (cat d/f) || echo "rc $?"; cat ../d/f; mkdir e || echo "rc $?"; rm f || echo "rc $?"
+        bash -c 'ls; cat f || echo "rc $?"; bash -c "ls; (cat f) || ls .."'
+        (cd . && ls -a); (cd ../d; pwd)
+        cd ..; pwd; ls -A; rm -r d
     "#);
+
+    renamed_working_directory: script(r#"
+        cd "$MNT"; mkdir -p a/b; echo x >a/b/f; cd a/b
+        mkfifo "$OUT/go" "$OUT/went"
+        # A process that was started before, and does nothing until then.
+        (exec bash -c 'read -r <"$OUT/go"; cat f; /bin/pwd; cd ..; /bin/pwd; ls; echo >"$OUT/went"') &
+        python3 -c '
+import os, subprocess, sys
+subprocess.run(["mv", os.environ["MNT"] + "/a", os.environ["MNT"] + "/moved"], check=True)
+print(os.getcwd(), os.listdir(), open("f").read(), os.stat("../b/f").st_size, os.readlink("/proc/self/cwd"))'
+        /bin/pwd; cat f; ls ..; ls; cat ../../moved/b/f
+        echo >"$OUT/go"; read -r <"$OUT/went"; wait; rm "$OUT/go" "$OUT/went"
+        mv ../../moved "$MNT/again"; (cd ..; /bin/pwd); mkdir -p "$MNT/a/b"; ls; rm -r "$MNT/again/b"; ls -A; /bin/pwd || echo "rc $?"; ls ..  || echo "rc $?"
+        cd "$MNT"; ls; rm -r a again
+    "#).needs(&["python3"]);
 
     globbing: script(r#"
         cd "$MNT"

@@ -14,10 +14,12 @@ use stash::{ExecToken, ProcessId};
 
 use crate::image::Outsider;
 use crate::process::{Cwd, Process};
-use crate::{namei, native, user};
+use crate::{libraries, namei, native, user};
 
 /// The dynamic linker's list of libraries to load first.
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
+/// The dynamic linker's list of directories.
+const LIBRARY_PATH: &[u8] = b"LD_LIBRARY_PATH=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
 /// What this image leaves to the next: `PROCESS ARENA SERVING TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
@@ -100,6 +102,7 @@ pub struct Found {
 pub unsafe fn take(envp: *mut *mut u8) -> Found {
     let mut found = Found::default();
     let (mut from, mut to) = (0, 0);
+    let mut library_path = None;
     loop {
         // SAFETY: `from` has not passed the terminating null.
         let entry = unsafe { *envp.add(from) };
@@ -131,6 +134,9 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
                 true
             }
         } else {
+            if text.starts_with(LIBRARY_PATH) {
+                library_path = Some(to);
+            }
             true
         };
         if keep {
@@ -145,7 +151,64 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
         // SAFETY: between the new end and the old terminating null.
         unsafe { *envp.add(freed) = std::ptr::null_mut() };
     }
+    if let (Some(session), Some(at)) = (&found.session, library_path) {
+        // SAFETY: the caller's array, and `at` is before its end.
+        unsafe { take_mirrors_out(envp.add(at), session.as_os_str().as_bytes()) };
+    }
     found
+}
+
+/// Gives the variable at `place` the value that it has for the program.
+///
+/// # Safety
+/// As for [`take`]; `place` holds a `LD_LIBRARY_PATH=...`.
+unsafe fn take_mirrors_out(place: *mut *mut u8, folder: &[u8]) {
+    // SAFETY: the caller vouches for the string.
+    let entry = unsafe { *place };
+    // SAFETY: as above.
+    let text = unsafe { std::ffi::CStr::from_ptr(entry.cast()) }.to_bytes();
+    let value = &text[LIBRARY_PATH.len()..];
+    let plain = libraries::without_mirrors(value, folder);
+    if plain.len() == value.len() {
+        return;
+    }
+    if plain.is_empty() {
+        // There was none. What follows moves up.
+        let mut at = place;
+        loop {
+            // SAFETY: stops at the terminating null.
+            unsafe {
+                *at = *at.add(1);
+                if (*at).is_null() {
+                    return;
+                }
+                at = at.add(1);
+            }
+        }
+    }
+    // SAFETY: the shorter value fits where the longer one is.
+    unsafe {
+        let start = entry.add(LIBRARY_PATH.len());
+        std::ptr::copy(plain.as_ptr(), start, plain.len());
+        *start.add(plain.len()) = 0;
+    }
+}
+
+/// What goes into the environment of the next image.
+#[derive(Clone, Copy)]
+pub struct NextImage<'a> {
+    /// Why it cannot be intercepted.
+    pub outsider: Option<Outsider>,
+    /// Names the exec map.
+    pub token: Option<ExecToken>,
+    /// A descriptor of the arena, if it cannot open that.
+    pub arena: Option<RawFd>,
+    /// The program's path if that lies on a mount, else empty.
+    pub executable: &'a [u8],
+    /// The base name by which it was called, if the kernel knows another.
+    pub name: &'a [u8],
+    /// Another value for `LD_LIBRARY_PATH`.
+    pub library_path: Option<&'a [u8]>,
 }
 
 /// An environment for exec.
@@ -157,19 +220,13 @@ pub struct Environment {
 
 impl Environment {
     /// The environment at `envp`, with our variables in it.
-    /// `outsider` says if the next program cannot be intercepted; `executable` is its path if it lies on a mount.
-    pub fn for_next_image(
-        process: &'static Process,
-        envp: u64,
-        outsider: Option<Outsider>,
-        token: Option<ExecToken>,
-        arena: Option<RawFd>,
-        executable: &[u8],
-        name: &[u8],
-    ) -> Result<Self, Errno> {
+    pub fn for_next_image(process: &'static Process, envp: u64, next: &NextImage<'_>) -> Result<Self, Errno> {
+        let &NextImage { outsider, token, arena, executable, name, library_path } = next;
         let library = preload_for(process, outsider);
         let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
+        let library_path = library_path.map(|value| [LIBRARY_PATH, value, b"\0"].concat());
+        let mut replaced = None;
         for pointer in pointers(envp)? {
             let mut start = [0; 20];
             // Short strings at the end of memory: byte by byte up to the longest of our names.
@@ -180,6 +237,9 @@ impl Environment {
                     preload.push(b':');
                 }
                 append_c_string(pointer + PRELOAD.len() as u64, &mut preload)?;
+            } else if let (true, Some(value)) = (start.starts_with(LIBRARY_PATH), &library_path) {
+                replaced = Some(pointers_to.len());
+                pointers_to.push(value.as_ptr() as u64);
             } else if !start.starts_with(SESSION) && !start.starts_with(INHERITANCE) {
                 pointers_to.push(pointer);
             }
@@ -187,7 +247,7 @@ impl Environment {
         preload.push(0);
         let session = [SESSION, &process.folder, b"\0"].concat();
         let on_mount = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
-        let cwd = if on_mount { namei::working_directory(process)?.to_vec() } else { Vec::new() };
+        let cwd = if on_mount { namei::working_path(process)?.to_vec() } else { Vec::new() };
         let own = (!interpose::in_vfork_child()).then(|| process.me());
         let inheritance = Inheritance {
             process: token.map(ExecToken::process).or(own),
@@ -205,6 +265,12 @@ impl Environment {
             strings.push(preload);
         }
         pointers_to.extend(strings.iter().map(|string| string.as_ptr() as u64));
+        if let Some(value) = library_path {
+            if replaced.is_none() {
+                pointers_to.push(value.as_ptr() as u64);
+            }
+            strings.push(value);
+        }
         pointers_to.push(0);
         Ok(Self { pointers: pointers_to, _strings: strings })
     }
@@ -213,6 +279,24 @@ impl Environment {
     pub fn pointer(&self) -> u64 {
         self.pointers.as_ptr() as u64
     }
+}
+
+/// The value of `LD_LIBRARY_PATH` in the program's environment at `envp`.
+pub fn library_path(envp: u64) -> Result<Option<Vec<u8>>, Errno> {
+    for pointer in pointers(envp)? {
+        let mut matching = 0;
+        while matching < LIBRARY_PATH.len()
+            && user::read::<u8>(pointer + matching as u64)? == LIBRARY_PATH[matching]
+        {
+            matching += 1;
+        }
+        if matching == LIBRARY_PATH.len() {
+            let mut value = Vec::new();
+            append_c_string(pointer + LIBRARY_PATH.len() as u64, &mut value)?;
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
 }
 
 /// This library, as `LD_PRELOAD` is to name it for the next program.
@@ -286,42 +370,4 @@ fn append_c_string(address: u64, to: &mut Vec<u8>) -> Result<(), Errno> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Inheritance, ProcessId};
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn what_is_left_is_found(cwd in "(/[a-z /]{0,20})?", executable in "(/[a-z /]{0,20})?", soft: u64, hard: u64, process: u32) {
-            let left = Inheritance {
-                process: (process != 0).then(|| ProcessId::from_bits(process)),
-                arena: (hard % 3 == 0).then_some((hard % 1000) as i32),
-                serving: soft % 2 == 1,
-                token: None,
-                nofile: (soft, hard),
-                cwd: cwd.into_bytes(),
-                name: executable.as_bytes().iter().rev().copied().collect(),
-                executable: executable.into_bytes(),
-            };
-            let text = left.to_variable();
-            let value = text.strip_prefix(super::INHERITANCE).unwrap().strip_suffix(b"\0").unwrap();
-            prop_assert_eq!(Inheritance::parse(value), Some(left));
-        }
-    }
-
-    #[test]
-    fn nonsense_is_no_inheritance() {
-        for text in [
-            "",
-            "-",
-            "1 0 0 -",
-            "1 0 0 - a b 0 0 ",
-            "1 0 0 x-y-z 1 2 0 0 ",
-            "1 0 0 - 1 2 9 0 /",
-            "1 0 0 - 1 2 0 9 /",
-            "1 0 0 - 1 2 0 ",
-        ] {
-            assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
-        }
-    }
-}
+mod tests;

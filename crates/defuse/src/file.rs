@@ -6,7 +6,8 @@
 
 use std::ops::Deref;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::{FdState, Ref};
 use linux_raw_sys::general as sys;
@@ -15,11 +16,13 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use stash::{Holder, Slot, SlotId, StashError};
 
+use crate::carried;
+use crate::mount::Mount;
 use crate::paging::Key;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, trace};
+use crate::{lock_files, native, trace};
 
 /// An open file in use by a call.
 pub enum FileRef {
@@ -27,6 +30,8 @@ pub enum FileRef {
     Entered(Ref<'static, OpenFile>),
     /// Rebuilt for this one call, in a vfork child, whose table is the parent's.
     Alone(Box<OpenFile>),
+    /// The working directory's.
+    WorkingDirectory(Arc<OpenFile>),
 }
 
 impl Deref for FileRef {
@@ -35,6 +40,7 @@ impl Deref for FileRef {
         match self {
             Self::Entered(file) => file,
             Self::Alone(file) => file,
+            Self::WorkingDirectory(file) => file,
         }
     }
 }
@@ -55,8 +61,8 @@ pub struct OpenFile {
     /// What stands at the program's FD numbers: [`PLACEHOLDER`], [`SHADOW`], or the number itself that is the plugin's
     /// own descriptor.
     form: AtomicI32,
-    /// This process has set record locks through this file.
-    pub locked: AtomicBool,
+    /// What its locks need, if the session keeps them.
+    pub locks: lock_files::Held,
     /// What it is for mapping.
     pub paged: Paged,
     /// It has no cache of pages as long as [`paging::generation`](crate::paging::generation) is this.
@@ -79,6 +85,9 @@ impl Paged {
         Ok(*self.0.get_or_init(|| asked))
     }
 }
+
+/// In the slot's first user word, beside open(2)'s flags: the directory has been removed.
+pub const REMOVED: u64 = 1 << 63;
 
 const PLACEHOLDER: i32 = -1;
 const SHADOW: i32 = -2;
@@ -113,7 +122,7 @@ impl OpenFile {
             open_flags,
             kind: AtomicU32::new(kind & sys::S_IFMT),
             form: AtomicI32::new(PLACEHOLDER),
-            locked: AtomicBool::new(false),
+            locks: lock_files::Held::new(),
             paged: Paged::default(),
             uncached_at: AtomicU64::new(0),
             error: AtomicI32::new(0),
@@ -175,6 +184,11 @@ impl OpenFile {
         self.process.mounts[self.mount].instance()
     }
 
+    /// The mount it lies on.
+    pub fn mount(&self) -> &'static Mount {
+        &self.process.mounts[self.mount]
+    }
+
     /// The shared part of the description.
     pub fn shared(&self) -> Result<Slot<'static>, Errno> {
         self.process.arena.slot(self.slot).map_err(stash_errno)
@@ -215,13 +229,18 @@ impl OpenFile {
         if known != 0 {
             return Ok(known);
         }
-        let kind = if self.open_flags & sys::O_DIRECTORY != 0 {
+        let kind = if opens_directory(self.open_flags) {
             sys::S_IFDIR
         } else {
             self.with_handle(Instance::fgetattr)?.st_mode & sys::S_IFMT
         };
         self.kind.store(kind, Ordering::Relaxed);
         Ok(kind)
+    }
+
+    /// Whether it is a directory that has been removed by a process of the session.
+    pub fn is_removed(&self) -> bool {
+        self.shared().is_ok_and(|slot| slot.user_words()[0].load(Ordering::Relaxed) & REMOVED != 0)
     }
 
     /// Whether it is a directory.
@@ -257,8 +276,14 @@ impl Drop for OpenFile {
         {
             trace::debug(format_args!("close: {error}"));
         }
+        lock_files::let_go(self.process, &self.locks);
         shadow::let_go(self.process, self.slot);
     }
+}
+
+/// Whether what these flags of open(2) open can only be a directory. `O_TMPFILE` has the same bit, and makes a file.
+pub fn opens_directory(flags: u32) -> bool {
+    flags & sys::O_DIRECTORY != 0 && flags & sys::O_TMPFILE != sys::O_TMPFILE
 }
 
 /// The served file behind `fd`, if it is one.
@@ -293,6 +318,7 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
             }
         }
     }
+    load_plugin(process, fd);
     // Whoever is about to close or replace the FD has the first of these.
     let _together = process.descriptors.lock();
     let _one_at_a_time = process.rebuilding.lock();
@@ -302,8 +328,28 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
     look(process, fd)
 }
 
+/// Loads the plugin of an FD that is to be rebuilt, before any lock is taken: the dynamic linker may be locked by a thread that
+/// waits for one of ours.
+fn load_plugin(process: &'static Process, fd: RawFd) {
+    if process.mounts.iter().all(|mount| mount.loaded().is_some()) {
+        return;
+    }
+    if let Some((_, device, inode)) = identity(fd)
+        && device == process.folder_device
+        && let Some(slot) = process.arena.find_by_shadow(inode)
+        && let Ok(slot) = process.arena.slot(slot)
+        && let Some(mount) = process.mounts.get(slot.mount() as usize)
+    {
+        // What is wrong with it is said again when it is needed.
+        let _ = mount.instance();
+    }
+}
+
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
+    if let Some(owner) = carried::rebuild(process, fd) {
+        return owner;
+    }
     let Some((mode, device, inode)) = identity(fd) else {
         return Owner::Closed;
     };

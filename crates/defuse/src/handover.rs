@@ -1,21 +1,25 @@
 //! Open files through exec, and to any process that meets a shadow it has no handle for.
 //!
-//! Before exec the plugin's `save` describes each handle that the next image may inherit; the description goes into the
-//! slot. Private descriptors that the plugin wants to keep go through exec open, and the arena's exec map lists
+//! What goes through exec as it stands is only listed (see `carried`). For the rest the plugin's `save` describes each handle
+//! that the next image may inherit; the description goes into the slot. Private descriptors that the plugin wants to keep go through exec open, and the arena's exec map lists
 //! them, so that the next image can close those whose file it did not inherit.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
+use fdtable::Ref;
 use linux_raw_sys::general as sys;
-use plugin_abi::{Instance, Open, Saved};
+use plugin_abi::{Capabilities, Instance, Open, Saved};
 use rustix::io::Errno;
-use stash::{ExecEntry, ExecToken, SlotId};
+use stash::{ExecEntry, ExecToken, ProcessId, SlotId};
 
+use crate::carried::{self, Mark};
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
-use crate::{native, private_fd, shadow, trace};
+use crate::shadow::{self, Form};
+use crate::sync::{Guard, Lock};
+use crate::{lock_files, native, private_fd, trace, working_directory};
 
 /// Descriptors that one handle may keep.
 const KEPT_MAX: usize = 8;
@@ -30,6 +34,7 @@ pub struct Prepared {
     /// Names the list for the next image; `None` if nothing is kept.
     pub token: Option<ExecToken>,
     kept: Vec<RawFd>,
+    _together: Option<Guard<'static, ()>>,
 }
 
 impl Prepared {
@@ -60,44 +65,142 @@ pub fn keep_arena(process: &Process) {
     set_cloexec(process.arena_fd, true);
 }
 
-/// Describes every file that the next image may inherit. In a vfork child those of the suspended parent.
-pub fn prepare_exec(process: &'static Process) -> Result<Prepared, Errno> {
-    if process.files.is_empty() {
+/// Hands the files to the next image. `intercepted` says that this will surely run with us; then placeholders and adopted
+/// descriptors go through as they stand, and the arena's exec map tells which is which. Otherwise, and in a vfork child, every
+/// file is a shadow.
+pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prepared, Errno> {
+    if interpose::in_vfork_child() {
+        return prepare_in_vfork_child(process);
+    }
+    let cwd = working_directory::for_exec(process);
+    if process.files.is_empty() && process.carried.is_empty() && cwd.is_none() && lock_files::is_unused() {
         return Ok(Prepared::default());
     }
-    let any_may_be_inherited = interpose::in_vfork_child();
-    if !any_may_be_inherited {
+    if !intercepted {
         shadow::separate_all(process)?;
     }
-    let mut entries: Vec<ExecEntry> = Vec::new();
+    // Until the exec is through, or has failed, no other thread opens or closes anything.
+    let together = process.descriptors.lock();
+    let mut list = Vec::new();
+    let mut kept = Vec::new();
     let mut saved: Vec<SlotId> = Vec::new();
-    process.files.for_each(|_, file, cloexec| {
-        if (cloexec && !any_may_be_inherited) || saved.contains(&file.slot) {
-            return;
-        }
-        saved.push(file.slot);
-        match save(file) {
-            Ok(kept) => {
-                entries.extend(kept.iter().map(|&fd| ExecEntry { fd: fd as u32, slot: file.slot, cloexec }));
+    let mut result = Ok(());
+    process.files.for_each(|fd, file, cloexec| {
+        let more = Ref::fds(file) > 1;
+        let mut first = || {
+            let first = !more || !saved.contains(&file.slot);
+            if more && first {
+                saved.push(file.slot);
             }
-            // The next image opens it again by its path.
-            Err(error) => trace::debug(format_args!("a file cannot be saved for exec: {error}")),
+            first
+        };
+        let form = file.form();
+        match form {
+            _ if cloexec => {
+                if !more && form != Form::Shadow {
+                    carried::append(&mut list, Mark::Closed.entry(fd, file.slot, false));
+                }
+            }
+            Form::Backing(_) if is_bare(file) => {
+                let more = more || lock_files::concern(file);
+                carried::append(&mut list, Mark::Adopted.entry(fd, file.slot, more));
+            }
+            Form::Backing(_) => {
+                result = result.and_then(|()| shadow::separate(process, file));
+                keep(file, Mark::Kept, &mut list, &mut kept);
+            }
+            Form::Placeholder => {
+                let mut more = more || lock_files::concern(file);
+                if !process.mounts[file.mount].saves_nothing.load(Ordering::Relaxed) && first() {
+                    more |= keep(file, Mark::Kept, &mut list, &mut kept);
+                }
+                carried::append(&mut list, Mark::Placeholder.entry(fd, file.slot, more));
+            }
+            Form::Shadow => {
+                if first() {
+                    keep(file, Mark::Kept, &mut list, &mut kept);
+                }
+            }
         }
     });
-    if entries.is_empty() {
+    result?;
+    if let Some((held, entry)) = cwd {
+        kept.push(entry.fd as RawFd);
+        list.push(entry);
+        if let Some(file) = held.file() {
+            keep(&file, Mark::Kept, &mut list, &mut kept);
+        }
+    }
+    lock_files::for_exec(process, &mut list, &mut kept);
+    process.carried.hand_on(&mut list);
+    list.extend(unclaimed());
+    leave(process, process.me(), list, kept, Some(together))
+}
+
+/// As [`prepare_exec`], for the files of the suspended parent, which all are shadows: any may be inherited.
+fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> {
+    let (mut list, mut kept) = (Vec::new(), Vec::new());
+    let mut saved: Vec<SlotId> = Vec::new();
+    process.files.for_each(|_, file, _| {
+        if Ref::fds(file) == 1 || !saved.contains(&file.slot) {
+            saved.push(file.slot);
+            keep(file, Mark::KeptPerhaps, &mut list, &mut kept);
+        }
+    });
+    if let Some((held, entry)) = working_directory::for_exec(process) {
+        kept.push(entry.fd as RawFd);
+        list.push(entry);
+        if let Some(file) = held.file() {
+            keep(&file, Mark::KeptPerhaps, &mut list, &mut kept);
+        }
+    }
+    lock_files::for_exec(process, &mut list, &mut kept);
+    list.extend(unclaimed());
+    if list.is_empty() {
         return Ok(Prepared::default());
     }
-    let kept: Vec<RawFd> = entries.iter().map(|entry| entry.fd as RawFd).collect();
-    let me = if any_may_be_inherited {
-        process.arena.register_process().map_err(stash_errno)?
-    } else {
-        process.me()
-    };
-    let token = process.arena.put_exec_map(me, entries).map_err(stash_errno)?;
+    let me = process.arena.register_process().map_err(stash_errno)?;
+    leave(process, me, list, kept, None)
+}
+
+/// Leaves the list for the next image, and the descriptors that are kept open.
+fn leave(
+    process: &'static Process,
+    me: ProcessId,
+    list: Vec<ExecEntry>,
+    kept: Vec<RawFd>,
+    together: Option<Guard<'static, ()>>,
+) -> Result<Prepared, Errno> {
+    let token =
+        if list.is_empty() { None } else { Some(process.arena.put_exec_map(me, list).map_err(stash_errno)?) };
     for &fd in &kept {
         set_cloexec(fd, false);
     }
-    Ok(Prepared { token: Some(token), kept })
+    Ok(Prepared { token, kept, _together: together })
+}
+
+/// Whether the plugin's descriptor is all there is to the handle.
+fn is_bare(file: &OpenFile) -> bool {
+    file.instance().is_ok_and(|instance| instance.capabilities().contains(Capabilities::BARE_FD))
+}
+
+/// Lets the plugin describe the handle, and lists the descriptors that it wants to keep. Says whether there are any.
+fn keep(file: &OpenFile, mark: Mark, list: &mut Vec<ExecEntry>, kept: &mut Vec<RawFd>) -> bool {
+    match save(file) {
+        Ok(fds) => {
+            list.extend(fds.iter().map(|&fd| mark.entry(fd, file.slot, false)));
+            kept.extend(&fds);
+            !fds.is_empty()
+        }
+        // The next image opens it again by its path.
+        Err(error) => {
+            if error == Errno::NOSYS {
+                file.mount().saves_nothing.store(true, Ordering::Relaxed);
+            }
+            trace::debug(format_args!("a file cannot be saved for exec: {error}"));
+            false
+        }
+    }
 }
 
 /// Writes the plugin's description of a handle into its slot.
@@ -126,12 +229,16 @@ pub fn leave_behind(process: &'static Process, file: OpenFile) -> Result<(), Err
 }
 
 /// A handle of this process for the description in `slot`: from what its last holder saved, or else by its path.
-pub fn restore(process: &'static Process, slot: SlotId) -> Result<OpenFile, Errno> {
+pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<OpenFile, Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
     let mount = shared.mount() as usize;
     let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
     let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
-    let opened = match restore_saved(process, instance, slot) {
+    let restored = match form {
+        Form::Backing(fd) => Ok(instance.restore(&[], &[fd]).map_err(plugin_errno)?),
+        Form::Placeholder | Form::Shadow => restore_saved(process, instance, slot),
+    };
+    let opened = match restored {
         Ok(opened) => opened,
         Err(error) => {
             trace::debug(format_args!(
@@ -150,7 +257,8 @@ pub fn restore(process: &'static Process, slot: SlotId) -> Result<OpenFile, Errn
         Open::Served { handle, mode_type, .. } => {
             let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
             let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
-            file.set_form(shadow::Form::Shadow);
+            file.set_form(form);
+            lock_files::attach(&file);
             Ok(file)
         }
         Open::Native { .. } => Err(Errno::IO),
@@ -170,12 +278,83 @@ fn restore_saved(
     let number = |at: usize| i32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let count = usize::try_from(number(0)).ok().filter(|&count| count <= KEPT_MAX).ok_or(Errno::IO)?;
     let kept: Vec<RawFd> = (1..=count).map(|index| number(4 * index)).collect();
-    let opened = instance.restore(described, &kept).map_err(plugin_errno)?;
-    for fd in kept {
-        private_fd::adopt(fd);
-        set_cloexec(fd, true);
-    }
+    let mut kept = Claim::of(process, &kept, slot)?;
+    let opened = instance.restore(described, &kept.fds).map_err(plugin_errno)?;
+    kept.granted();
     Ok(opened)
+}
+
+/// Kept descriptors that came through exec and that no handle of this image has taken yet. The numbers in a slot are those
+/// of whoever saved it: in any other process they mean something else, even if by chance the same file.
+static UNCLAIMED: Lock<Vec<(RawFd, SlotId)>> = Lock::new(Vec::new());
+
+/// Before a fork, and after it on both sides: no child may inherit the list held.
+pub fn before_fork() {
+    UNCLAIMED.acquire();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    UNCLAIMED.release();
+}
+
+/// `fd` came through exec for the file in `slot`.
+pub fn came_through(fd: RawFd, slot: SlotId) {
+    private_fd::adopt(fd);
+    UNCLAIMED.lock().push((fd, slot));
+}
+
+/// What the next image is to know of those that nobody has claimed.
+fn unclaimed() -> Vec<ExecEntry> {
+    UNCLAIMED.lock().iter().map(|&(fd, slot)| Mark::KeptPerhaps.entry(fd, slot, false)).collect()
+}
+
+/// Kept descriptors on their way to a handle.
+struct Claim {
+    fds: Vec<RawFd>,
+    slot: SlotId,
+}
+
+impl Claim {
+    fn of(process: &Process, fds: &[RawFd], slot: SlotId) -> Result<Self, Errno> {
+        // A vfork child's handle lives for one call, and its parent will want them.
+        let duplicated = interpose::in_vfork_child();
+        let mut claim = Self { fds: Vec::new(), slot };
+        for &fd in fds {
+            let kept = |entry: &ExecEntry| Mark::of(entry) == Mark::Kept && entry.slot == slot;
+            if process.carried.take(fd, kept).is_some() {
+                came_through(fd, slot);
+            }
+            let position = UNCLAIMED.lock().iter().position(|known| *known == (fd, slot));
+            let Some(position) = position else { return Err(Errno::STALE) };
+            if duplicated {
+                claim.fds.push(private_fd::duplicate(fd)?);
+            } else {
+                UNCLAIMED.lock().swap_remove(position);
+                claim.fds.push(fd);
+                set_cloexec(fd, true);
+            }
+        }
+        Ok(claim)
+    }
+
+    /// The descriptors are a handle's now.
+    fn granted(&mut self) {
+        self.fds.clear();
+    }
+}
+
+impl Drop for Claim {
+    /// They went to no handle.
+    fn drop(&mut self) {
+        for &fd in &self.fds {
+            if interpose::in_vfork_child() {
+                private_fd::close(fd);
+            } else {
+                UNCLAIMED.lock().push((fd, self.slot));
+            }
+        }
+    }
 }
 
 fn set_cloexec(fd: RawFd, cloexec: bool) {

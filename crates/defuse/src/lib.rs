@@ -4,6 +4,8 @@
 #![deny(unsafe_code)]
 
 mod address_space;
+mod carried;
+mod dynamic;
 #[allow(unsafe_code)]
 mod environment;
 pub mod errno;
@@ -12,12 +14,15 @@ mod handover;
 #[allow(unsafe_code)]
 mod heap;
 pub mod image;
+mod libraries;
+mod lock_files;
 pub mod log;
 mod mount;
 pub mod mounts;
 mod namei;
 #[allow(unsafe_code)]
 mod native;
+mod next_image;
 mod nofile;
 #[allow(unsafe_code)]
 mod paging;
@@ -26,6 +31,7 @@ mod private_fd;
 mod process;
 mod program;
 pub mod resolve;
+pub mod running;
 mod serve;
 pub mod session;
 mod shadow;
@@ -41,3 +47,4 @@ mod thread;
 mod trace;
 #[allow(unsafe_code)]
 mod user;
+mod working_directory;

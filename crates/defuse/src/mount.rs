@@ -3,12 +3,20 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use plugin_abi::{Capabilities, Instance, Plugin};
+use plugin_abi::{Capabilities, Instance, LoadError, Plugin};
 use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::Timespec;
 
+use crate::lock_files::Keepers;
 use crate::sync::Lock;
 use crate::trace;
+
+/// How long a fork waits for threads that load a plugin: not for ever, as they may wait for the thread that forks.
+const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+const PATIENCE: u32 = 20;
 
 /// A mount of the session.
 pub struct Mount {
@@ -18,14 +26,23 @@ pub struct Mount {
     library: PathBuf,
     backend: CString,
     options: CString,
+    /// Who keeps the locks of its files.
+    pub keepers: Keepers,
+    /// Held while the plugin is initialised.
     loading: Lock<()>,
+    /// Threads that are loading the library.
+    loaders: AtomicU32,
     instance: OnceLock<Result<Instance, Errno>>,
+    /// The plugin has said that it has no `save`.
+    pub saves_nothing: AtomicBool,
 }
 
 impl Mount {
     /// A mount whose plugin is not loaded yet.
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
-        Self { number, point, library, backend, options, loading: Lock::new(()), instance: OnceLock::new() }
+        let (loading, loaders, instance) = (Lock::new(()), AtomicU32::new(0), OnceLock::new());
+        let (keepers, saves_nothing) = (Keepers::new(), AtomicBool::new(false));
+        Self { number, point, library, backend, options, keepers, loading, loaders, instance, saves_nothing }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is
@@ -34,8 +51,9 @@ impl Mount {
         let made = if let Some(made) = self.instance.get() {
             made
         } else {
+            let plugin = self.load();
             let _loading = self.loading.lock();
-            self.instance.get_or_init(|| self.load())
+            self.instance.get_or_init(|| self.start(plugin))
         };
         made.as_ref().map_err(|errno| *errno)
     }
@@ -47,7 +65,22 @@ impl Mount {
 
     /// Holds the mount still while the process forks; [`after_fork`](Self::after_fork) lets go, on both sides.
     pub fn before_fork(&self) {
+        for _ in 0..PATIENCE {
+            self.loading.acquire();
+            let loaders = self.loaders.load(Ordering::Relaxed);
+            if loaders == 0 {
+                return;
+            }
+            // The child would have the dynamic linker's lists as they are now.
+            self.loading.release();
+            let _ = futex::wait(&self.loaders, futex::Flags::PRIVATE, loaders, Some(&MOMENT));
+        }
         self.loading.acquire();
+    }
+
+    /// In the forked child, which has none of its parent's other threads.
+    pub fn in_forked_child(&self) {
+        self.loaders.store(0, Ordering::Relaxed);
     }
 
     /// See [`before_fork`](Self::before_fork).
@@ -55,8 +88,22 @@ impl Mount {
         self.loading.release();
     }
 
-    fn load(&self) -> Result<Instance, Errno> {
-        let plugin = Plugin::load(&self.library).map_err(|error| {
+    /// Loads the library, under no lock of ours but the dynamic linker's own: who has that (inside a `dlopen` of the program)
+    /// may come here too. Two threads that meet get the same library.
+    fn load(&self) -> Result<Plugin, LoadError> {
+        drop({
+            let loading = self.loading.lock();
+            self.loaders.fetch_add(1, Ordering::Relaxed);
+            loading
+        });
+        let plugin = Plugin::load(&self.library);
+        self.loaders.fetch_sub(1, Ordering::Release);
+        let _ = futex::wake(&self.loaders, futex::Flags::PRIVATE, u32::MAX);
+        plugin
+    }
+
+    fn start(&self, plugin: Result<Plugin, LoadError>) -> Result<Instance, Errno> {
+        let plugin = plugin.map_err(|error| {
             trace::error(format_args!("{error}"));
             Errno::IO
         })?;

@@ -15,6 +15,8 @@ pub struct MountTable {
     mounts: Vec<MountPoint>,
     /// Indices into `mounts`, longest point first, so that a nested mount is found before the one around it.
     by_length: Vec<usize>,
+    /// What comes before a mount's number in the path of a second place where it is seen; empty: there is none.
+    mirrors: Vec<u8>,
 }
 
 impl MountTable {
@@ -22,16 +24,33 @@ impl MountTable {
     pub fn new(mounts: Vec<MountPoint>) -> Self {
         let mut by_length: Vec<usize> = (0..mounts.len()).collect();
         by_length.sort_by_key(|&index| std::cmp::Reverse(mounts[index].point.len()));
-        Self { mounts, by_length }
+        Self { mounts, by_length, mirrors: Vec::new() }
+    }
+
+    /// The same table, in which `mirrors` followed by a mount's number is one more name of its point.
+    #[must_use]
+    pub fn with_mirrors(self, mirrors: Vec<u8>) -> Self {
+        Self { mirrors, ..self }
     }
 
     /// The mount that `path` (canonical, absolute) lies on, and the rest of the path, `""` at the point itself,
     /// else beginning with `/`.
     pub fn find<'p>(&self, path: &'p [u8]) -> Option<(usize, &'p [u8])> {
-        self.by_length.iter().find_map(|&index| {
+        let found = self.by_length.iter().find_map(|&index| {
             let rest = path.strip_prefix(self.mounts[index].point.as_slice())?;
             (rest.is_empty() || rest[0] == b'/').then_some((index, rest))
-        })
+        });
+        found.or_else(|| self.mirrored(path))
+    }
+
+    fn mirrored<'p>(&self, path: &'p [u8]) -> Option<(usize, &'p [u8])> {
+        if self.mirrors.is_empty() {
+            return None;
+        }
+        let named = path.strip_prefix(self.mirrors.as_slice())?;
+        let end = named.iter().position(|&byte| byte == b'/').unwrap_or(named.len());
+        let number: usize = std::str::from_utf8(&named[..end]).ok()?.parse().ok()?;
+        (number < self.mounts.len()).then_some((number, &named[end..]))
     }
 
     /// Whether a mount point lies below the directory at `path` (canonical, absolute).
@@ -86,6 +105,18 @@ mod tests {
     #[case("/", None)]
     fn the_longest_point_by_whole_components_wins(#[case] path: &str, #[case] found: Option<(usize, &str)>) {
         assert_eq!(table().find(path.as_bytes()), found.map(|(index, rest)| (index, rest.as_bytes())));
+    }
+
+    #[rstest]
+    #[case("/s/on/1/f", Some((1, "/f")))]
+    #[case("/s/on/0", Some((0, "")))]
+    #[case("/s/on/9/f", None)]
+    #[case("/s/on/1x/f", None)]
+    #[case("/s/on/", None)]
+    #[case("/mnt/a/f", Some((0, "/f")))]
+    fn a_mirror_is_the_mount_by_its_number(#[case] path: &str, #[case] found: Option<(usize, &str)>) {
+        let table = table().with_mirrors(b"/s/on/".to_vec());
+        assert_eq!(table.find(path.as_bytes()), found.map(|(index, rest)| (index, rest.as_bytes())));
     }
 
     #[rstest]

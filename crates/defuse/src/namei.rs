@@ -14,7 +14,7 @@ use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
-use crate::{native, nofile};
+use crate::{native, nofile, private_fd, working_directory};
 
 /// Where a path argument leads.
 pub enum Located {
@@ -77,6 +77,7 @@ impl Spot {
 }
 
 /// A path argument of the program: the directory it is relative to, and its text.
+#[derive(Clone)]
 pub struct PathArgument {
     /// `AT_FDCWD` or an FD.
     pub dirfd: RawFd,
@@ -108,6 +109,26 @@ impl PathArgument {
             b".." => Last::DotDot,
             _ => Last::Name,
         }
+    }
+
+    /// The path without the slashes at its end.
+    pub fn without_slashes(&self) -> PathBytes {
+        let mut text = self.text.clone();
+        let trimmed = text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
+        text.truncate(trimmed.max(1));
+        text
+    }
+
+    /// The path of the directory that the last component is looked up in.
+    pub fn parent(&self) -> PathBytes {
+        let mut text = self.without_slashes();
+        let slash = text.iter().rposition(|&byte| byte == b'/');
+        text.truncate(slash.map_or(0, |at| at + 1));
+        if text.is_empty() {
+            // There is room: a path is at least one byte long.
+            let _ = text.try_push(b'.');
+        }
+        text
     }
 
     /// Reads the path at `pointer` in the program's memory.
@@ -207,16 +228,30 @@ impl PathArgument {
         }
     }
 
-    /// The canonical directory that a relative path starts from.
+    /// Whether a name is looked up in the directory that a relative path starts from.
+    fn goes_down(&self) -> bool {
+        let mut names = self.text.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+        names.next().is_some_and(|name| name != b"..")
+    }
+
+    /// The canonical directory that a relative path starts from; `ENOENT` if it was removed, so that nothing is in it.
     fn base(&self, process: &'static Process) -> Result<Base, Errno> {
         if self.is_absolute() {
             return Ok(Base::Path(PathBytes::new()));
         }
         if self.dirfd == sys::AT_FDCWD {
-            return Ok(Base::Path(working_directory(process)?));
+            return if self.goes_down() && working_directory::is_removed(process) {
+                Err(Errno::NOENT)
+            } else {
+                Ok(Base::Path(working_path(process)?))
+            };
+        }
+        if private_fd::is_private(self.dirfd) {
+            return Err(Errno::BADF);
         }
         match file::owner(process, self.dirfd) {
             Owner::Served(file) if !file.is_directory()? => Err(Errno::NOTDIR),
+            Owner::Served(file) if self.goes_down() && file.is_removed() => Err(Errno::NOENT),
             Owner::Served(file) => Ok(Base::Path(file.absolute_path()?)),
             Owner::Ancestor => Ok(Base::Path(fd_path(self.dirfd)?)),
             Owner::Foreign | Owner::Closed => Ok(Base::Elsewhere),
@@ -241,10 +276,13 @@ enum Base {
 }
 
 /// The canonical absolute path of the working directory.
-pub fn working_directory(process: &'static Process) -> Result<PathBytes, Errno> {
+pub fn working_path(process: &'static Process) -> Result<PathBytes, Errno> {
     let known = process.with_cwd(|cwd| match cwd {
         Cwd::Native(path) => Some(Ok(path.clone())),
-        Cwd::Served { mount, path } => Some(absolute(process, *mount, path)),
+        Cwd::Served { mount, path, held } => {
+            let now = held.as_ref().and_then(|held| held.path().ok());
+            Some(absolute(process, *mount, now.as_ref().unwrap_or(path)))
+        }
         Cwd::Unknown => None,
     });
     if let Some(path) = known {
@@ -253,6 +291,22 @@ pub fn working_directory(process: &'static Process) -> Result<PathBytes, Errno> 
     let path = kernel_cwd()?;
     process.set_cwd(Cwd::Native(path.clone()));
     Ok(path)
+}
+
+/// `.` on a mount: the very directory that the path is relative to, wherever its name is now.
+pub fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<FileRef> {
+    if !matches!(argument.text.as_slice(), b"." | b"./") {
+        return None;
+    }
+    if argument.dirfd == sys::AT_FDCWD {
+        return working_file(process);
+    }
+    file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
+}
+
+/// The working directory as an open file, if it lies on a mount.
+pub fn working_file(process: &Process) -> Option<FileRef> {
+    working_directory::held(process)?.file().map(FileRef::WorkingDirectory)
 }
 
 /// The absolute path of `below` on mount number `mount`.
@@ -349,7 +403,7 @@ pub fn magic_link(process: &'static Process, path: &[u8]) -> Result<Option<PathB
     match own_proc(path) {
         Some(b"/cwd") => {
             let served = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
-            if served { working_directory(process).map(Some) } else { Ok(None) }
+            if served { working_path(process).map(Some) } else { Ok(None) }
         }
         Some(b"/exe") => Ok(process.executable.clone()),
         _ => proc_fd(process, path).map(|file| file.absolute_path()).transpose(),
@@ -361,6 +415,7 @@ pub fn magic_text(process: &'static Process, path: &[u8]) -> Result<Option<PathB
     let Some(mut text) = magic_link(process, path)? else { return Ok(None) };
     let gone = match proc_fd(process, path) {
         Some(file) => file.with_handle(Instance::fgetattr).is_ok_and(|attributes| attributes.st_nlink == 0),
+        None if own_proc(path) == Some(b"/cwd") && working_directory::is_removed(process) => true,
         None => match process.table.find(&text) {
             Some((mount, below)) if !below.is_empty() => {
                 let below = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;

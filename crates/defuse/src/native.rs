@@ -15,11 +15,11 @@ pub fn call(call: &Call) -> i64 {
     raw_call(call.nr, call.args)
 }
 
-/// Makes `call` as it stands, where it may wait: a signal of the program ends it. The result, which may be
+/// As [`raw_call`], where it may wait: a signal of the program ends it. The result, which may be
 /// [`interpose::RESTART`], goes back to the program as it is.
-pub fn interruptible(call: &Call) -> i64 {
+pub fn interruptible(nr: u32, args: [u64; 6]) -> i64 {
     // SAFETY: as for `raw_call`.
-    unsafe { raw::interruptible(call.nr, call.args) }
+    unsafe { raw::interruptible(nr, args) }
 }
 
 /// Makes the call `nr` with `args`; a value or `-errno`.
@@ -78,6 +78,15 @@ pub fn fstatfs(fd: RawFd) -> Result<sys::statfs, Errno> {
 pub fn stat(path: &CStr) -> Result<sys::stat, Errno> {
     let mut stat = MaybeUninit::<sys::stat>::uninit();
     checked(sys::__NR_stat, [path.as_ptr() as u64, stat.as_mut_ptr() as u64, 0, 0, 0, 0])?;
+    // SAFETY: the kernel filled in the whole structure when it reported success.
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// stat(2) of the path at the address `path`, relative to `directory`.
+pub fn stat_at(directory: RawFd, path: u64) -> Result<sys::stat, Errno> {
+    let mut stat = MaybeUninit::<sys::stat>::uninit();
+    let address = stat.as_mut_ptr() as u64;
+    checked(sys::__NR_newfstatat, [directory as u64, path, address, 0, 0, 0])?;
     // SAFETY: the kernel filled in the whole structure when it reported success.
     Ok(unsafe { stat.assume_init() })
 }

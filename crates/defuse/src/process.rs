@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::{FdStates, FdTable};
@@ -9,11 +10,13 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{Arena, Description, Holder, ProcessId, Slot, StashError};
 
+use crate::carried::Carried;
 use crate::file::{OpenFile, stash_errno};
 use crate::mount::Mount;
 use crate::mounts::MountTable;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
+use crate::working_directory::Directory;
 use crate::{native, nofile, shadow, thread, trace};
 
 /// One byte per FD for the entry's fast path.
@@ -39,12 +42,16 @@ pub struct Process {
     pub owner: u32,
     /// The session's folder.
     pub folder: Vec<u8>,
+    /// The folder in it that all processes of the session may make things in.
+    pub shared_folder: Vec<u8>,
     /// Device of the session's folder.
     pub folder_device: u64,
     /// Device of /proc: its directories of FDs show ours too.
     pub proc_device: u64,
     /// The served FDs.
     pub files: &'static FdTable<OpenFile>,
+    /// Files that came through exec and are not in the table yet.
+    pub carried: Carried,
     /// The working directory.
     pub cwd: Lock<Cwd>,
     /// umask(2), tracked.
@@ -67,6 +74,8 @@ pub struct Process {
     pub vfork: Lock<Vec<VforkChild>>,
     /// The process has had a second thread: a descriptor may be in use while its number changes hands.
     pub threaded: AtomicBool,
+    /// The process has given up system calls: what can be left to others is.
+    pub restricted: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
     /// Mapped files.
@@ -93,8 +102,10 @@ pub enum Cwd {
     Served {
         /// Number of the mount.
         mount: usize,
-        /// Path below its point.
+        /// Path below its point, when it was entered.
         path: PathBytes,
+        /// Holds it, and knows its path now.
+        held: Option<Arc<Directory>>,
     },
 }
 
@@ -125,6 +136,7 @@ impl Process {
 
     /// A slot for a new description. Now and then those of ended processes are freed first.
     pub fn allocate_slot(&'static self, description: &Description<'_>) -> Result<Slot<'static>, Errno> {
+        self.carried.free_closed(self);
         let slot = match self.arena.alloc_slot(self.me(), description) {
             Err(StashError::Full(_)) => {
                 shadow::sweep(self);
@@ -175,7 +187,8 @@ impl Process {
         if interpose::in_vfork_child() {
             self.with_vfork_child(|child| child.cwd = Some(cwd));
         } else {
-            *self.cwd.lock() = cwd;
+            let former = std::mem::replace(&mut *self.cwd.lock(), cwd);
+            drop(former);
         }
     }
 
@@ -194,10 +207,12 @@ impl Process {
         change(&mut children[position]);
     }
 
-    /// The vfork child of this thread is gone: so is what it left.
-    pub fn after_vfork(&self) {
+    /// The vfork child of this thread is gone: so is what it left, but for its working directory, which may have been ours too.
+    pub fn after_vfork(&self) -> Option<Cwd> {
         let thread = thread::id();
-        self.vfork.lock().retain(|child| child.thread != thread);
+        let mut children = self.vfork.lock();
+        let position = children.iter().position(|child| child.thread == thread)?;
+        children.swap_remove(position).cwd
     }
 
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.
@@ -233,7 +248,7 @@ impl Process {
         let follow = |path: &[u8]| {
             moved(path, old, new).or_else(|| if exchange { moved(path, new, old) } else { None })
         };
-        if let Cwd::Served { mount: number, path } = &mut *self.cwd.lock()
+        if let Cwd::Served { mount: number, path, .. } = &mut *self.cwd.lock()
             && *number == mount
             && let Some(now) = follow(path)
             && let Ok(now) = PathBytes::try_from(now.as_slice())

@@ -14,11 +14,14 @@ use crate::file::plugin_errno;
 use crate::namei::{self, OpenHow, Spot};
 use crate::process::Process;
 use crate::resolve::PathBytes;
-use crate::{native, paging, trace};
+use crate::{native, paging, running, trace};
 
 /// The kernel looks at this much of a file (`BINPRM_BUF_SIZE`).
 const HEADER: usize = 256;
 const CHUNK: usize = 256 * 1024;
+
+/// A path in the session's folder.
+pub type Path = ArrayVec<u8, 4096>;
 
 /// What a file begins with, as far as exec cares.
 #[derive(Debug, PartialEq, Eq)]
@@ -118,6 +121,34 @@ fn close(instance: &Instance, handle: Handle) {
     }
 }
 
+/// The folder for the copies of this process: the session's, or one of its own if it is not the user who made the session,
+/// as nobody runs what somebody else has put there. Everybody may make a name in `guests`.
+pub fn copies(process: &Process) -> Result<ArrayVec<u8, 4096>, Errno> {
+    let mut path = ArrayVec::<u8, 4096>::new();
+    let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
+    if user == i64::from(process.owner) {
+        path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
+        path.try_extend_from_slice(b"/exec").map_err(|_| Errno::NAMETOOLONG)?;
+        return Ok(path);
+    }
+    path.try_extend_from_slice(&process.shared_folder).map_err(|_| Errno::NAMETOOLONG)?;
+    write!(path, "/guests/{user}").map_err(|_| Errno::NAMETOOLONG)?;
+    let mut name = path.clone();
+    match native::checked(sys::__NR_mkdir, [c_string(&mut name)?, 0o711, 0, 0, 0, 0]) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error),
+    }
+    let flags = u64::from(sys::O_PATH | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_CLOEXEC);
+    let folder = native::new_fd(sys::__NR_open, [c_string(&mut name)?, flags, 0, 0, 0, 0])?;
+    let stat = native::fstat(folder);
+    native::close(folder);
+    let stat = stat?;
+    if i64::from(stat.st_uid) != user || stat.st_mode & 0o022 != 0 {
+        return Err(Errno::ACCESS);
+    }
+    Ok(path)
+}
+
 type Read<'a> = &'a mut dyn FnMut(&mut [u8], u64) -> Result<usize, Errno>;
 
 fn stage_from(
@@ -133,15 +164,13 @@ fn stage_from(
         return Ok((PathBytes::new(), header));
     }
     let name = &name[name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)..];
-    let mut path = ArrayVec::<u8, 4096>::new();
     let cut = |_| Errno::NAMETOOLONG;
-    path.write_all(&process.folder).map_err(cut)?;
-    // One folder for each version of a file: another one gets another name.
+    let mut path = copies_of(process, attributes)?;
+    let copies_end = path.len();
+    // One folder for each version of the file: another one gets another name.
     write!(
         path,
-        "/exec/{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}-{:o}",
-        attributes.st_dev,
-        attributes.st_ino,
+        "/{:x}-{:x}.{:x}-{:x}.{:x}-{:o}",
         attributes.st_size,
         attributes.st_mtime,
         attributes.st_mtime_nsec,
@@ -153,17 +182,22 @@ fn stage_from(
     let folder_end = path.len();
     write!(path, "/").and_then(|()| path.write_all(name)).map_err(cut)?;
     let copy = path.clone();
+    // What a copy must be good for: to be executed, or only to be read.
+    let needed = if attributes.st_mode & 0o111 == 0 { 4 } else { 1 };
     // Nobody forks while the copy is open for writing: a child would keep it so, and exec would say ETXTBSY.
     let _alone = process.staging.lock();
-    if native::checked(sys::__NR_access, [c_string(&mut path)?, 1, 0, 0, 0, 0]).is_ok() {
+    if native::checked(sys::__NR_access, [c_string(&mut path)?, needed, 0, 0, 0, 0]).is_ok() {
         return Ok((PathBytes::try_from(copy.as_slice())?, Header::Other));
     }
-    let mut folder = ArrayVec::<u8, 4096>::new();
-    folder.try_extend_from_slice(&path[..folder_end]).map_err(|_| Errno::NAMETOOLONG)?;
-    match native::checked(sys::__NR_mkdir, [c_string(&mut folder)?, 0o711, 0, 0, 0, 0]) {
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error),
+    for end in [copies_end, folder_end] {
+        let mut folder = Path::new();
+        folder.try_extend_from_slice(&path[..end]).map_err(|_| Errno::NAMETOOLONG)?;
+        match native::checked(sys::__NR_mkdir, [c_string(&mut folder)?, 0o711, 0, 0, 0, 0]) {
+            Ok(_) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
     }
+    running::note_start(process);
     let mut temporary = copy.clone();
     write!(temporary, "~{}", crate::thread::id()).map_err(cut)?;
     write_copy(&mut temporary, attributes.st_mode & 0o777, read)?;
@@ -172,7 +206,16 @@ fn stage_from(
     Ok((PathBytes::try_from(copy.as_slice())?, Header::Other))
 }
 
-fn write_copy(path: &mut ArrayVec<u8, 4096>, mode: u32, read: Read<'_>) -> Result<(), Errno> {
+/// The folder of the copies of a file, whatever it was called and how it has changed since.
+pub fn copies_of(process: &Process, attributes: &plugin_abi::stat) -> Result<Path, Errno> {
+    let cut = |_| Errno::NAMETOOLONG;
+    let mut path = Path::new();
+    path.write_all(&copies(process)?).map_err(cut)?;
+    write!(path, "/{:x}-{:x}", attributes.st_dev, attributes.st_ino).map_err(cut)?;
+    Ok(path)
+}
+
+fn write_copy(path: &mut Path, mode: u32, read: Read<'_>) -> Result<(), Errno> {
     let flags = u64::from(sys::O_WRONLY | sys::O_CREAT | sys::O_TRUNC | sys::O_CLOEXEC);
     let name = c_string(path)?;
     let args = [name, flags, 0o700, 0, 0, 0];
@@ -208,7 +251,7 @@ fn copy_all(fd: RawFd, read: Read<'_>) -> Result<(), Errno> {
 }
 
 /// The address of `path` with a NUL after it.
-fn c_string(path: &mut ArrayVec<u8, 4096>) -> Result<u64, Errno> {
+fn c_string(path: &mut Path) -> Result<u64, Errno> {
     if CStr::from_bytes_until_nul(path).is_err() {
         path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
     }

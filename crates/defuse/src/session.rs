@@ -7,14 +7,16 @@
 //! | `session.lock` | 0600 | locked for as long as the runner, or who tidies up after it, lives |
 //! | `session` | 0644 | the configuration, see [`SessionConfig`] |
 //! | `arena` | 0600 | memory that all processes of the session share |
-//! | `slots/` | 1733 | shadows: a directory for each open file description |
 //! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
-//! | `locks/` | 0711 | files that carry the record locks of served files |
+//! | `sockets/` | 1733 | where the kernel has the sockets that are named on a mount |
+//! | `ID/slots/` | 1733 | shadows: an object for each open file description |
+//! | `ID/locks/` | 1733 | files that carry the locks of served files |
 //! | `null/` | 0711 | an empty directory |
-//! | `pages/` | 1733 | pages of mapped files, see `crate::paging`; only if a plugin needs that |
+//! | `ID/pages/` | 1733 | pages of mapped files, see `crate::paging`; only if a plugin needs that |
 //! | `sites/` | 0711 | lists of system call sites of the libraries that were met, see [`crate::site_lists`] |
 //!
-//! Folders with mode 0711 can be gone through, but not listed, by a process that has dropped its privileges.
+//! Folders with mode 0711, which `ID/` is too, can be gone through, but not listed, by a process that has dropped its privileges.
+//! `ID` is the arena's identifier: who has not mapped the arena cannot guess it.
 //!
 //! [`Session`] is the runner's side: it makes the folder and removes it. [`OpenedSession`] is the side of each process: it finds
 //! the folder by its path and believes it only if its owner can be trusted. [`sweep_stale`] removes what killed runners left.
@@ -51,12 +53,21 @@ pub mod names {
     pub const CONFIG: &str = "session";
     /// The shared memory.
     pub const ARENA: &str = "arena";
-    /// Shadow directories.
+    /// The folder of what every process of the session may make, whatever privileges it has dropped; `id` is the arena's.
+    pub fn shared(id: u128) -> String {
+        format!("{id:032x}")
+    }
+
+    /// In the shared folder: shadows.
     pub const SLOTS: &str = "slots";
     /// Programs that are started from a mount.
     pub const EXEC: &str = "exec";
-    /// Lock files.
+    /// In the shared folder: programs and libraries of processes that are other users by now, in a folder for each.
+    pub const GUESTS: &str = "guests";
+    /// In the shared folder: lock files.
     pub const LOCKS: &str = "locks";
+    /// Sockets that are named on a mount. Not in the shared folder: the path of a socket has at most 108 bytes.
+    pub const SOCKETS: &str = "sockets";
     /// An empty directory.
     pub const NULL: &str = "null";
     /// Pages of mapped files.

@@ -23,7 +23,7 @@ use stash::SlotId;
 
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
-use crate::{handover, native, private_fd, trace};
+use crate::{handover, lock_files, native, nofile, private_fd, trace};
 
 /// What stands at the FD numbers of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     if file.form() == Form::Shadow {
         return Ok(());
     }
+    lock_files::share(process, file);
     let kind = u64::from(file.kind()?);
     file.shared()?.user_words()[KIND].store(kind, Ordering::Relaxed);
     let shadow = open_shadow(process, file.slot, true)?;
@@ -76,9 +77,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
     let mut result = Ok(());
     process.files.for_each(|fd, other, cloexec| {
         if other.slot == file.slot {
-            let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
-            let replaced = native::checked(sys::__NR_dup3, [shadow as u64, fd as u64, flags, 0, 0, 0]);
-            result = result.and(replaced.map(drop));
+            result = result.and(replace(process, shadow, fd, cloexec));
         }
     });
     native::close(shadow);
@@ -88,6 +87,7 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
 
 /// Makes every file a shadow: before fork and exec.
 pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
+    process.carried.settle(process);
     let mut result = Ok(());
     process.files.for_each(|_, file, _| {
         if file.form() != Form::Shadow {
@@ -100,6 +100,7 @@ pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
 /// Takes the plugins' descriptors away from the program's numbers and puts placeholders there: before the process gets a
 /// second thread, which could use such a number while it changes hands.
 pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
+    process.carried.settle(process);
     let _together = process.descriptors.lock();
     let mut adopted = Vec::new();
     process.files.for_each(|_, file, _| {
@@ -123,9 +124,7 @@ pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
         let mut result = Ok(());
         process.files.for_each(|number, same, cloexec| {
             if same.slot == file.slot {
-                let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
-                let args = [placeholder as u64, number as u64, flags, 0, 0, 0];
-                result = result.and(native::checked(sys::__NR_dup3, args).map(drop));
+                result = result.and(replace(process, placeholder, number, cloexec));
             }
         });
         result?;
@@ -133,8 +132,15 @@ pub fn disown_all(process: &'static Process) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Puts a duplicate of `by` at the program's number `fd`, which may lie above a limit that was lowered since.
+fn replace(process: &Process, by: RawFd, fd: RawFd, cloexec: bool) -> Result<(), Errno> {
+    let flags = u64::from(if cloexec { sys::O_CLOEXEC } else { 0 });
+    let put = || native::checked(sys::__NR_dup3, [by as u64, fd as u64, flags, 0, 0, 0]).map(drop);
+    if (fd as u64) < process.fd_limit() { put() } else { nofile::with_room(put) }
+}
+
 /// The common placeholder; opens it if there is none.
-fn placeholder(process: &Process) -> Result<RawFd, Errno> {
+pub fn placeholder(process: &Process) -> Result<RawFd, Errno> {
     match PLACEHOLDER.load(Ordering::Relaxed) {
         -1 => open_placeholder(process),
         fd => Ok(fd),
@@ -178,10 +184,27 @@ pub fn vacate(
     Ok(())
 }
 
+/// Somebody else has used our FD table: forgets what is not so any more.
+pub fn believe_the_kernel(process: &'static Process) {
+    let _together = process.descriptors.lock();
+    let mut gone = Vec::new();
+    process.files.for_each(|fd, file, _| {
+        let now = crate::file::identity(fd).filter(|(_, device, _)| *device == process.folder_device);
+        if now.and_then(|(_, _, inode)| process.arena.find_by_shadow(inode)) != Some(file.slot) {
+            gone.push(fd);
+        }
+    });
+    for fd in gone {
+        drop(process.files.remove(fd));
+    }
+    STATES.forget_range(0, u32::MAX);
+}
+
 /// This process has no more use for the slot; frees it unless somebody else has.
 pub fn let_go(process: &'static Process, slot: SlotId) {
     let Ok(shared) = process.arena.slot(slot) else { return };
-    if !shared.is_shared().unwrap_or(true) || !held_anywhere(process, slot) {
+    let held = || process.restricted.load(Ordering::Relaxed) || held_anywhere(process, slot);
+    if !shared.is_shared().unwrap_or(true) || !held() {
         // Somebody else may have found it unused at the same time.
         let _ = process.arena.free_slot(process.me(), slot);
     }
@@ -196,14 +219,29 @@ pub fn sweep(process: &'static Process) {
 /// The file behind `fd`, which is the shadow of `slot`, rebuilt for this process. The caller holds the
 /// rebuilding lock.
 pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
-    // The same description may be known by another number already.
+    rebuild_as(process, fd, slot, Form::Shadow, known(process, slot), is_cloexec(fd))
+}
+
+/// A file that has the description in `slot` already, by another number.
+pub fn known(process: &'static Process, slot: SlotId) -> Option<Ref<'static, OpenFile>> {
     let mut known = None;
     process.files.for_each(|number, other, _| {
         if other.slot == slot {
             known = Some(number);
         }
     });
-    let known = known.and_then(|number| process.files.get(number));
+    process.files.get(known?)
+}
+
+/// As [`rebuild`], for a file that came in any form; `known` is one that shares its description.
+pub fn rebuild_as(
+    process: &'static Process,
+    fd: RawFd,
+    slot: SlotId,
+    form: Form,
+    known: Option<Ref<'static, OpenFile>>,
+    cloexec: bool,
+) -> Owner {
     if interpose::in_vfork_child() {
         // The parent's handle is as good, and its memory is ours.
         if let Some(file) = known {
@@ -211,10 +249,10 @@ pub fn rebuild(process: &'static Process, fd: RawFd, slot: SlotId) -> Owner {
         }
     }
     let entered = match &known {
-        Some(same) => process.files.insert_shared(fd, same, is_cloexec(fd)),
-        None => match handover::restore(process, slot) {
+        Some(same) => process.files.insert_shared(fd, same, cloexec),
+        None => match handover::restore(process, slot, form) {
             Ok(file) if interpose::in_vfork_child() => return Owner::Served(FileRef::Alone(Box::new(file))),
-            Ok(file) => process.files.insert(fd, file, is_cloexec(fd)),
+            Ok(file) => process.files.insert(fd, file, cloexec),
             Err(error) => {
                 trace::error(format_args!("cannot rebuild the file behind FD {fd}: {error}"));
                 return Owner::Foreign;
@@ -305,7 +343,7 @@ impl Object {
 pub const KIND: usize = 1;
 
 /// Opens the slot's own object, making it at the slot's first use, and locks the description.
-fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
+pub fn open_shadow(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Errno> {
     let object = Object::of(process, slot)?;
     let path = object.path(process, slot);
     let fd = match object.open(&path, cloexec) {
@@ -355,11 +393,11 @@ fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
     Ok(lock.l_type as u32)
 }
 
-/// `<folder>/<below>[slot index]` with its NUL.
+/// `<folder>/<below>`, or `<shared folder>/<below><slot index>`, with its NUL.
 fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec<u8, 4096> {
     let mut path = ArrayVec::new();
     // The folder's path is short (checked when the session was opened), so this cannot fail.
-    let _ = path.write_all(&process.folder);
+    let _ = path.write_all(if slot.is_some() { &process.shared_folder } else { &process.folder });
     let _ = write!(path, "/{below}");
     if let Some(slot) = slot {
         let _ = write!(path, "{}", slot.index);

@@ -18,9 +18,9 @@ const LONGEST: u64 = 1 << 18;
 /// The longest key, in bytes: file names are twice as long.
 const LONGEST_KEY: usize = 120;
 
-/// What every process of a session has the interposer look at, but for the memory that is its own. `session` is its folder.
-pub fn interests(session: &Path) -> Config {
-    let pages = rustix::fs::stat(session.join(names::PAGES)).is_ok();
+/// What every process of a session has the interposer look at, but for the memory that is its own. `pages`: files may be mapped by
+/// the pager.
+pub fn interests(pages: bool) -> Config {
     let config = table::rows().fold(Config::new(), |config, row| {
         let never_asked = !pages && row.interest == Interest::WhileAlert;
         let config = config.interest(row.nr.into(), if never_asked { Interest::Never } else { row.interest });
@@ -35,13 +35,13 @@ pub fn interests(session: &Path) -> Config {
 pub struct SessionLists {
     /// The directory that holds them.
     directory: PathBuf,
-    session: PathBuf,
+    pages: bool,
 }
 
 impl SessionLists {
     /// Those of the session whose folder is `session`: an absolute path that the caller trusts.
-    pub fn new(session: &Path) -> Self {
-        Self { directory: session.join(names::SITES), session: session.into() }
+    pub fn new(session: &Path, pages: bool) -> Self {
+        Self { directory: session.join(names::SITES), pages }
     }
 
     /// Makes the lists of the libraries that this process has loaded, libc and ld.so among them. To be called by the runner,
@@ -53,7 +53,7 @@ impl SessionLists {
     #[allow(unsafe_code)]
     pub fn make(&self) -> Result<usize, Errno> {
         // SAFETY: the caller has one thread, so nobody loads or unloads objects meanwhile.
-        unsafe { interpose::store_plans(&interests(&self.session), self) }
+        unsafe { interpose::store_plans(&interests(self.pages), self) }
     }
 
     fn path(&self, key: &[u8], ending: &str) -> Option<PathBuf> {
@@ -117,7 +117,7 @@ mod tests {
     fn lists() -> (tempfile::TempDir, SessionLists) {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(names::SITES)).unwrap();
-        let lists = SessionLists::new(folder.path());
+        let lists = SessionLists::new(folder.path(), false);
         (folder, lists)
     }
 

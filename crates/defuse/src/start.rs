@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 use stash::Arena;
 
+use crate::carried::{Carried, Mark};
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -21,7 +22,10 @@ use crate::resolve::PathBytes;
 use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
-use crate::{address_space, file, log, native, nofile, private_fd, site_lists, trace};
+use crate::{
+    address_space, file, handover, libraries, lock_files, log, native, nofile, private_fd, site_lists, trace,
+    working_directory,
+};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -110,6 +114,9 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     nofile::begin(config.private_fd_base, config.nofile.soft);
     let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
+    let shared_folder = folder.join(names::shared(arena.session_id())).into_os_string().into_vec();
+    let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
+    let table = table.with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -119,9 +126,11 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         owner: folder_stat.st_uid,
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
+        shared_folder,
         folder_device: folder_stat.st_dev,
         proc_device: native::stat(c"/proc").map_or(0, |stat| stat.st_dev),
         files: &FILES,
+        carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -133,6 +142,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
         vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
+        restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
         paging: crate::paging::Paging::default(),
         sweep_at: AtomicU32::new(4096),
@@ -255,17 +265,39 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
-        *process.cwd.lock() = Cwd::Served { mount, path };
+        *process.cwd.lock() = Cwd::Served { mount, path, held: None };
         process.nowhere.store(true, Ordering::Relaxed);
     }
     if let Some(token) = left.token {
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
-            Ok(()) => keep_what_was_inherited(process, &kept)?,
+            Ok(()) => {
+                if kept.iter().any(|entry| Mark::of(entry).is_perhaps()) {
+                    keep_what_was_inherited(process, &kept)?;
+                }
+                for entry in kept.iter().filter(|entry| !Mark::of(entry).is_perhaps()) {
+                    take_over(process, entry);
+                }
+                process.carried.fill(kept);
+            }
             Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
         }
     }
     Ok(())
+}
+
+/// Takes a private descriptor over from the previous image. The others stay as the list has them.
+fn take_over(process: &'static Process, entry: &stash::ExecEntry) {
+    let fd = entry.fd as RawFd;
+    match Mark::of(entry) {
+        Mark::Kept => return private_fd::adopt(fd),
+        Mark::WorkingDirectory => working_directory::inherit(process, entry.slot, fd),
+        Mark::Companion | Mark::CompanionPerhaps | Mark::Records | Mark::Spare => lock_files::inherit(entry),
+        _ => return,
+    }
+    private_fd::adopt(fd);
+    let cloexec = u64::from(sys::FD_CLOEXEC);
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), cloexec, 0, 0, 0]);
 }
 
 /// Of the private descriptors that went through exec, closes those whose file did not.
@@ -281,17 +313,21 @@ fn keep_what_was_inherited(
             inherited.extend(process.arena.find_by_shadow(inode));
         }
     })?;
-    for entry in kept {
-        if inherited.contains(&entry.slot) {
-            private_fd::adopt(entry.fd as RawFd);
+    for entry in kept.iter().filter(|entry| Mark::of(entry).is_perhaps()) {
+        let fd = entry.fd as RawFd;
+        if !inherited.contains(&entry.slot) {
+            native::close(fd);
+        } else if Mark::of(entry) == Mark::KeptPerhaps {
+            handover::came_through(fd, entry.slot);
         } else {
-            native::close(entry.fd as RawFd);
+            take_over(process, entry);
         }
     }
     Ok(())
 }
 
-fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+/// Calls `each` for every open FD of this process.
+pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
     // SAFETY: the kernel has just given us this descriptor.
@@ -310,8 +346,11 @@ fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::erro
 
 fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {
     let folder = Path::new(OsStr::from_bytes(&process.folder));
-    let lists = Box::leak(Box::new(SessionLists::new(folder)));
-    let config = site_lists::interests(folder)
+    // Made by the runner if a plugin may need it.
+    let pages = Path::new(OsStr::from_bytes(&process.shared_folder)).join(names::PAGES);
+    let pages = rustix::fs::stat(pages).is_ok();
+    let lists = Box::leak(Box::new(SessionLists::new(folder, pages)));
+    let config = site_lists::interests(pages)
         .dispatch(dispatch)
         .serving(process.serving)
         .fd_states(states())

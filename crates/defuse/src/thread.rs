@@ -7,6 +7,7 @@ use std::arch::{asm, global_asm};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::general as sys;
+use rustix::io::Errno;
 
 use crate::native;
 
@@ -15,10 +16,10 @@ global_asm!(
     ".hidden defuse_thread",
     ".globl defuse_thread",
     ".type defuse_thread,@object",
-    ".size defuse_thread, 8",
+    ".size defuse_thread, 12",
     ".balign 8",
     "defuse_thread:",
-    ".zero 8",
+    ".zero 12",
     ".previous",
 );
 
@@ -26,8 +27,10 @@ global_asm!(
 struct Thread {
     /// gettid(2), 0 until asked for.
     id: AtomicU32,
-    /// Not 0 while a plugin opens a file whose descriptor may become the program's own.
+    /// Not 0 while a plugin opens a file whose descriptor may become the program's own; 2 if exec is not to close that.
     adopting: AtomicU32,
+    /// What a signal does to a call of a plugin that waits.
+    waiting: AtomicU32,
 }
 
 /// The thread's id. In a vfork child that of the parent's suspended thread, whose memory it runs on.
@@ -46,14 +49,58 @@ pub fn after_fork_in_child() {
     current().id.store(0, Ordering::Relaxed);
 }
 
-/// Says whether descriptors that a plugin opens now may stay where the kernel put them.
-pub fn set_adopting(adopting: bool) {
-    current().adopting.store(adopting.into(), Ordering::Relaxed);
+/// Whether descriptors that a plugin opens now may stay where the kernel put them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Adopting {
+    /// They are moved to private numbers.
+    No,
+    /// They stay as they are.
+    AsOpened,
+    /// They stay, and exec does not close them.
+    ThroughExec,
 }
 
-/// What [`set_adopting`] said last.
-pub fn is_adopting() -> bool {
-    current().adopting.load(Ordering::Relaxed) != 0
+/// Sets what [`adopting`] says.
+pub fn set_adopting(adopting: Adopting) {
+    current().adopting.store(adopting as u32, Ordering::Relaxed);
+}
+
+/// What becomes of a descriptor that a plugin opens now.
+pub fn adopting() -> Adopting {
+    match current().adopting.load(Ordering::Relaxed) {
+        0 => Adopting::No,
+        1 => Adopting::AsOpened,
+        _ => Adopting::ThroughExec,
+    }
+}
+
+/// A signal must not end the calls that plugins make.
+const KEEPS_WAITING: u32 = 0;
+/// A signal ends a call of the plugin that waits, once.
+const MAY_WAIT: u32 = 1;
+/// A signal has ended one, and the program's call is to begin anew.
+const BEGINS_ANEW: u32 = 2;
+
+/// Runs `serve`, a call of the program that may wait in the plugin: a signal ends it.
+pub fn waiting<R>(serve: impl FnOnce() -> Result<R, Errno>) -> Result<R, Errno> {
+    let waiting = &current().waiting;
+    waiting.store(MAY_WAIT, Ordering::Relaxed);
+    let result = serve();
+    match (result, waiting.swap(KEEPS_WAITING, Ordering::Relaxed)) {
+        (Err(Errno::INTR), BEGINS_ANEW) => Err(Errno::from_raw_os_error(-interpose::RESTART as i32)),
+        (result, _) => result,
+    }
+}
+
+/// Whether a signal may end the call that a plugin is about to make. It may do so once: many an author begins anew at `EINTR`.
+pub fn may_wait() -> bool {
+    current().waiting.load(Ordering::Relaxed) == MAY_WAIT
+}
+
+/// A signal has ended a call of the plugin, with [`interpose::RESTART`] if `anew`.
+pub fn interrupted(anew: bool) {
+    current().waiting.store(if anew { BEGINS_ANEW } else { KEEPS_WAITING }, Ordering::Relaxed);
 }
 
 fn current() -> &'static Thread {

@@ -32,7 +32,8 @@ pub enum InstallError {
     System(&'static str, i32),
     /// The text of loaded objects could not be rewritten.
     Rewrite(rewrite::Error),
-    /// No site of any loaded object could be rewritten: the C library is not one that is understood.
+    /// No site of any loaded object could be rewritten (the C library is not one that is understood, or code may not be
+    /// changed here), and dispatch is not to be had.
     NoSites,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Display for InstallError {
             Self::System(what, errno) => write!(f, "cannot install a system call handler: {what}: errno {errno}"),
             Self::Rewrite(error) => write!(f, "cannot install a system call handler: {error}"),
             Self::NoSites => f.write_str(
-                "cannot install a system call handler: no system call site that can be rewritten in any loaded object",
+                "cannot install a system call handler: no system call site that can be rewritten in any loaded object, and no dispatch",
             ),
         }
     }
@@ -79,10 +80,10 @@ pub unsafe fn install(config: Config, handler: &'static dyn Handler) -> Result<I
     // SAFETY: the caller's promise.
     let tally = unsafe { objects::rewrite(None, threads) }.map_err(InstallError::Rewrite)?;
     drop(guard);
-    if tally.sites == 0 {
+    let dispatching = dispatch::arm_if_needed(config.dispatch, tally.missed);
+    if tally.sites == 0 && !dispatching {
         return Err(InstallError::NoSites);
     }
-    let dispatching = dispatch::arm_if_needed(config.dispatch, tally.missed);
     drop(inside);
     Ok(Installed { objects: tally.objects, sites: tally.sites, unpatched: tally.missed, dispatching })
 }

@@ -21,8 +21,9 @@ pub mod usercopy;
 
 pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
+pub use dispatch::armed as is_dispatching;
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
 pub use plans::{PlanStore, store_plans};
-pub use process::{exec, in_vfork_child};
+pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
 pub use table::set_alert;

@@ -152,7 +152,18 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
             }
             // SAFETY: a mapping of a loaded object, planned just now; our entry keeps the contract, and this code is in
             // an object that is left out.
-            let patched = unsafe { apply(&plan, text.clone(), regions::entry(), &mut memory, threads) }?;
+            let patched = unsafe { apply(&plan, text.clone(), regions::entry(), &mut memory, threads) };
+            let patched = match patched {
+                Ok(patched) => patched,
+                // Code may not be changed here, or there is no room for stubs: all is left to dispatch.
+                Err(Error::Forbidden { .. } | Error::NoRoom { .. }) => {
+                    let missed = plan.missed().map(|site| site.number);
+                    let all = plan.sites.iter().map(|site| site.number).chain(missed);
+                    tally.missed += all.filter(|number| interesting(*number)).count() as u32;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let missed = patched.left(&plan).iter().filter(|left| interesting(left.number)).count() as u32;
             rewritten |= patched.sites().len() > 0;
             tally.sites += patched.sites().len() as u32;

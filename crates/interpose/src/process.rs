@@ -5,6 +5,8 @@
 //! caller: the call is made with the program's registers; the child jumps straight back to the program.
 
 use core::mem::MaybeUninit;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
 use crate::entry::frame::{Frame, LEAVE_AGAIN, LEAVE_CLONE, LEAVE_DONE, LEAVE_PASS};
 use crate::entry::stack;
@@ -239,9 +241,16 @@ fn block_of(request: &Request) -> u64 {
     (tls::current() as u64).wrapping_sub(tls::thread_pointer()).wrapping_add(request.tls)
 }
 
+static RESTRAINED: AtomicBool = AtomicBool::new(false);
+
+/// From now on the program may be allowed few system calls. A thread that ends leaves its stack mapped.
+pub fn make_no_calls_of_our_own() {
+    RESTRAINED.store(true, Relaxed);
+}
+
 /// The program's exit of one thread.
 pub fn serve_exit(frame: &mut Frame, tls: &mut Tls) -> u64 {
-    if tls.vfork_depth > 0 {
+    if tls.vfork_depth > 0 || RESTRAINED.load(Relaxed) {
         return LEAVE_PASS;
     }
     serve::handler().thread_exit();

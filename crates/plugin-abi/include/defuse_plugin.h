@@ -49,6 +49,11 @@ extern "C" {
 #define DEFUSE_CAP_FOLLOWS_SYMLINKS 128
 /* Files are seen by this process only: its children and the next program image get copies or nothing. */
 #define DEFUSE_CAP_PROCESS_LOCAL 256
+/*
+ * Beside DEFUSE_CAP_RELOCATABLE: a handle is its descriptor and nothing else, which `open` makes by open(2),
+ * openat(2) or openat2(2). `restore` with no blob and that descriptor makes the handle again, and exec needs no `save`.
+ */
+#define DEFUSE_CAP_BARE_FD 512
 /* The program's descriptor becomes backing_fd itself; the handle is not used again. */
 #define DEFUSE_OPENED_NATIVE 1
 /* The host need not ask the plugin for locks on this handle: it has none. */
@@ -265,7 +270,7 @@ struct defuse_plugin {
     int (*save)(void *fs, uint64_t handle, void *blob, size_t blob_size, size_t *out_len, int *keep_fds, size_t keep_size, size_t *out_keep);
     /*
      * Makes a handle from `save`'s blob. `fds` are the kept descriptors in the same order, perhaps under
-     * other numbers; they belong to the plugin from here on, unless it fails.
+     * other numbers; they belong to the plugin from here on, unless it fails. See also DEFUSE_CAP_BARE_FD.
      */
     int (*restore)(void *fs, const void *blob, size_t len, const int *fds, size_t fd_count, struct defuse_opened *out);
     /* Before fork. The three run under the allocator's lock: no allocation, no blocking on another thread. */

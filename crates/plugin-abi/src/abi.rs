@@ -40,6 +40,9 @@ c_constants! { CONSTANTS;
     pub const DEFUSE_CAP_FOLLOWS_SYMLINKS: u64 = 128;
     /// Files are seen by this process only: its children and the next program image get copies or nothing.
     pub const DEFUSE_CAP_PROCESS_LOCAL: u64 = 256;
+    /// Beside DEFUSE_CAP_RELOCATABLE: a handle is its descriptor and nothing else, which `open` makes by open(2),
+    /// openat(2) or openat2(2). `restore` with no blob and that descriptor makes the handle again, and exec needs no `save`.
+    pub const DEFUSE_CAP_BARE_FD: u64 = 512;
 
     /// The program's descriptor becomes backing_fd itself; the handle is not used again.
     pub const DEFUSE_OPENED_NATIVE: u32 = 1;
@@ -287,7 +290,7 @@ c_struct! { TABLE;
         fn save(fs: *mut c_void, handle: u64, blob: *mut c_void, blob_size: size_t, out_len: *mut size_t,
             keep_fds: *mut c_int, keep_size: size_t, out_keep: *mut size_t);
         /// Makes a handle from `save`'s blob. `fds` are the kept descriptors in the same order, perhaps under
-        /// other numbers; they belong to the plugin from here on, unless it fails.
+        /// other numbers; they belong to the plugin from here on, unless it fails. See also DEFUSE_CAP_BARE_FD.
         fn restore(fs: *mut c_void, blob: *const c_void, len: size_t, fds: *const c_int, fd_count: size_t,
             out: *mut Opened);
 

@@ -206,7 +206,7 @@ pub trait FileSystem: Send + Sync + Sized + 'static {
         Err(Errno::ENOSYS)
     }
     /// Makes a handle from [`save`](Self::save)'s blob; `fds` belong to the handle from here on, unless this
-    /// fails.
+    /// fails. With `Capabilities::BARE_FD` the blob may be empty, and the only descriptor that of the handle.
     fn restore(&self, blob: &[u8], fds: &[c_int]) -> Result<Open<Self::Handle>> {
         Err(Errno::ENOSYS)
     }

@@ -29,6 +29,8 @@ bitflags::bitflags! {
         const FOLLOWS_SYMLINKS = abi::DEFUSE_CAP_FOLLOWS_SYMLINKS;
         /// Files live in this process only.
         const PROCESS_LOCAL = abi::DEFUSE_CAP_PROCESS_LOCAL;
+        /// A handle is its descriptor and nothing else: `restore` makes it from that alone.
+        const BARE_FD = abi::DEFUSE_CAP_BARE_FD;
     }
 }
 

@@ -155,7 +155,13 @@ fn exec_maps(arena: &Arena, me: Holder) {
     for count in [1, 10, 100, 1000, 4000] {
         let cost = best(100_000 / count, || {
             let entries = ids[..count].iter().enumerate();
-            let entries = entries.map(|(fd, &slot)| ExecEntry { fd: fd as u32, slot, cloexec: false });
+            let entries = entries.map(|(fd, &slot)| ExecEntry {
+                fd: fd as u32,
+                slot,
+                cloexec: false,
+                tag: 0,
+                following: 0,
+            });
             let token = arena.put_exec_map(me.process(), entries).unwrap();
             taken.clear();
             arena.take_exec_map(token, &mut taken).unwrap();

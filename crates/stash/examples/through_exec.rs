@@ -41,7 +41,7 @@ fn first_image() -> Result<(), Box<dyn Error>> {
         slot.mark_shared()?;
         let fd = inherit(file);
         println!("first image: {path} is FD {fd}, at offset {}", slot.offset());
-        entries.push(ExecEntry { fd: fd as u32, slot: slot.id(), cloexec: false });
+        entries.push(ExecEntry { fd: fd as u32, slot: slot.id(), cloexec: false, tag: 0, following: 0 });
     }
     arena.put_exec_map(me.process(), entries)?;
     inherit(memory.into_file().into());

@@ -131,6 +131,11 @@ impl Arena {
         &self.map.header().host_word
     }
 
+    /// A word for the host's own use, shared by all processes; 0 at first.
+    pub fn user_word(&self) -> &AtomicU32 {
+        &self.map.header().user
+    }
+
     /// Counts what is in use. Looks at every entry used so far.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();

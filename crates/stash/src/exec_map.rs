@@ -18,6 +18,10 @@ pub struct ExecEntry {
     pub slot: SlotId,
     /// Whether the kernel closes it at exec (unless that fails).
     pub cloexec: bool,
+    /// The caller's own mark.
+    pub tag: u8,
+    /// So many FDs that follow stand for the slots that follow, in the same generation.
+    pub following: u16,
 }
 
 /// Names one list: the record of the process that made it, and a number that no other list has. As text
@@ -60,9 +64,11 @@ const NEXT: usize = 0;
 const NONCE: usize = 1;
 const COUNT: usize = 2;
 const CHECK: usize = 3;
-/// Entries have two words: FD, slot index; generation, close-on-exec.
+/// Entries have two words: FD, slot index; generation, close-on-exec, tag, FDs following.
 const PER_BLOCK: usize = (BLOCK_WORDS - HEAD_WORDS) / 2;
 const CLOEXEC: u64 = 1 << 32;
+const TAG_SHIFT: u32 = 40;
+const FOLLOWING_SHIFT: u32 = 48;
 
 impl Arena {
     /// Leaves a list for the image which the calling process is about to become. Replaces an earlier list of `me`.
@@ -216,7 +222,9 @@ impl Arena {
 fn encode(first: ExecEntry, second: Option<ExecEntry>) -> [u64; 4] {
     let words = |entry: ExecEntry| {
         let cloexec = if entry.cloexec { CLOEXEC } else { 0 };
-        [(entry.fd as u64) << 32 | entry.slot.index as u64, entry.slot.generation as u64 | cloexec]
+        let rest = entry.slot.generation as u64 | cloexec;
+        let marks = (entry.tag as u64) << TAG_SHIFT | (entry.following as u64) << FOLLOWING_SHIFT;
+        [(entry.fd as u64) << 32 | entry.slot.index as u64, rest | marks]
     };
     let ([a, b], [c, d]) = (words(first), second.map_or([0; 2], words));
     [a, b, c, d]
@@ -228,6 +236,8 @@ fn decode([a, b, c, d]: [u64; 4]) -> [ExecEntry; 2] {
         fd: (place >> 32) as u32,
         slot: SlotId { index: place as u32, generation: rest as u32 },
         cloexec: rest & CLOEXEC != 0,
+        tag: (rest >> TAG_SHIFT) as u8,
+        following: (rest >> FOLLOWING_SHIFT) as u16,
     };
     [entry(a, b), entry(c, d)]
 }

@@ -44,7 +44,8 @@ pub(crate) struct Header {
     pub slots_top: AtomicU32,
     pub processes_top: AtomicU32,
     pub blocks_top: AtomicU32,
-    pub _reserved_top: AtomicU32,
+    /// The host's.
+    pub user: AtomicU32,
     /// How many exec maps were ever made: tells one from the next.
     pub exec_maps: AtomicU64,
 }

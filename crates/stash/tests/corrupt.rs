@@ -39,7 +39,7 @@ fn populated() -> Populated {
         arena.slot(*id).unwrap().set_shadow(*inode).unwrap();
     }
     arena.slot(values[1].0).unwrap().mark_shared().unwrap();
-    let entry = |fd| ExecEntry { fd, slot: values[2].0, cloexec: true };
+    let entry = |fd| ExecEntry { fd, slot: values[2].0, cloexec: true, tag: 7, following: 0 };
     arena.put_exec_map(me.process(), (0..300).map(entry)).unwrap();
     Populated { file, arena, values }
 }

@@ -40,7 +40,7 @@ fn first_image() {
         let slot =
             arena.alloc_slot(process, &Description { path: b"/mnt/x", ..Description::default() }).unwrap();
         slot.lock(Holder::current(process)).unwrap().set_offset(fd.into()).unwrap();
-        ExecEntry { fd, slot: slot.id(), cloexec: fd == 30 }
+        ExecEntry { fd, slot: slot.id(), cloexec: fd == 30, tag: fd as u8, following: fd as u16 }
     });
     arena.slot(entries[0].slot).unwrap().mark_shared().unwrap();
     // A thread in the middle of a write, which exec ends.

@@ -78,7 +78,7 @@ fn work(arena: &Arena, common: &[SlotId; COMMON], progress: &AtomicU64, buffer: 
                 }
             }
             _ => {
-                let entry = |fd| ExecEntry { fd, slot: slot.id(), cloexec: false };
+                let entry = |fd| ExecEntry { fd, slot: slot.id(), cloexec: false, tag: 0, following: 0 };
                 arena.put_exec_map(process, (0..random.below(600) as u32).map(entry)).unwrap();
             }
         }

@@ -127,8 +127,15 @@ impl World {
             }
             Step::ExecMap => {
                 let entries = self.model.keys().enumerate();
-                let entries: Vec<_> =
-                    entries.map(|(n, &slot)| ExecEntry { fd: n as u32, slot, cloexec: n % 3 == 0 }).collect();
+                let entries: Vec<_> = entries
+                    .map(|(n, &slot)| ExecEntry {
+                        fd: n as u32,
+                        slot,
+                        cloexec: n % 3 == 0,
+                        tag: n as u8,
+                        following: n as u16,
+                    })
+                    .collect();
                 let Ok(token) = arena.put_exec_map(process, entries.clone()) else { return Ok(()) };
                 let token = token.to_string().parse().unwrap();
                 let mut taken = Vec::new();

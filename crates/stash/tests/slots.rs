@@ -73,6 +73,8 @@ fn a_long_exec_map_arrives_whole() {
             fd,
             slot: SlotId { index: fd * 3, generation: fd + 1 },
             cloexec: fd.is_multiple_of(5),
+            tag: fd as u8,
+            following: fd as u16,
         };
         let token = first.put_exec_map(process, (0..len).map(entry)).unwrap();
         assert_eq!(second.find_exec_map(), Some(token));

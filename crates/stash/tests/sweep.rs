@@ -17,7 +17,7 @@ fn leave(arena: &Arena, private: u32, shared: u32) -> Vec<SlotId> {
                 slot.mark_shared().unwrap();
             }
         }
-        let entry = |fd| ExecEntry { fd, slot: SlotId::from_bits(0), cloexec: false };
+        let entry = |fd| ExecEntry { fd, slot: SlotId::from_bits(0), cloexec: false, tag: 0, following: 0 };
         arena.put_exec_map(process, (0..300).map(entry)).unwrap();
     });
     assert_eq!(child.wait(), 0);

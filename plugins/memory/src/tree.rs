@@ -131,8 +131,10 @@ impl Tree {
 
     fn link_locked(&self, node: &Arc<Node>, new: &MountPath) -> Result<()> {
         let (parent, name) = self.parent(new, Errno::EEXIST)?;
-        if child(&parent, name).is_ok() {
-            return Err(Errno::EEXIST);
+        match child(&parent, name) {
+            Ok(_) => return Err(Errno::EEXIST),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
         }
         if node.is_directory() {
             return Err(Errno::EPERM);

@@ -130,7 +130,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
         std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
-        let fs = Passthrough { root: std::fs::File::open(dir.path()).unwrap().into(), backing_fd: false };
+        let fs = Passthrough {
+            root: std::fs::File::open(dir.path()).unwrap().into(),
+            backing_fd: false,
+            locks: true,
+        };
         let locate = |name| fs.locate(MountPath::from_normalised(name)).unwrap();
         change_mode_by_proc(&locate(c"/file"), 0o604).unwrap();
         let mode = std::fs::metadata(dir.path().join("file")).unwrap().permissions().mode();

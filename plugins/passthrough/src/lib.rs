@@ -4,6 +4,8 @@
 //! instead of serving `read` and `write`. FIFOs, sockets and devices are always handed over.
 //! `map=lend` (the default) lends the files for mapping, so that the kernel's pages are mapped; `map=pager` does not: the host pages
 //! them itself, as for a plugin that has no descriptors to lend.
+//! `locks=session` leaves record locks and flock to the host (default `locks=backend`): who uses the directory without
+//! defuse does not see them.
 //!
 //! No symbolic link is ever followed here: one in the middle of a path is answered with `ELOOP`, and the host
 //! walks. Nothing leads out of the directory. An operation allocates nothing.
@@ -40,6 +42,7 @@ pub struct Passthrough {
     root: OwnedFd,
     backing_fd: bool,
     lends: bool,
+    locks: bool,
 }
 
 impl FileSystem for Passthrough {
@@ -49,23 +52,27 @@ impl FileSystem for Passthrough {
     const NAME: &'static CStr = c"passthrough";
     const CAPABILITIES: Capabilities = Capabilities::NATIVE_FD
         .union(Capabilities::RELOCATABLE)
+        .union(Capabilities::BARE_FD)
         .union(Capabilities::APPEND)
         .union(Capabilities::UMASK);
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
-        let (mut backing_fd, mut lends) = (false, true);
+        let (mut backing_fd, mut locks, mut lends) = (false, true, true);
         for option in setup.options() {
             match option {
                 b"backing-fd" | b"backing-fd=on" => backing_fd = true,
                 b"backing-fd=off" => backing_fd = false,
                 b"map=lend" => lends = true,
                 b"map=pager" => lends = false,
+                b"locks=backend" => locks = true,
+                b"locks=session" => locks = false,
                 other => {
                     let other = other.escape_ascii();
                     return Err(InitError::new(
                         Errno::EINVAL,
                         format!(
-                            "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off, map=lend, map=pager"
+                            "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off, \
+                             locks=backend, locks=session, map=lend, map=pager"
                         ),
                     ));
                 }
@@ -80,7 +87,7 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd, lends }),
+            Ok(root) => Ok(Self { root, backing_fd, locks, lends }),
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }
@@ -108,7 +115,10 @@ impl FileSystem for Passthrough {
         let flags = flags as u32;
         let (asked, mode) = open::for_openat2(flags, mode);
         let fd = self.openat2(path.relative(), asked, mode)?;
-        if flags & (libc::O_PATH | libc::O_DIRECTORY) as u32 != 0 {
+        // O_TMPFILE has the bit of O_DIRECTORY: it names the directory in which it makes a file.
+        let tmpfile = flags & libc::O_TMPFILE as u32 == libc::O_TMPFILE as u32;
+        let directory = flags & libc::O_DIRECTORY as u32 != 0 && !tmpfile;
+        if flags & libc::O_PATH as u32 != 0 || directory {
             return Ok(served(fd, 0));
         }
         let mode_type = fstat(&fd)?.st_mode & libc::S_IFMT;
@@ -318,11 +328,11 @@ impl FileSystem for Passthrough {
     }
 
     fn lock(&self, handle: &OwnedFd, cmd: c_int, lock: &mut flock) -> Result<()> {
-        locks::record(handle.as_fd(), cmd, lock)
+        if self.locks { locks::record(handle.as_fd(), cmd, lock) } else { Err(Errno::ENOSYS) }
     }
 
     fn flock(&self, handle: &OwnedFd, operation: c_int) -> Result<()> {
-        locks::whole_file(handle.as_fd(), operation)
+        if self.locks { locks::whole_file(handle.as_fd(), operation) } else { Err(Errno::ENOSYS) }
     }
 
     fn save(&self, handle: &OwnedFd, sink: &mut SaveSink<'_>) -> Result<()> {
@@ -338,7 +348,8 @@ impl FileSystem for Passthrough {
         }
         // SAFETY: only asks what the number is; a closed one is answered with an error.
         let found = fstat(unsafe { BorrowedFd::borrow_raw(fd) })?;
-        if described != self::blob(&found) {
+        // Without a description it is the very descriptor that `open` made.
+        if !described.is_empty() && described != self::blob(&found) {
             return Err(Errno::ESTALE);
         }
         let mode = found.st_mode;

@@ -140,13 +140,15 @@ fn create_session(
     let mut made = None;
     let session = Session::create(&SessionSpec { base, config, pages }, |file| {
         let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });
-        made = Some(MappedArena { arena: arena::create(file)?, inode });
-        Ok(())
+        let arena = arena::create(file)?;
+        let id = arena.session_id();
+        made = Some(MappedArena { arena, inode });
+        Ok(id)
     })?;
     let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
     log::line(Level::Info, format_args!("session {}", session.path().display()));
     // The runner has the libc and the ld.so of most programs.
-    if let Err(errno) = SessionLists::new(session.path()).make() {
+    if let Err(errno) = SessionLists::new(session.path(), pages).make() {
         log::line(Level::Warn, format_args!("cannot list the system call sites of libc: {errno}"));
     }
     Ok((session, arena))

@@ -1,4 +1,4 @@
-//! Where caches are: three files for each in the session's folder, `pages/` and the file's identity.
+//! Where caches are: three files for each in the session's shared folder, `pages/` and the file's identity.
 //!
 //! | ending | what |
 //! |---|---|
@@ -92,11 +92,11 @@ fn write_back(process: &Process, file: Option<&OpenFile>, key: Key, view: &View)
 /// Names on a mount have changed: who writes back later finds the file by the path that `follow` gives.
 pub fn renamed(process: &Process, mount: u32, follow: impl Fn(&[u8]) -> Option<Vec<u8>>) {
     let prefix = format!("{mount:x}-");
-    let _ = each_record(&process.folder, |name, path| {
+    let _ = each_record(&process.shared_folder, |name, path| {
         if name.starts_with(prefix.as_bytes())
             && let Some(now) = follow(path)
         {
-            let mut file = [process.folder.as_slice(), b"/pages/", name, b"\0"].concat();
+            let mut file = [process.shared_folder.as_slice(), b"/pages/", name, b"\0"].concat();
             let new = [&file[..file.len() - 1], b"~\0"].concat();
             file.shrink_to_fit();
             if let Ok(record) = open_file(&new, sys::O_CREAT | sys::O_TRUNC)
@@ -108,7 +108,7 @@ pub fn renamed(process: &Process, mount: u32, follow: impl Fn(&[u8]) -> Option<V
     });
 }
 
-/// Calls `each` with the name of each record in a session's folder, and the path below its mount that it holds. For the folder's owner: others
+/// Calls `each` with the name of each record in a session's shared folder, and the path below its mount that it holds. For the folder's owner: others
 /// may not list it.
 pub fn each_record(folder: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Errno> {
     let pages = [folder, b"/pages\0"].concat();
@@ -185,9 +185,9 @@ fn address(name: &[u8]) -> u64 {
     name.as_ptr() as u64
 }
 
-/// `<folder>/pages/<mount>-<device>-<inode><ending>` with its NUL.
+/// `<shared folder>/pages/<mount>-<device>-<inode><ending>` with its NUL.
 fn name(process: &Process, key: Key, ending: &str) -> Vec<u8> {
     let mut text = String::new();
     let _ = write!(text, "/pages/{:x}-{:x}-{:x}{ending}\0", key.mount, key.device, key.inode);
-    [process.folder.as_slice(), text.as_bytes()].concat()
+    [process.shared_folder.as_slice(), text.as_bytes()].concat()
 }

@@ -9,10 +9,10 @@ use rustix::io::Errno;
 
 use super::paths::{self, At};
 use super::{DONE, Reply, Served};
-use crate::file;
+use crate::file::{self, FileRef};
 use crate::namei::{self, PathArgument, Spot};
 use crate::process::{Cwd, Process};
-use crate::user;
+use crate::{private_fd, user};
 
 type Stat = plugin_abi::stat;
 
@@ -57,7 +57,7 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
     }
     let at = At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0);
     let argument = at.argument(call)?;
-    if let Some(file) = at.follow.then(|| namei::proc_fd(process, &argument.text)).flatten() {
+    if let Some(file) = itself(process, &argument, at) {
         user::write(buffer, &extended(&file.with_handle(Instance::fgetattr)?))?;
         return DONE;
     }
@@ -81,7 +81,7 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
 fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> Served {
     let buffer = call.args[buffer];
     let argument = at.argument(call)?;
-    if let Some(file) = at.follow.then(|| namei::proc_fd(process, &argument.text)).flatten() {
+    if let Some(file) = itself(process, &argument, at) {
         user::write(buffer, &file.with_handle(Instance::fgetattr)?)?;
         return DONE;
     }
@@ -100,6 +100,14 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
             Some((found.st_dev, found.st_ino))
         },
     )
+}
+
+/// The open file that the path means without going by any name.
+fn itself(process: &'static Process, argument: &PathArgument, at: At) -> Option<FileRef> {
+    at.follow
+        .then(|| namei::proc_fd(process, &argument.text))
+        .flatten()
+        .or_else(|| namei::directory_itself(process, argument))
 }
 
 /// If the kernel has answered with the directory that a mount hides (the path led there through a link), answers with
@@ -145,14 +153,21 @@ pub fn expect_no_link(spot: &Spot) -> Result<(), Errno> {
 /// The attributes of what an FD (or the working directory) stands for, given to `write`.
 fn on_fd(process: &'static Process, fd: RawFd, write: impl FnOnce(&Stat) -> Result<(), Errno>) -> Served {
     if fd == sys::AT_FDCWD {
-        let served = match &*process.cwd.lock() {
-            Cwd::Served { mount, path } => Some((*mount, path.clone())),
+        if let Some(file) = namei::working_file(process) {
+            write(&file.with_handle(Instance::fgetattr)?)?;
+            return DONE;
+        }
+        let served = process.with_cwd(|cwd| match cwd {
+            Cwd::Served { mount, path, .. } => Some((*mount, path.clone())),
             _ => None,
-        };
+        });
         let Some((mount, path)) = served else { return Ok(Reply::Pass) };
         let spot = Spot::new(&process.mounts[mount], path, false)?;
         write(&spot.call(Instance::getattr)?)?;
         return DONE;
+    }
+    if private_fd::is_private(fd) {
+        return Err(Errno::BADF);
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
     write(&file.with_handle(Instance::fgetattr)?)?;
@@ -230,7 +245,11 @@ fn check_access(process: &'static Process, call: &Call, at: At, mode: u32, flags
     if mode & !7 != 0 {
         return Err(Errno::INVAL);
     }
-    paths::lookup(process, call, at, |spot| {
+    let argument = at.argument(call)?;
+    if mode == 0 && itself(process, &argument, at).is_some() {
+        return DONE;
+    }
+    paths::lookup_argument(process, call, at, &argument, |spot| {
         attributes_at(spot, at.follow)?;
         if mode != 0 {
             spot.call(|instance, path| instance.access(path, mode as i32, flags as i32))?;

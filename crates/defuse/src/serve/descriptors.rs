@@ -1,17 +1,18 @@
-//! Calls on FDs themselves: close, dup, fcntl, passing. And the FDs that plugins open.
+//! Calls on FDs themselves: close, dup, fcntl, passing.
 
 use std::os::fd::RawFd;
 
 use fdtable::{FdState, Ref, Released};
-use interpose::{Call, Outcome};
+use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::open::STATUS;
-use super::{DONE, Reply, Served, locks};
+use super::{DONE, Reply, Served, locks, sockets};
+use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{native, private_fd, shadow, thread, user};
+use crate::{native, private_fd, shadow, user};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -26,6 +27,9 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     if process.files.get(fd).is_none() {
+        if carried::close(process, fd) {
+            return Ok(Reply::Value(0));
+        }
         // A shadow that this image has never touched may have kept descriptors, which go with it.
         if STATES.get(fd) != FdState::Unknown || file::served(process, fd).is_none() {
             STATES.forget(fd);
@@ -49,14 +53,14 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
         native::close(fd);
     }
     drop(together);
-    let flushed = if flush { finish(&released) } else { Ok(()) };
+    let flushed = if flush { finish(process, &released) } else { Ok(()) };
     drop(released);
     flushed
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
-fn finish(file: &Released<OpenFile>) -> Result<(), Errno> {
-    locks::drop_record_locks(file);
+fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
+    locks::drop_record_locks(process, file);
     match file.with_handle(plugin_abi::Instance::flush) {
         Ok(()) | Err(Errno::INTR) => file.take_error(),
         other => other,
@@ -71,6 +75,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
     }
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
     if !interpose::in_vfork_child() {
+        process.carried.settle(process);
         if cloexec_only {
             process.files.cloexec_range(first, last);
         } else {
@@ -203,7 +208,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     };
     drop(together);
     if let Some(released) = replaced {
-        let _ = finish(&released);
+        let _ = finish(process, &released);
     }
     Ok(Reply::Value(result))
 }
@@ -219,10 +224,7 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
     match command {
-        sys::F_GETFD => match process.files.cloexec(fd) {
-            Some(cloexec) if !interpose::in_vfork_child() => Ok(Reply::Value(cloexec.into())),
-            _ => Ok(Reply::Pass),
-        },
+        sys::F_GETFD => Ok(Reply::Value(is_cloexec(process, fd).into())),
         sys::F_SETFD => {
             set_cloexec(process, fd, argument as u32 & sys::FD_CLOEXEC != 0);
             DONE
@@ -271,16 +273,24 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
     }
 }
 
+/// Whether exec closes `fd`; for a served FD the table says so, as a descriptor of a plugin that stands there is always closed.
+pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
+    match process.files.cloexec(fd) {
+        Some(cloexec) if !interpose::in_vfork_child() => cloexec,
+        _ => {
+            let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
+            flags & i64::from(sys::FD_CLOEXEC) != 0
+        }
+    }
+}
+
 /// Sets the close-on-exec flag of a served FD, in the table and in the kernel.
 pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
     if !interpose::in_vfork_child() {
         process.files.set_cloexec(fd, cloexec);
     }
-    let backing = process.files.get(fd).is_some_and(|file| matches!(file.form(), shadow::Form::Backing(_)));
-    if !backing {
-        let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
-        native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
-    }
+    let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
 }
 
 /// sendmsg and sendmmsg: a file whose FD is passed on must be known to others from now on.
@@ -288,13 +298,17 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
     let [_, messages, count, ..] = call.args;
     let (count, stride) = if call.nr == sys::__NR_sendmsg { (1, 0) } else { ((count as u32).min(1024), 64) };
     for index in 0..u64::from(count) {
-        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(messages + index * stride)?;
+        let message = messages + index * stride;
+        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(message)?;
         for_each_passed(control, length, |fd| {
             if let Some(file) = file::served(process, fd) {
                 shadow::separate(process, &file)?;
             }
             Ok(())
         })?;
+        if let Some(sent) = sockets::send_message(process, call, index, message)? {
+            return Ok(sent);
+        }
     }
     Ok(Reply::Pass)
 }
@@ -325,47 +339,3 @@ pub fn for_each_passed(
 
 const SOL_SOCKET: i32 = 1;
 const SCM_RIGHTS: i32 = 1;
-
-/// A call of a plugin (or of libc on its behalf) that opens or closes a descriptor: those are kept out of the program's sight.
-pub fn inner(call: &Call) -> Outcome {
-    if call.nr == sys::__NR_close {
-        private_fd::forget(call.args[0] as RawFd);
-        return Outcome::PassThrough;
-    }
-    if call.nr == sys::__NR_fcntl && !matches!(call.args[1] as u32, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {
-        return Outcome::PassThrough;
-    }
-    if thread::is_adopting() {
-        return Outcome::Return(native::call(call));
-    }
-    match native::new_fd(call.nr, call.args) {
-        Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
-        Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
-    }
-}
-
-/// The numbers of the calls that [`inner`] is asked about: those that return a new FD, and close.
-pub const INNER: &[u32] = &[
-    sys::__NR_open,
-    sys::__NR_openat,
-    sys::__NR_openat2,
-    sys::__NR_creat,
-    sys::__NR_dup,
-    sys::__NR_fcntl,
-    sys::__NR_socket,
-    sys::__NR_accept,
-    sys::__NR_accept4,
-    sys::__NR_memfd_create,
-    sys::__NR_eventfd,
-    sys::__NR_eventfd2,
-    sys::__NR_epoll_create,
-    sys::__NR_epoll_create1,
-    sys::__NR_timerfd_create,
-    sys::__NR_signalfd,
-    sys::__NR_signalfd4,
-    sys::__NR_inotify_init,
-    sys::__NR_inotify_init1,
-    sys::__NR_pidfd_open,
-    sys::__NR_userfaultfd,
-    sys::__NR_close,
-];

@@ -1,6 +1,7 @@
 //! Reading directories, and the working directory.
 
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
@@ -14,6 +15,7 @@ use crate::file::{self, stash_errno};
 use crate::namei::{self, Performed, Spot};
 use crate::process::{Cwd, Process};
 use crate::resolve::PathBytes;
+use crate::working_directory::Directory;
 use crate::{native, private_fd, user};
 
 /// The longest entry: header, name of 255 bytes, NUL, rounded up.
@@ -129,6 +131,9 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
     if let Some(file) = namei::proc_fd(process, &argument.text) {
         return enter_file(process, &file);
     }
+    if let Some(file) = namei::directory_itself(process, &argument) {
+        return enter_file(process, &file);
+    }
     match argument.perform(process, true, |spot| enter(process, spot))? {
         Performed::Served(()) => DONE,
         Performed::Native(Some(path)) => {
@@ -170,20 +175,31 @@ fn enter_file(process: &'static Process, file: &file::OpenFile) -> Served {
     if !file.is_directory()? {
         return Err(Errno::NOTDIR);
     }
-    enter(process, &Spot::new(&process.mounts[file.mount], file.path()?, true)?)?;
+    let path = file.path()?;
+    if !file.is_removed() {
+        may_enter(&Spot::new(&process.mounts[file.mount], path.clone(), true)?)?;
+    }
+    process.enter_nowhere()?;
+    let held = Directory::reopen(process, file).map(Arc::new);
+    process.set_cwd(Cwd::Served { mount: file.mount, path, held });
     DONE
 }
 
 /// Makes a directory on a mount the working directory.
 fn enter(process: &'static Process, spot: &Spot) -> Result<(), Errno> {
+    may_enter(spot)?;
+    process.enter_nowhere()?;
+    let path = PathBytes::try_from(spot.path().as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
+    let held = Directory::open(process, spot).map(Arc::new);
+    process.set_cwd(Cwd::Served { mount: spot.mount.number, path, held });
+    Ok(())
+}
+
+fn may_enter(spot: &Spot) -> Result<(), Errno> {
     if attributes_at(spot, true)?.st_mode & sys::S_IFMT != sys::S_IFDIR {
         return Err(Errno::NOTDIR);
     }
-    spot.call(|instance, path| instance.access(path, 1, sys::AT_EACCESS as i32))?;
-    process.enter_nowhere()?;
-    let path = PathBytes::try_from(spot.path().as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
-    process.set_cwd(Cwd::Served { mount: spot.mount.number, path });
-    Ok(())
+    spot.call(|instance, path| instance.access(path, 1, sys::AT_EACCESS as i32))
 }
 
 /// The kernel has another working directory now.
@@ -194,10 +210,16 @@ fn leave(process: &Process) {
 pub fn getcwd(process: &'static Process, call: &Call) -> Served {
     let [buffer, size, ..] = call.args;
     let served = process.with_cwd(|cwd| match cwd {
-        Cwd::Served { mount, path } => Some((*mount, path.clone())),
+        Cwd::Served { mount, path, held } => Some((*mount, path.clone(), held.clone())),
         _ => None,
     });
-    let Some((mount, below)) = served else { return Ok(Reply::Pass) };
+    let Some((mount, mut below, held)) = served else { return Ok(Reply::Pass) };
+    if let Some(held) = held {
+        if held.is_removed() {
+            return Err(Errno::NOENT);
+        }
+        below = held.path()?;
+    }
     // As the kernel does it: a working directory that was removed has no path.
     Spot::new(&process.mounts[mount], below.clone(), false)?.call(plugin_abi::Instance::getattr)?;
     let mut path = namei::absolute(process, mount, &below)?;

@@ -8,21 +8,24 @@ use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::paths::{self, At};
-use super::{Reply, Served, outsider};
-use crate::environment::{self, Environment};
+use super::{Reply, Served, descriptors, outsider};
+use crate::environment::{self, Environment, NextImage};
 use crate::file;
 use crate::handover;
 use crate::image;
+use crate::libraries;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
+use crate::next_image;
 use crate::paging;
 use crate::process::Process;
 use crate::program::{self, Header};
 use crate::resolve::PathBytes;
+use crate::running;
 use crate::user;
 
-/// The kernel's limit of interpreters that are scripts themselves (`BINPRM_MAX_RECURSION` and one).
-const NESTED: usize = 5;
+/// Files that the kernel looks at in one exec: as many scripts but one, and the program that the last of them names.
+const NESTED: usize = 6;
 
 pub fn execve(process: &'static Process, call: &Call) -> Served {
     let [_, argv, envp, ..] = call.args;
@@ -30,7 +33,7 @@ pub fn execve(process: &'static Process, call: &Call) -> Served {
     if let Some(file) = namei::proc_fd(process, &argument.text) {
         return execute_file(process, &file, argument.text.to_vec(), argv, envp);
     }
-    execute(process, argument, argv, envp, true)
+    execute(process, Vec::new(), argument, argv, envp, true)
 }
 
 pub fn execveat(process: &'static Process, call: &Call) -> Served {
@@ -40,15 +43,10 @@ pub fn execveat(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     if flags & sys::AT_EMPTY_PATH != 0 && user::read::<u8>(path)? == 0 {
-        let Some(file) = file::served(process, dirfd as RawFd) else {
-            let program = Program::Call(*call.original_args());
-            let plan = Plan { called: Vec::new(), program, argv: Vec::new() };
-            return run(process, &plan, argv, envp);
-        };
-        return execute_file(process, &file, Vec::new(), argv, envp);
+        return execute_descriptor(process, dirfd as RawFd, call, argv, envp);
     }
     let argument = PathArgument::read(dirfd as RawFd, path)?;
-    execute(process, argument, argv, envp, flags & sys::AT_SYMLINK_NOFOLLOW == 0)
+    execute(process, Vec::new(), argument, argv, envp, flags & sys::AT_SYMLINK_NOFOLLOW == 0)
 }
 
 /// What is handed to the kernel.
@@ -78,11 +76,17 @@ impl Plan {
     }
 }
 
-fn execute(process: &'static Process, argument: PathArgument, argv: u64, envp: u64, follow: bool) -> Served {
+/// `words`: what comes before the rest of argv, if `argument` is the interpreter of a script already.
+fn execute(
+    process: &'static Process,
+    mut words: Vec<Vec<u8>>,
+    mut argument: PathArgument,
+    argv: u64,
+    envp: u64,
+    follow: bool,
+) -> Served {
     let called = argument.text.to_vec();
-    let mut words: Vec<Vec<u8>> = Vec::new();
-    let mut argument = argument;
-    for _ in 0..NESTED {
+    for _ in usize::from(!words.is_empty())..NESTED {
         let (program, header, executable) = look_up(process, &argument, follow)?;
         match header {
             // A script of the kernel's with an interpreter of the kernel's: permissions and all are the kernel's business.
@@ -181,6 +185,7 @@ fn served_program(process: &'static Process, spot: &Spot, name: &[u8]) -> Result
     let attributes = attributes_at(spot, false)?;
     match attributes.st_mode & sys::S_IFMT {
         sys::S_IFREG => {}
+        sys::S_IFLNK => return Err(Errno::LOOP),
         _ => return Err(Errno::ACCESS),
     }
     spot.call(|instance, path| instance.access(path, 1, sys::AT_EACCESS as i32))?;
@@ -191,6 +196,7 @@ fn served_program(process: &'static Process, spot: &Spot, name: &[u8]) -> Result
     Ok((copy, header, namei::absolute(process, spot.mount.number, spot.path().as_bytes())?))
 }
 
+/// What `called` names is the open file `file`.
 fn execute_file(
     process: &'static Process,
     file: &file::OpenFile,
@@ -205,11 +211,45 @@ fn execute_file(
             let program = Program::Path(program, executable);
             run(process, &Plan { called, program, argv: Vec::new() }, argv, envp)
         }
-        Header::Script { .. } => {
-            let named = PathArgument { dirfd: sys::AT_FDCWD, text: file.absolute_path()? };
-            execute(process, named, argv, envp, true)
-        }
+        Header::Script { interpreter, option } => interpret(process, interpreter, option, called, argv, envp),
     }
+}
+
+/// fexecve(3): the kernel calls the program `/dev/fd/N`.
+fn execute_descriptor(process: &'static Process, fd: RawFd, call: &Call, argv: u64, envp: u64) -> Served {
+    let called = [b"/dev/fd/", fd.to_string().as_bytes()].concat();
+    let file = file::served(process, fd);
+    let (header, executable) = match &file {
+        Some(file) => {
+            let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
+            let (program, header, executable) = served_program(process, &spot, &file.absolute_path()?)?;
+            (header, Program::Path(program, executable))
+        }
+        None => (program::header_of(sys::AT_FDCWD, &called), Program::Call(*call.original_args())),
+    };
+    match header {
+        Header::Script { interpreter, option } if file.is_some() || is_served(process, &interpreter)? => {
+            if descriptors::is_cloexec(process, fd) {
+                return Err(Errno::NOENT); // The interpreter could not open it.
+            }
+            interpret(process, interpreter, option, called, argv, envp)
+        }
+        _ => run(process, &Plan { called: Vec::new(), program: executable, argv: Vec::new() }, argv, envp),
+    }
+}
+
+/// Runs the interpreter of a script, which is to find that at `script`.
+fn interpret(
+    process: &'static Process,
+    interpreter: Vec<u8>,
+    option: Option<Vec<u8>>,
+    script: Vec<u8>,
+    argv: u64,
+    envp: u64,
+) -> Served {
+    let text = PathBytes::try_from(interpreter.as_slice()).map_err(|_| Errno::NAMETOOLONG)?;
+    let words = [interpreter].into_iter().chain(option).chain([script]).collect();
+    execute(process, words, PathArgument { dirfd: sys::AT_FDCWD, text }, argv, envp, true)
 }
 
 /// Prepares what the next image inherits, and asks the kernel. Comes back only if that fails.
@@ -218,6 +258,14 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     if !interpose::in_vfork_child() {
         paging::live::write_back_all(process);
     }
+    let library_path = match &plan.program {
+        Program::Path(file, name) => {
+            let given = environment::library_path(envp)?;
+            let name = if name.is_empty() { file } else { name };
+            libraries::arrange(process, file, name, given.as_deref())
+        }
+        Program::Call(_) => None,
+    };
     let outsider = match &plan.program {
         Program::Path(path, _) => image::look(sys::AT_FDCWD, path),
         Program::Call(args) => image::look_at(args[0] as RawFd),
@@ -225,22 +273,22 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     if let Some(why) = outsider {
         outsider::tell(process, why, plan.name(), words.as_ref().map_or(argv, Words::pointer));
     }
-    let prepared = handover::prepare_exec(process)?;
+    let surely = outsider.is_none() && is_intercepted(process, &plan.program);
+    let prepared = handover::prepare_exec(process, surely)?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
     let arena = handover::carry_arena(process);
-    let result = Environment::for_next_image(
-        process,
-        envp,
+    let next = NextImage {
         outsider,
-        prepared.token,
+        token: prepared.token,
         arena,
         executable,
-        base_name(&plan.called),
-    )
-    .map(|environment| {
+        name: base_name(&plan.called),
+        library_path: library_path.as_deref(),
+    };
+    let result = Environment::for_next_image(process, envp, &next).map(|environment| {
         let argv = words.as_ref().map_or(argv, Words::pointer);
         let envp = environment.pointer();
         if interpose::in_vfork_child() {
@@ -252,7 +300,11 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
                 if name.try_push(0).is_err() {
                     return -i64::from(Errno::NAMETOOLONG.raw_os_error());
                 }
-                native::exec(sys::__NR_execve, [name.as_ptr() as u64, argv, envp, 0, 0, 0])
+                let args = [name.as_ptr() as u64, argv, envp, 0, 0, 0];
+                match native::exec(sys::__NR_execve, args) {
+                    BUSY if !executable.is_empty() => exec_undisturbed(path, args),
+                    result => result,
+                }
             }
             Program::Call(args) => {
                 let mut args = *args;
@@ -266,6 +318,32 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         handover::keep_arena(process);
     }
     result.map(Reply::Value)
+}
+
+/// Whether it is worth knowing that the next image is intercepted for sure, and so it is.
+fn is_intercepted(process: &'static Process, program: &Program) -> bool {
+    if interpose::in_vfork_child() || process.files.is_empty() && process.carried.is_empty() {
+        return false;
+    }
+    match program {
+        Program::Path(path, _) => next_image::is_intercepted(process, path),
+        // execveat of the FD itself.
+        Program::Call(args) => next_image::is_intercepted(process, &next_image::path_of_fd(args[0] as RawFd)),
+    }
+}
+
+const BUSY: i64 = -(linux_raw_sys::errno::ETXTBSY as i64);
+
+/// Starts a program's copy that somebody was just looking at.
+fn exec_undisturbed(copy: &[u8], args: [u64; 6]) -> i64 {
+    match running::wait_until_startable(copy) {
+        Ok(kept) => {
+            let result = native::exec(sys::__NR_execve, args);
+            native::close(kept);
+            result
+        }
+        Err(_) => BUSY,
+    }
 }
 
 fn base_name(path: &[u8]) -> &[u8] {

@@ -3,10 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use interpose::{ForkCall, ForkKind};
+use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::mount::Mount;
 use crate::process::Process;
-use crate::{heap, nofile, paging, shadow, thread};
+use crate::{handover, heap, lock_files, nofile, paging, shadow, thread, working_directory};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread {
@@ -15,22 +17,28 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         }
         return Ok(());
     }
-    if !process.files.is_empty() {
-        shadow::separate_all(process)?;
-    }
+    shadow::separate_all(process)?;
+    working_directory::share(process);
     if fork.kind == ForkKind::Fork {
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();
+        // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
+        if let Err(error) = shadow::separate_all(process) {
+            process.descriptors.release();
+            return Err(error);
+        }
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
         process.vfork.acquire();
+        handover::before_fork();
         for mount in &process.mounts {
             mount.before_fork();
             if let Some(instance) = mount.loaded() {
                 instance.fork_prepare();
             }
         }
+        lock_files::before_fork();
         if let Err(error) = paging::before_fork(process) {
             release_files(process);
             for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
@@ -48,9 +56,11 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 }
 
 fn release_files(process: &Process) {
+    lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
+    handover::after_fork();
     process.vfork.release();
     process.cwd.release();
     process.staging.release();
@@ -73,7 +83,16 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             if result < 0 {
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }
-            process.after_vfork();
+            let left = process.after_vfork();
+            if result > 0 && fork.flags & u64::from(sys::CLONE_FILES) != 0 {
+                shadow::believe_the_kernel(process);
+            }
+            if result > 0
+                && fork.flags & u64::from(sys::CLONE_FS) != 0
+                && let Some(cwd) = left
+            {
+                process.set_cwd(cwd);
+            }
         }
         ForkKind::SharedVm => nofile::after_fork(),
         ForkKind::Thread => {}
@@ -91,6 +110,8 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     nofile::after_fork();
     paging::after_fork_in_child(process);
     release_files(process);
+    lock_files::in_forked_child();
+    process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
     }

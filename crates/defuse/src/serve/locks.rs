@@ -1,17 +1,18 @@
-//! Record locks and flock.
+//! Record locks and flock: kept by the plugin, or, if it keeps none, by [`lock_files`].
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use fdtable::Ref;
 use interpose::Call;
 use linux_raw_sys::general as sys;
 use plugin_abi::flock as RecordLock;
 use rustix::io::Errno;
 
 use super::{DONE, Reply, Served};
-use crate::file::{self, OpenFile};
+use crate::file::{self, FileRef, OpenFile};
 use crate::process::Process;
-use crate::user;
+use crate::{lock_files, native, user};
 
 /// This process has set a record lock on some served file: only then closing has to drop any.
 static USED: AtomicBool = AtomicBool::new(false);
@@ -22,7 +23,7 @@ pub fn used() -> bool {
 }
 
 /// fcntl(2)'s lock commands, POSIX and OFD.
-pub fn record_lock(process: &'static Process, file: &OpenFile, command: u32, address: u64) -> Served {
+pub fn record_lock(process: &'static Process, file: &FileRef, command: u32, address: u64) -> Served {
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
     }
@@ -45,15 +46,11 @@ pub fn record_lock(process: &'static Process, file: &OpenFile, command: u32, add
     };
     lock.l_start = lock.l_start.checked_add(base).ok_or(Errno::OVERFLOW)?;
     lock.l_whence = sys::SEEK_SET as _;
-    if command == sys::F_SETLK || command == sys::F_SETLKW {
-        // A descriptor of the file that is closed when its number changes would take the locks with it: from now on the
-        // plugin's descriptors keep their numbers.
-        if !USED.swap(true, Ordering::AcqRel) {
-            crate::shadow::separate_all(process)?;
-        }
+    if lock_files::keeps_records(process, file) {
+        by_session(process, file, command, &mut lock)?;
+    } else {
+        by_plugin(process, file, command, &mut lock)?;
     }
-    file.with_handle(|instance, handle| instance.lock(handle, command as i32, &mut lock))
-        .map_err(|error| if error == Errno::NOSYS { Errno::NOLCK } else { error })?;
     if asks_only {
         if lock.l_type as u32 == sys::F_UNLCK {
             lock = RecordLock { l_type: sys::F_UNLCK as _, ..asked };
@@ -63,23 +60,64 @@ pub fn record_lock(process: &'static Process, file: &OpenFile, command: u32, add
     DONE
 }
 
+fn by_plugin(
+    process: &'static Process,
+    file: &OpenFile,
+    command: u32,
+    lock: &mut RecordLock,
+) -> Result<(), Errno> {
+    if command == sys::F_SETLK || command == sys::F_SETLKW {
+        // A descriptor of the file that is closed when its number changes would take the locks with it: from now on the
+        // plugin's descriptors keep their numbers.
+        if !USED.swap(true, Ordering::AcqRel) {
+            crate::shadow::separate_all(process)?;
+        }
+    }
+    file.with_handle(|instance, handle| instance.lock(handle, command as i32, lock))
+}
+
+fn by_session(
+    process: &'static Process,
+    file: &FileRef,
+    command: u32,
+    lock: &mut RecordLock,
+) -> Result<(), Errno> {
+    let argument = std::ptr::from_mut(lock) as u64;
+    let call = |fd: RawFd| {
+        let args = [fd as u64, u64::from(command), argument, 0, 0, 0];
+        native::checked_interruptible(sys::__NR_fcntl, args).map(drop)
+    };
+    if !matches!(command, sys::F_GETLK | sys::F_SETLK | sys::F_SETLKW) {
+        return call(lock_files::companion(process, file)?);
+    }
+    let sets = command != sys::F_GETLK && lock.l_type as u32 != sys::F_UNLCK;
+    lock_files::with_records(process, file, sets, call)?;
+    if sets && is_closed(file) {
+        // Closed while this thread waited: the close came too early to drop the lock.
+        lock_files::drop_records(process, file);
+        return Err(Errno::BADF);
+    }
+    Ok(())
+}
+
+/// Whether the file has lost its last FD since the call began.
+fn is_closed(file: &FileRef) -> bool {
+    matches!(file, FileRef::Entered(entered) if Ref::fds(entered) == 0)
+}
+
 /// A process that closes any FD of a file loses its record locks on it (fcntl(2)).
-pub fn drop_record_locks(file: &OpenFile) {
-    if !USED.load(Ordering::Relaxed) || file.open_flags & sys::O_PATH != 0 {
+pub fn drop_record_locks(process: &Process, file: &OpenFile) {
+    if file.open_flags & sys::O_PATH != 0 {
         return;
     }
-    let everything = RecordLock {
-        l_type: sys::F_UNLCK as _,
-        l_whence: sys::SEEK_SET as _,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    // No lock, or no such thing as locks: both are what was wanted.
-    let _ = file.with_handle(|instance, handle| {
-        let mut lock = everything;
-        instance.lock(handle, sys::F_SETLK as i32, &mut lock)
-    });
+    lock_files::drop_records(process, file);
+    if USED.load(Ordering::Relaxed) {
+        // No lock, or no such thing as locks: both are what was wanted.
+        let _ = file.with_handle(|instance, handle| {
+            let mut everything = lock_files::whole_file(sys::F_UNLCK);
+            instance.lock(handle, sys::F_SETLK as i32, &mut everything)
+        });
+    }
 }
 
 pub fn flock(process: &'static Process, call: &Call) -> Served {
@@ -91,7 +129,11 @@ pub fn flock(process: &'static Process, call: &Call) -> Served {
     if !matches!(operation as u32 & !sys::LOCK_NB, sys::LOCK_SH | sys::LOCK_EX | sys::LOCK_UN) {
         return Err(Errno::INVAL);
     }
-    file.with_handle(|instance, handle| instance.flock(handle, operation as i32))
-        .map_err(|error| if error == Errno::NOSYS { Errno::NOLCK } else { error })?;
+    if lock_files::keeps_whole(process, &file) {
+        let companion = lock_files::companion(process, &file)? as u64;
+        native::checked_interruptible(sys::__NR_flock, [companion, operation, 0, 0, 0, 0])?;
+    } else {
+        file.with_handle(|instance, handle| instance.flock(handle, operation as i32))?;
+    }
     DONE
 }

@@ -59,7 +59,7 @@ pub fn mmap(process: &'static Process, call: &Call) -> Served {
 fn paged(process: &'static Process, file: &FileRef, call: &Call) -> Result<Option<u64>, Errno> {
     match file {
         FileRef::Entered(file) => live::map(process, file, call.args),
-        FileRef::Alone(_) => Ok(None),
+        FileRef::Alone(_) | FileRef::WorkingDirectory(_) => Ok(None),
     }
 }
 

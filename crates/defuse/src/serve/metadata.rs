@@ -15,7 +15,7 @@ use crate::file::{self, OpenFile};
 use crate::namei::Spot;
 use crate::paging::{self, coherent};
 use crate::process::Process;
-use crate::user;
+use crate::{running, user};
 
 pub fn chmod(process: &'static Process, call: &Call) -> Served {
     set_at(process, call, At::cwd(0, true), &mode_of(call.args[1]))
@@ -181,10 +181,13 @@ fn truncate_spot(process: &'static Process, spot: &Spot, size: &SetAttr) -> Resu
     let truncate = || spot.call(|instance, path| instance.setattr(path, size)).map(|()| 0);
     match attributes.st_mode & sys::S_IFMT {
         sys::S_IFDIR => Err(Errno::ISDIR),
-        sys::S_IFREG => match coherent::maybe_mapped(process, spot.mount.number, &attributes) {
-            Some(key) => coherent::set_length(None, process, key, size.size.unwrap_or(0), truncate),
-            None => truncate(),
-        },
+        sys::S_IFREG => {
+            running::check(process, spot)?;
+            match coherent::maybe_mapped(process, spot.mount.number, &attributes) {
+                Some(key) => coherent::set_length(None, process, key, size.size.unwrap_or(0), truncate),
+                None => truncate(),
+            }
+        }
         _ => Err(Errno::INVAL),
     }
 }

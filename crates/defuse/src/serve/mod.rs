@@ -4,12 +4,14 @@
 #![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 
 mod address_space;
-mod attributes;
+mod asynchronous;
+pub mod attributes;
 mod copying;
 mod descriptors;
 mod directory;
 mod exec;
 mod fork;
+mod inner;
 mod limits;
 mod locks;
 mod mapping;
@@ -18,13 +20,18 @@ mod names;
 mod namespaces;
 mod open;
 mod outsider;
-mod paths;
+pub mod paths;
 mod receiving;
 mod refused;
+mod sandbox;
+mod sockets;
 #[cfg(test)]
 mod table_tests;
 mod transfer;
+mod two_names;
 mod xattr;
+
+use std::os::fd::RawFd;
 
 use interpose::{Call, Fault, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
@@ -34,10 +41,10 @@ use crate::log::Quoted;
 use crate::native;
 use crate::paging::prefault;
 use crate::process::Process;
-use crate::table;
-use crate::trace;
+use crate::table::{self, Interest};
+use crate::{private_fd, thread, trace};
 
-pub use descriptors::INNER;
+pub use inner::INNER;
 pub use transfer::size_of_file;
 
 /// What a served call gives back.
@@ -58,6 +65,12 @@ pub type Server = fn(&'static Process, &Call) -> Served;
 
 /// Success without a value.
 pub const DONE: Served = Ok(Reply::Value(0));
+
+/// Whether the call is about an FD that the program does not have.
+fn is_about_private_fd(call: &Call) -> bool {
+    private_fd::is_private(call.args[0] as RawFd)
+        && table::row(call.nr).is_some_and(|row| matches!(row.interest, Interest::ByFd | Interest::Closes))
+}
 
 /// The function that serves system call `nr`, if it is served.
 #[allow(clippy::too_many_lines, reason = "a table")]
@@ -80,6 +93,7 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_pwritev2 => transfer::pwritev2,
         sys::__NR_lseek => transfer::lseek,
 
+        sys::__NR_io_submit => asynchronous::io_submit,
         sys::__NR_sendfile => copying::sendfile,
         sys::__NR_splice => copying::splice,
         sys::__NR_tee => copying::tee,
@@ -131,11 +145,11 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_symlinkat => names::symlinkat,
         sys::__NR_readlink => names::readlink,
         sys::__NR_readlinkat => names::readlinkat,
-        sys::__NR_link => names::link,
-        sys::__NR_linkat => names::linkat,
-        sys::__NR_rename => names::rename,
-        sys::__NR_renameat => names::renameat,
-        sys::__NR_renameat2 => names::renameat2,
+        sys::__NR_link => two_names::link,
+        sys::__NR_linkat => two_names::linkat,
+        sys::__NR_rename => two_names::rename,
+        sys::__NR_renameat => two_names::renameat,
+        sys::__NR_renameat2 => two_names::renameat2,
         sys::__NR_name_to_handle_at => names::name_to_handle_at,
         sys::__NR_inotify_add_watch => names::inotify_add_watch,
 
@@ -170,6 +184,11 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_dup3 => descriptors::dup3,
         sys::__NR_fcntl => descriptors::fcntl,
         sys::__NR_sendmsg | sys::__NR_sendmmsg => descriptors::send_message,
+        sys::__NR_socket => sockets::socket,
+        sys::__NR_bind => sockets::bind,
+        sys::__NR_connect => sockets::connect,
+        sys::__NR_sendto => sockets::sendto,
+        sys::__NR_getsockname | sys::__NR_getpeername => sockets::name,
         sys::__NR_recvmsg => receiving::recvmsg,
         sys::__NR_recvmmsg => receiving::recvmmsg,
         sys::__NR_pidfd_getfd => receiving::pidfd_getfd,
@@ -195,6 +214,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_setrlimit => limits::setrlimit,
         sys::__NR_prlimit64 => limits::prlimit64,
         sys::__NR_unshare => namespaces::unshare,
+        sys::__NR_prctl => sandbox::prctl,
+        sys::__NR_seccomp => sandbox::seccomp,
         _ => return refused::server(nr),
     };
     Some(server)
@@ -209,15 +230,24 @@ fn pass(call: &Call, ready: &prefault::Ready) -> Outcome {
     if ready.is_empty() || !table::transfers(call.nr) {
         return Outcome::PassThrough;
     }
-    Outcome::Return(native::interruptible(call))
+    Outcome::Return(native::interruptible(call.nr, call.args))
 }
+/// Calls that may wait in a plugin before they have any effect.
+const WAITING: [u32; 6] =
+    [sys::__NR_open, sys::__NR_openat, sys::__NR_openat2, sys::__NR_creat, sys::__NR_fcntl, sys::__NR_flock];
 
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
         let ready = prefault::arguments(self, call);
         let Some(server) = server(call.nr) else { return pass(call, &ready) };
         let span = trace::Span::begin();
-        let served = server(self, call);
+        let served = if is_about_private_fd(call) {
+            Err(Errno::BADF)
+        } else if WAITING.contains(&call.nr) {
+            thread::waiting(|| server(self, call))
+        } else {
+            server(self, call)
+        };
         span.end(call, &served);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
@@ -237,7 +267,7 @@ impl Handler for &'static Process {
     }
 
     fn inner_call(&self, call: &mut Call) -> Outcome {
-        descriptors::inner(call)
+        inner::call(call)
     }
 
     fn before_fork(&self, fork: &ForkCall) -> Result<(), i32> {

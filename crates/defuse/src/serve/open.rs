@@ -12,13 +12,14 @@ use stash::{Description, Kind};
 
 use super::attributes::attributes_at;
 use super::{Reply, Served, locks};
-use crate::file::OpenFile;
+use crate::file::{self, OpenFile};
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::paging::{self, Key, coherent};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{native, private_fd, thread, user};
+use crate::thread::{self, Adopting};
+use crate::{native, private_fd, running, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -195,7 +196,8 @@ fn open_path(
     if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
-    if let Some(file) = directory_itself(process, &argument) {
+    let makes = flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
+    if let (false, Some(file)) = (makes, namei::directory_itself(process, &argument)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
@@ -204,14 +206,6 @@ fn open_path(
             open_native(process, call, &argument, path.as_deref(), flags, mode, follow)
         }
     }
-}
-
-/// `.` relative to an FD: that very directory, wherever its name is now.
-fn directory_itself(process: &'static Process, argument: &PathArgument) -> Option<crate::file::FileRef> {
-    if argument.dirfd == sys::AT_FDCWD || argument.text.as_slice() != b"." {
-        return None;
-    }
-    crate::file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
 }
 
 /// Opens what lies on a mount, and gives the program a number for it.
@@ -227,11 +221,15 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
         attributes_at(spot, true)?;
     }
     spot.check_directory()?;
+    let writes = flags & (sys::O_ACCMODE | sys::O_TRUNC) != 0 && flags & sys::O_PATH == 0;
+    if writes && flags & (sys::O_CREAT | sys::O_EXCL) != sys::O_CREAT | sys::O_EXCL {
+        running::check(process, spot)?;
+    }
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
     let open = |flags: u32| {
-        open_handle(process, instance, || {
+        open_handle(process, instance, flags, || {
             spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
         })
     };
@@ -261,19 +259,25 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened = open_handle(process, instance, || {
+    let reopened = open_handle(process, instance, flags, || {
         file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
     });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
             let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, instance, || {
+            open_handle(process, instance, flags, || {
                 spot.call(|instance, path| instance.open(path, flags as i32, 0))
             })?
         }
         other => other?,
     };
-    enter(process, file.mount, instance, opened, &path, flags)
+    let fd = enter(process, file.mount, instance, opened, &path, flags)?;
+    if file.is_removed()
+        && let Some(again) = process.files.get(fd)
+    {
+        working_directory::mark_removed(process, again.slot);
+    }
+    Ok(fd)
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
@@ -281,14 +285,18 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
 fn open_handle(
     process: &Process,
     instance: &Instance,
+    flags: u32,
     open: impl FnOnce() -> Result<Open<Handle>, Errno>,
 ) -> Result<Open<Handle>, Errno> {
-    let relocatable = instance.capabilities().contains(Capabilities::RELOCATABLE);
+    let capabilities = instance.capabilities();
+    let relocatable = capabilities.contains(Capabilities::RELOCATABLE);
     let threaded = process.threaded.load(Ordering::Acquire);
     if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
-        thread::set_adopting(true);
+        // With nothing but a descriptor the file goes through exec as it stands (`handover`).
+        let through = flags & sys::O_CLOEXEC == 0 && capabilities.contains(Capabilities::BARE_FD);
+        thread::set_adopting(if through { Adopting::ThroughExec } else { Adopting::AsOpened });
         let opened = open();
-        thread::set_adopting(false);
+        thread::set_adopting(Adopting::No);
         opened
     } else {
         open()
@@ -310,7 +318,7 @@ fn enter(
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
-    let kind = if flags & sys::O_DIRECTORY != 0 && kind == 0 { sys::S_IFDIR } else { kind };
+    let kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
     let description = Description {
         status_flags: flags & STATUS,
         access_mode: flags & sys::O_ACCMODE,
@@ -431,7 +439,7 @@ fn open_native(
                     Ok(Reply::Value(process.check_limit(fd)?.into()))
                 }
                 Ok(namei::Located::Native(None)) => {
-                    let result = native::interruptible(call);
+                    let result = native::interruptible(call.nr, call.args);
                     Ok(Reply::Value(if result >= 0 {
                         process.check_limit(result as RawFd)?.into()
                     } else {

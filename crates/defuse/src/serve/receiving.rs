@@ -32,7 +32,7 @@ fn receive(process: &'static Process, call: &Call, messages: impl Fn(Option<u64>
     if interpose::in_vfork_child() || !(0..messages(None)).any(|index| has_control(vector + index * STRIDE)) {
         return Ok(Reply::Pass);
     }
-    let result = native::interruptible(call);
+    let result = native::interruptible(call.nr, call.args);
     for index in 0..u64::try_from(result).map_or(0, |count| messages(Some(count))) {
         let Ok([_, _, _, _, control, length, _]) = user::read::<[u64; 7]>(vector + index * STRIDE) else {
             break;

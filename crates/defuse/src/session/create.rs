@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, chmodat, fchmod, flock, fstat, mkdirat, openat, renameat, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, fchmod, flock, fstat, mkdirat, openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -44,7 +44,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes the folder of a new session and fills it. `fill_arena` gets the new, empty arena file, open for reading and writing.
+    /// Makes the folder of a new session and fills it. `fill_arena` gets the new, empty arena file, open for reading and writing, and
+    /// returns the arena's identifier.
     ///
     /// Processes can open the session once this returns; until then the folder has no configuration.
     ///
@@ -53,7 +54,7 @@ impl Session {
     /// Says which step failed; nothing is left behind then.
     pub fn create(
         spec: &SessionSpec,
-        fill_arena: impl FnOnce(BorrowedFd<'_>) -> Result<(), SessionError>,
+        fill_arena: impl FnOnce(BorrowedFd<'_>) -> Result<u128, SessionError>,
     ) -> Result<Self, SessionError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let base = openat(rustix::fs::CWD, &spec.base, flags, Mode::empty())
@@ -118,29 +119,27 @@ impl Session {
     fn fill(
         &self,
         spec: &SessionSpec,
-        fill_arena: impl FnOnce(BorrowedFd<'_>) -> Result<(), SessionError>,
+        fill_arena: impl FnOnce(BorrowedFd<'_>) -> Result<u128, SessionError>,
     ) -> Result<(), SessionError> {
         // Modes are set by fchmod, as the umask would take bits from those given at creation.
         fchmod(&self.folder, PASSABLE)
             .map_err(|errno| SessionError::system("set the mode of", &self.path, errno))?;
-        let pages = spec.pages.then_some(names::PAGES);
-        for name in
-            [names::SLOTS, names::EXEC, names::LOCKS, names::NULL, names::SITES].into_iter().chain(pages)
-        {
-            self.make_directory(name).map_err(|errno| {
-                SessionError::system("create the directory", &self.path.join(name), errno)
-            })?;
-        }
-
-        // A process that drops its privileges still makes shadows and maps files. Only who knows the folder's name gets
-        // here, and nobody can remove or list what others made.
-        for name in [names::SLOTS].into_iter().chain(pages) {
-            chmodat(&self.folder, name, Mode::from_raw_mode(0o1733), AtFlags::empty())
-                .map_err(|errno| SessionError::system("set the mode of", &self.path.join(name), errno))?;
+        for name in [names::EXEC, names::NULL, names::SITES] {
+            self.make_directory(name, PASSABLE)?;
         }
 
         let arena = self.make_file(names::ARENA, Mode::RUSR | Mode::WUSR)?;
-        fill_arena(arena.as_fd())?;
+        let id = fill_arena(arena.as_fd())?;
+
+        // A process that drops its privileges still makes shadows, lock files and copies. Anybody may see the folder's name in the run
+        // directory, but only who has the arena knows the way to these; and nobody can remove or list what others made.
+        let shared = names::shared(id);
+        self.make_directory(&shared, PASSABLE)?;
+        let pages = spec.pages.then_some(names::PAGES);
+        for name in [names::SLOTS, names::LOCKS, names::GUESTS].into_iter().chain(pages) {
+            self.make_directory(&format!("{shared}/{name}"), Mode::from_raw_mode(0o1733))?;
+        }
+        self.make_directory(names::SOCKETS, Mode::from_raw_mode(0o1733))?;
 
         let text = spec.config.to_text();
         let new = self.make_file(CONFIG_IN_THE_MAKING, Mode::from_raw_mode(0o644))?;
@@ -150,10 +149,11 @@ impl Session {
             .map_err(|errno| failed("move into place", errno))
     }
 
-    fn make_directory(&self, name: &str) -> Result<(), Errno> {
-        mkdirat(&self.folder, name, Mode::RWXU)?;
+    fn make_directory(&self, name: &str, mode: Mode) -> Result<(), SessionError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fchmod(openat(&self.folder, name, flags, Mode::empty())?, PASSABLE)
+        mkdirat(&self.folder, name, Mode::RWXU)
+            .and_then(|()| fchmod(openat(&self.folder, name, flags, Mode::empty())?, mode))
+            .map_err(|errno| SessionError::system("create the directory", &self.path.join(name), errno))
     }
 
     fn make_file(&self, name: &str, mode: Mode) -> Result<OwnedFd, SessionError> {

@@ -20,7 +20,8 @@ const LEDGER: &str = ".ledger";
 ///
 /// When the session's configuration cannot be read.
 pub fn unwritten(folder: &Path) -> Result<Vec<PathBuf>, SessionError> {
-    let Ok(entries) = fs::read_dir(folder.join(names::PAGES)) else { return Ok(Vec::new()) };
+    let Some(pages) = pages_of(folder) else { return Ok(Vec::new()) };
+    let Ok(entries) = fs::read_dir(pages) else { return Ok(Vec::new()) };
     let records: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.as_os_str().as_bytes().ends_with(RECORD.as_bytes()))
@@ -31,6 +32,12 @@ pub fn unwritten(folder: &Path) -> Result<Vec<PathBuf>, SessionError> {
     }
     let mounts = OpenedSession::open(folder)?.config.mounts;
     Ok(records.iter().filter_map(|record| path_of(record, &mounts)).collect())
+}
+
+/// The directory of the caches: in the shared folder, the only one that has such a directory.
+fn pages_of(folder: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?;
+    entries.filter_map(|entry| Some(entry.ok()?.path().join(names::PAGES))).find(|pages| pages.is_dir())
 }
 
 /// Whether the cache with these pages has any that are dirty; when that cannot be told, it has.

@@ -10,6 +10,9 @@ use super::config::{Mount, Nofile, SessionConfig};
 use super::{OpenedSession, Session, SessionError, SessionSpec, names, sweep_stale};
 use crate::log::LogTarget;
 
+/// Of an arena.
+const ID: u128 = 0x5eed;
+
 fn spec(base: &Path) -> SessionSpec {
     let mount = Mount {
         point: "/mnt/with space".into(),
@@ -29,7 +32,7 @@ fn spec(base: &Path) -> SessionSpec {
 }
 
 fn create(base: &TempDir) -> Session {
-    Session::create(&spec(base.path()), |_| Ok(())).unwrap()
+    Session::create(&spec(base.path()), |_| Ok(ID)).unwrap()
 }
 
 /// What is in `base`.
@@ -71,8 +74,11 @@ fn modes_are_those_of_the_table_whatever_the_umask() {
         let session = create(&base);
         let path = session.path();
         assert_eq!(mode(path), 0o711);
-        assert_eq!(mode(&path.join(names::SLOTS)), 0o1733);
-        for name in [names::EXEC, names::LOCKS, names::NULL, names::SITES] {
+        assert_eq!(mode(&path.join(names::SOCKETS)), 0o1733);
+        for name in [names::SLOTS, names::LOCKS, names::GUESTS] {
+            assert_eq!(mode(&path.join(names::shared(ID)).join(name)), 0o1733);
+        }
+        for name in [names::EXEC, names::NULL, names::SITES, &names::shared(ID)] {
             assert_eq!(mode(&path.join(name)), 0o711);
         }
         assert_eq!(mode(&path.join(names::CONFIG)), 0o644);
@@ -86,7 +92,7 @@ fn the_arena_is_filled_by_the_caller_and_a_failure_leaves_nothing() {
     let base = tempfile::tempdir().unwrap();
     let fill = |arena: rustix::fd::BorrowedFd<'_>| {
         rustix::io::write(arena, b"arena").unwrap();
-        Ok(())
+        Ok(ID)
     };
     let session = Session::create(&spec(base.path()), fill).unwrap();
     assert_eq!(fs::read(session.path().join(names::ARENA)).unwrap(), b"arena");
@@ -100,7 +106,7 @@ fn the_arena_is_filled_by_the_caller_and_a_failure_leaves_nothing() {
 #[test]
 fn a_run_directory_that_is_missing_is_named() {
     let base = tempfile::tempdir().unwrap();
-    let error = Session::create(&spec(&base.path().join("missing")), |_| Ok(())).unwrap_err();
+    let error = Session::create(&spec(&base.path().join("missing")), |_| Ok(ID)).unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
 }
 
@@ -172,7 +178,7 @@ fn a_folder_whose_runner_is_dead_is_swept() {
     let alive = create(&base);
     let dead = create(&base);
     let dead_path = dead.path().to_path_buf();
-    fs::create_dir(dead_path.join("slots/17")).unwrap();
+    fs::create_dir(dead_path.join(names::shared(ID)).join("slots/17")).unwrap();
     fs::create_dir(dead_path.join("exec/1")).unwrap();
     fs::write(dead_path.join("exec/1/program"), b"").unwrap();
     drop(dead);

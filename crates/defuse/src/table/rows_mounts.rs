@@ -2,12 +2,12 @@
 
 use rustix::io::Errno;
 
-use super::Interest::{Always, Never};
+use super::Interest::{Always, Never, WhileServing};
 use super::Length::{Arg, Depends, Fixed, Items, Text};
 use super::MemArg::{In, InOut, Out};
 use super::PathArg::{At, Cwd};
 use super::Row;
-use super::Treatment::{Passed, Refused, RefusedOnMount};
+use super::Treatment::{Passed, Refused, RefusedOnMount, Served};
 
 /// The rows.
 pub const ROWS: &[Row] = &[
@@ -111,8 +111,14 @@ pub const ROWS: &[Row] = &[
     Row::new(207, "io_destroy", Passed, Never, "see io_submit"),
     Row::new(208, "io_getevents", Passed, Never, "see io_submit")
         .memory(&[Out(3, Items(2, 32)), In(4, Fixed(16))]),
-    Row::new(209, "io_submit", Passed, Never, "a request on a shadow fails with EINVAL or EBADF")
-        .memory(&[In(2, Depends)]),
+    Row::new(
+        209,
+        "io_submit",
+        Served,
+        WhileServing,
+        "what concerns a served file is done at once, its completion left to the kernel",
+    )
+    .memory(&[In(2, Depends)]),
     Row::new(210, "io_cancel", Passed, Never, "see io_submit").memory(&[In(1, Fixed(64)), Out(2, Fixed(32))]),
     Row::new(333, "io_pgetevents", Passed, Never, "see io_submit").memory(&[
         Out(3, Items(2, 32)),

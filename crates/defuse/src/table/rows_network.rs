@@ -8,38 +8,44 @@ use super::Treatment::{Passed, Served};
 
 /// The rows.
 pub const ROWS: &[Row] = &[
-    Row::new(41, "socket", Passed, Never, "gives an FD of the kernel's own"),
+    Row::new(41, "socket", Served, Always, "the kernel's; one for datagrams may send to a path on a mount"),
     Row::new(53, "socketpair", Passed, Never, "gives FDs of the kernel's own").memory(&[Out(3, Fixed(8))]),
+    Row::new(42, "connect", Served, Always, "a path on a mount leads to where the kernel has that socket")
+        .fds(&[0])
+        .memory(&[In(1, Arg(2))]),
     Row::new(
-        42,
-        "connect",
+        43,
+        "accept",
         Passed,
         Never,
-        "a socket's name is no file of a mount: ENOENT or ECONNREFUSED there",
+        "gives an FD of the kernel's own; a peer's name on a mount is shown as the kernel has it",
     )
     .fds(&[0])
-    .memory(&[In(1, Arg(2))]),
-    Row::new(43, "accept", Passed, Never, "gives an FD of the kernel's own")
-        .fds(&[0])
-        .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
-    Row::new(288, "accept4", Passed, Never, "gives an FD of the kernel's own")
-        .fds(&[0])
-        .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
+    .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
+    Row::new(
+        288,
+        "accept4",
+        Passed,
+        Never,
+        "gives an FD of the kernel's own; a peer's name on a mount is shown as the kernel has it",
+    )
+    .fds(&[0])
+    .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
     Row::new(
         49,
         "bind",
-        Passed,
-        Never,
-        "a socket's name on a mount point is made in the directory that is hidden",
+        Served,
+        Always,
+        "the plugin makes the name; the kernel has the socket in the session's folder",
     )
     .fds(&[0])
     .memory(&[In(1, Arg(2))]),
     Row::new(50, "listen", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none").fds(&[0]),
     Row::new(48, "shutdown", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none").fds(&[0]),
-    Row::new(51, "getsockname", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+    Row::new(51, "getsockname", Served, Always, "a name on a mount is shown as the program gave it")
         .fds(&[0])
         .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
-    Row::new(52, "getpeername", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+    Row::new(52, "getpeername", Served, Always, "a name on a mount is shown as the program gave it")
         .fds(&[0])
         .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
     Row::new(54, "setsockopt", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
@@ -48,15 +54,27 @@ pub const ROWS: &[Row] = &[
     Row::new(55, "getsockopt", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
         .fds(&[0])
         .memory(&[Out(3, Pointed(4)), InOut(4, Fixed(4))]),
-    Row::new(44, "sendto", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
+    Row::new(44, "sendto", Served, WhileServing, "as connect, for datagrams")
         .fds(&[0])
         .memory(&[In(1, Arg(2)), In(4, Arg(5))]),
-    Row::new(45, "recvfrom", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
-        .fds(&[0])
-        .memory(&[Out(1, Arg(2)), Out(4, Pointed(5)), InOut(5, Fixed(4))]),
-    Row::new(46, "sendmsg", Served, WhileServing, "FDs that are passed get shadows of their own first")
-        .fds(&[0])
-        .memory(&[In(1, Message)]),
+    Row::new(
+        45,
+        "recvfrom",
+        Passed,
+        Never,
+        "a sender's name on a mount is shown as the kernel has it, which can be answered",
+    )
+    .fds(&[0])
+    .memory(&[Out(1, Arg(2)), Out(4, Pointed(5)), InOut(5, Fixed(4))]),
+    Row::new(
+        46,
+        "sendmsg",
+        Served,
+        WhileServing,
+        "FDs that are passed get shadows of their own first; the address as in sendto",
+    )
+    .fds(&[0])
+    .memory(&[In(1, Message)]),
     Row::new(307, "sendmmsg", Served, WhileServing, "as sendmsg").fds(&[0]).memory(&[In(1, Messages(2))]),
     Row::new(
         47,

@@ -49,9 +49,9 @@ pub const ROWS: &[Row] = &[
     Row::new(
         157,
         "prctl",
-        Passed,
-        Never,
-        "names, limits, seccomp and others; a filter then applies to the calls that serving needs as well",
+        Served,
+        Always,
+        "as seccomp; dispatch of system calls is EINVAL while we use it",
     )
     .memory(&[InOut(1, Depends)]),
     Row::new(
@@ -62,8 +62,14 @@ pub const ROWS: &[Row] = &[
         "segment registers; the thread's own memory stays where it is",
     )
     .memory(&[InOut(1, Depends)]),
-    Row::new(317, "seccomp", Passed, Never, "a filter then applies to the calls that serving needs as well")
-        .memory(&[In(2, Depends)]),
+    Row::new(
+        317,
+        "seccomp",
+        Served,
+        Always,
+        "what serving needs once is loaded before; strict mode: the program gets the files behind its FDs; a filter applies to the plugins' calls as well",
+    )
+    .memory(&[In(2, Depends)]),
     Row::new(135, "personality", Passed, Never, "touches no FD, path, signal or mapping"),
     Row::new(
         272,

@@ -45,7 +45,7 @@ fn damage(bytes: &[u8]) {
         let slot = arena.alloc_slot(me.process(), &Description { path: &path, ..Description::default() }).unwrap();
         slot.lock(me).unwrap().set_blob(&vec![b'b'; len]).unwrap();
         slot.set_shadow(inode).unwrap();
-        let entry = |fd| ExecEntry { fd, slot: slot.id(), cloexec: false };
+        let entry = |fd| ExecEntry { fd, slot: slot.id(), cloexec: false, tag: 0, following: 0 };
         arena.put_exec_map(me.process(), (0..300).map(entry)).unwrap();
     }
     for group in bytes.chunks_exact(8) {

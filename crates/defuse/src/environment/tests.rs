@@ -1,0 +1,37 @@
+use super::{Inheritance, ProcessId};
+use proptest::prelude::*;
+
+proptest! {
+    #[test]
+    fn what_is_left_is_found(cwd in "(/[a-z /]{0,20})?", executable in "(/[a-z /]{0,20})?", soft: u64, hard: u64, process: u32) {
+        let left = Inheritance {
+            process: (process != 0).then(|| ProcessId::from_bits(process)),
+            arena: (hard % 3 == 0).then_some((hard % 1000) as i32),
+            serving: soft % 2 == 1,
+            token: None,
+            nofile: (soft, hard),
+            cwd: cwd.into_bytes(),
+            name: executable.as_bytes().iter().rev().copied().collect(),
+            executable: executable.into_bytes(),
+        };
+        let text = left.to_variable();
+        let value = text.strip_prefix(super::INHERITANCE).unwrap().strip_suffix(b"\0").unwrap();
+        prop_assert_eq!(Inheritance::parse(value), Some(left));
+    }
+}
+
+#[test]
+fn nonsense_is_no_inheritance() {
+    for text in [
+        "",
+        "-",
+        "1 0 0 -",
+        "1 0 0 - a b 0 0 ",
+        "1 0 0 x-y-z 1 2 0 0 ",
+        "1 0 0 - 1 2 9 0 /",
+        "1 0 0 - 1 2 0 9 /",
+        "1 0 0 - 1 2 0 ",
+    ] {
+        assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
+    }
+}

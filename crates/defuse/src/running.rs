@@ -1,0 +1,113 @@
+//! `ETXTBSY`: a program on a mount that runs cannot be opened for writing.
+//!
+//! What the kernel runs is a copy (see [`program`](crate::program)), which it lets nobody open for writing meanwhile. So that is tried. As
+//! the copy cannot be started in the moment in which somebody tries, who tries holds the file's folder of copies locked, and an
+//! exec that finds the copy busy waits for the lock ([`wait_until_startable`]).
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use crate::namei::{self, OpenHow, Spot};
+use crate::native;
+use crate::process::Process;
+use crate::program;
+
+/// Set in the arena's word once a program on a mount was started in this session: until then nothing is to be looked at.
+const STARTED: u32 = 1;
+
+/// A program on a mount is going to be started.
+pub fn note_start(process: &Process) {
+    process.arena.user_word().fetch_or(STARTED, Ordering::Relaxed);
+}
+
+/// `ETXTBSY` if the program at `spot` runs.
+pub fn check(process: &Process, spot: &Spot) -> Result<(), Errno> {
+    if process.arena.user_word().load(Ordering::Relaxed) & STARTED == 0 {
+        return Ok(());
+    }
+    // What is wrong with the path is for the caller's own attempt to find.
+    let Ok(attributes) = spot.call(plugin_abi::Instance::getattr) else { return Ok(()) };
+    if attributes.st_mode & sys::S_IFMT != sys::S_IFREG || attributes.st_mode & 0o111 == 0 {
+        return Ok(());
+    }
+    // There is no such folder if it was never started, and it cannot be listed by users who could not have started it.
+    let Ok(folder) = open(sys::AT_FDCWD, &program::copies_of(process, &attributes)?, DIRECTORY) else {
+        return Ok(());
+    };
+    // Who has it locked is trying, too, or is starting it.
+    let result = flock(folder, sys::LOCK_EX | sys::LOCK_NB)
+        .map_err(|_| Errno::TXTBSY)
+        .and_then(|()| try_versions(folder));
+    native::close(folder);
+    // Who may not write there is to hear of that.
+    let may_write =
+        |_: &Errno| spot.call(|instance, path| instance.access(path, W_OK, sys::AT_EACCESS as i32)).is_ok();
+    if result.as_ref().is_err_and(may_write) { Err(Errno::TXTBSY) } else { Ok(()) }
+}
+
+/// exec was told that a copy is busy, which only we can have caused: comes back when nobody tries any more, and with a
+/// descriptor that keeps it so, to be closed. exec closes it.
+pub fn wait_until_startable(copy: &[u8]) -> Result<RawFd, Errno> {
+    let up = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    let versions = up(&copy[..up(copy)]);
+    let folder = open(sys::AT_FDCWD, &copy[..versions], DIRECTORY)?;
+    flock(folder, sys::LOCK_SH).map(|()| folder).inspect_err(|_| native::close(folder))
+}
+
+const W_OK: i32 = 2;
+const DIRECTORY: u32 = sys::O_RDONLY | sys::O_DIRECTORY;
+
+fn open(at: RawFd, path: &[u8], flags: u32) -> Result<RawFd, Errno> {
+    let how = OpenHow { flags: u64::from(flags | sys::O_CLOEXEC), mode: 0, resolve: 0 };
+    namei::look_how(at, path, &how)
+}
+
+fn flock(fd: RawFd, operation: u32) -> Result<(), Errno> {
+    native::checked(sys::__NR_flock, [fd as u64, operation.into(), 0, 0, 0, 0]).map(drop)
+}
+
+fn try_versions(folder: RawFd) -> Result<(), Errno> {
+    for_each_name(folder, |version| {
+        let Ok(version) = open(folder, version, DIRECTORY) else { return Ok(()) };
+        let result = for_each_name(version, |copy| match open(version, copy, sys::O_WRONLY) {
+            Err(Errno::TXTBSY) => Err(Errno::TXTBSY),
+            Err(_) => Ok(()),
+            Ok(fd) => {
+                native::close(fd);
+                Ok(())
+            }
+        });
+        native::close(version);
+        result
+    })
+}
+
+/// Calls `each` with every name in a directory.
+fn for_each_name(directory: RawFd, mut each: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
+    /// Where a `struct linux_dirent64` has its length and its name.
+    const LENGTH: usize = 16;
+    const NAME: usize = 19;
+    let mut buffer = [0u8; 2048];
+    loop {
+        let args = [directory as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, 0, 0, 0];
+        let count = native::checked(sys::__NR_getdents64, args)? as usize;
+        if count == 0 {
+            return Ok(());
+        }
+        let mut rest = &buffer[..count];
+        while let Some(&[low, high]) = rest.get(LENGTH..LENGTH + 2) {
+            let Some((entry, after)) = rest.split_at_checked(u16::from_ne_bytes([low, high]).into()) else {
+                break;
+            };
+            rest = after;
+            let name = entry.get(NAME..).unwrap_or_default();
+            let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())];
+            if !matches!(name, b"" | b"." | b"..") {
+                each(name)?;
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Calls with two names: link and rename.
+
+use interpose::Call;
+use linux_raw_sys::general as sys;
+use plugin_abi::Instance;
+use rustix::io::Errno;
+
+use super::attributes::attributes_at;
+use super::names::{exists_or, is_mount_point};
+use super::paths::{self, At};
+use super::{Reply, Served};
+use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
+use crate::native;
+use crate::paging;
+use crate::process::Process;
+use crate::resolve::PathBytes;
+
+pub fn link(process: &'static Process, call: &Call) -> Served {
+    make_hard_link(process, call, At::cwd(0, false), At::cwd(1, false))
+}
+
+pub fn linkat(process: &'static Process, call: &Call) -> Served {
+    let flags = call.args[4] as u32;
+    if flags & !(sys::AT_SYMLINK_FOLLOW | sys::AT_EMPTY_PATH) != 0 {
+        return Ok(Reply::Pass);
+    }
+    let old = At { dirfd: Some(0), path: 1, follow: flags & sys::AT_SYMLINK_FOLLOW != 0 };
+    let new = At { dirfd: Some(2), path: 3, follow: false };
+    let by_fd = if flags & sys::AT_EMPTY_PATH != 0 && super::attributes::is_empty(call.args[1])? {
+        crate::file::served(process, call.args[0] as i32)
+    } else if old.follow {
+        namei::proc_fd(process, &old.argument(call)?.text)
+    } else {
+        None
+    };
+    let Some(file) = by_fd else { return make_hard_link(process, call, old, new) };
+    let new = new.argument(call)?;
+    match paths::locate_for_sure(process, &new, false)? {
+        Located::Served(spot) if spot.mount.number == file.mount => {
+            file.with_handle(|instance, handle| instance.flink(handle, spot.path()))?;
+            super::DONE
+        }
+        _ => Err(Errno::XDEV),
+    }
+}
+
+fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> Served {
+    if new.argument(call)?.last() != Last::Name {
+        return match why_no_link(process, &old.argument(call)?, old.follow, &new.argument(call)?) {
+            // The kernel has its own reasons where both are its business.
+            None => Ok(Reply::Pass),
+            Some(error) => Err(error),
+        };
+    }
+    two_paths(process, call, old, new, |old, new| {
+        if old.directory {
+            attributes_at(old, true)?;
+        }
+        if new.is_root() {
+            return Err(Errno::EXIST);
+        }
+        if new.directory {
+            return Err(exists_or(new, Errno::NOENT));
+        }
+        old.call(|instance, path| instance.link(path, new.path()))
+    })
+}
+
+pub fn rename(process: &'static Process, call: &Call) -> Served {
+    change_name(process, call, At::cwd(0, false), At::cwd(1, false), 0)
+}
+
+pub fn renameat(process: &'static Process, call: &Call) -> Served {
+    change_name(process, call, At::dir(false), At { dirfd: Some(2), path: 3, follow: false }, 0)
+}
+
+pub fn renameat2(process: &'static Process, call: &Call) -> Served {
+    let new = At { dirfd: Some(2), path: 3, follow: false };
+    change_name(process, call, At::dir(false), new, call.args[4] as u32)
+}
+
+fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: u32) -> Served {
+    let (old_argument, new_argument) = (old.argument(call)?, new.argument(call)?);
+    if old_argument.last() != Last::Name || new_argument.last() != Last::Name {
+        let (from, to) = (parent(process, &old_argument)?, parent(process, &new_argument)?);
+        return Err(match (from, to) {
+            (None, None) => return Ok(Reply::Pass),
+            _ if from != to => Errno::XDEV,
+            _ if old_argument.last() != Last::Name || flags & sys::RENAME_NOREPLACE == 0 => Errno::BUSY,
+            _ => Errno::EXIST,
+        });
+    }
+    two_paths(process, call, old, new, |old, new| {
+        if old.is_root() || new.is_root() || is_mount_point(process, old) || is_mount_point(process, new) {
+            return Err(Errno::BUSY);
+        }
+        if old.directory || new.directory {
+            check_slashes(old, new, flags)?;
+        }
+        let exchanged = flags & sys::RENAME_EXCHANGE != 0;
+        let replaced = if exchanged { None } else { paging::before_unlink(process, new) };
+        let moved = if replaced.is_some() { paging::before_unlink(process, old) } else { None };
+        old.call(|instance, path| instance.rename(path, new.path(), flags))?;
+        if let Some(key) = replaced.filter(|_| moved != replaced) {
+            paging::after_unlink(process, key);
+        }
+        process.renamed(old.mount.number, old.path().as_bytes(), new.path().as_bytes(), flags);
+        Ok(())
+    })
+}
+
+/// A slash at the end is for directories only. What the kernel looks at before comes first here too.
+fn check_slashes(old: &Spot, new: &Spot, flags: u32) -> Result<(), Errno> {
+    let kind = |spot: &Spot| spot.call(Instance::getattr).map(|attributes| attributes.st_mode & sys::S_IFMT);
+    let exchange = flags & sys::RENAME_EXCHANGE != 0;
+    let (from, to) = (kind(old)?, kind(new));
+    match to {
+        Err(Errno::LOOP) => return Err(Errno::LOOP),
+        Ok(_) if flags & sys::RENAME_NOREPLACE != 0 => return Err(Errno::EXIST),
+        Err(error) if exchange => return Err(error),
+        Ok(kind) if exchange && new.directory && kind != sys::S_IFDIR => return Err(Errno::NOTDIR),
+        _ => {}
+    }
+    let demanded = old.directory || new.directory && !exchange;
+    if demanded && from != sys::S_IFDIR { Err(Errno::NOTDIR) } else { Ok(()) }
+}
+
+/// Serves a call with two paths; from one mount to another, or between a mount and the rest, is `EXDEV`, once
+/// everything is there that the kernel looks at before.
+fn two_paths(
+    process: &'static Process,
+    call: &Call,
+    old: At,
+    new: At,
+    mut operation: impl FnMut(&Spot, &Spot) -> Result<(), Errno>,
+) -> Served {
+    let (mut old_argument, mut new_argument) = (old.argument(call)?, new.argument(call)?);
+    let links = matches!(call.nr, sys::__NR_link | sys::__NR_linkat);
+    let (asked, slashes) =
+        (new_argument.clone(), [&old_argument, &new_argument].map(|path| path.text.ends_with(b"/")));
+    // A slash at the end demands a directory; but only through the link that is to be linked does it lead.
+    new_argument.text = new_argument.without_slashes();
+    if !links {
+        old_argument.text = old_argument.without_slashes();
+    }
+    let apart = || {
+        if links {
+            return why_no_link(process, &old_argument, old.follow, &asked).unwrap_or(Errno::XDEV);
+        }
+        let parents = parent(process, &old_argument).and_then(|_| parent(process, &new_argument));
+        parents.err().unwrap_or(Errno::XDEV)
+    };
+    let follow = old.follow || links && slashes[0];
+    let mut operation = |mut from: Spot, mut to: Spot| {
+        from.directory |= slashes[0];
+        to.directory |= slashes[1];
+        if old.follow {
+            attributes_at(&from, true)?;
+        }
+        operation(&from, &to)
+    };
+    let first = paths::locate_for_sure(process, &old_argument, follow)?;
+    let second = paths::locate_for_sure(process, &new_argument, false)?;
+    let (from, to) = match (first, second) {
+        (Located::Native(from), Located::Native(to)) => {
+            return native_pair(call, [old, new], [from, to], slashes);
+        }
+        (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => (from, to),
+        _ => return Err(apart()),
+    };
+    match operation(from, to) {
+        Err(Errno::LOOP) => {}
+        done => return done.map(|()| Reply::Value(0)),
+    }
+    let from = old_argument.walk(process, old.follow)?;
+    let to = new_argument.walk(process, false)?;
+    match (from, to) {
+        (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => {
+            operation(from, to).map(|()| Reply::Value(0))
+        }
+        (Located::Native(from), Located::Native(to)) => native_pair(call, [old, new], [from, to], slashes),
+        _ => Err(apart()),
+    }
+}
+
+/// Which mount the directory is on that the last component is looked up in; an error if there is no such directory.
+fn parent(process: &'static Process, argument: &PathArgument) -> Result<Option<usize>, Errno> {
+    if argument.text.is_empty() {
+        return Err(Errno::NOENT);
+    }
+    let parent = PathArgument { dirfd: argument.dirfd, text: argument.parent() };
+    lookup(process, &parent, true, true)
+}
+
+/// Why there can be no link, in the order in which the kernel looks: what is to be linked must be there, and the new name not. None if
+/// both are the kernel's.
+fn why_no_link(
+    process: &'static Process,
+    old: &PathArgument,
+    follow: bool,
+    new: &PathArgument,
+) -> Option<Errno> {
+    let why = || {
+        let from = lookup(process, old, follow, false)?;
+        let to = parent(process, new)?;
+        if from.is_none() && to.is_none() {
+            return Ok(None);
+        }
+        if new.last() != Last::Name {
+            return Err(Errno::EXIST);
+        }
+        let name = PathArgument { dirfd: new.dirfd, text: new.without_slashes() };
+        match lookup(process, &name, false, false) {
+            Ok(_) => Err(Errno::EXIST),
+            Err(Errno::NOENT) if name.text.len() == new.text.len() => Err(Errno::XDEV),
+            Err(error) => Err(error),
+        }
+    };
+    why().unwrap_or_else(Some)
+}
+
+/// Finds what must be there, perhaps as a directory; says which mount it is on.
+fn lookup(
+    process: &'static Process,
+    argument: &PathArgument,
+    follow: bool,
+    directory: bool,
+) -> Result<Option<usize>, Errno> {
+    let on_mount = |spot: &Spot| {
+        let kind = attributes_at(spot, follow)?.st_mode & sys::S_IFMT;
+        if directory && kind != sys::S_IFDIR { Err(Errno::NOTDIR) } else { Ok(Some(spot.mount.number)) }
+    };
+    let elsewhere = |dirfd, text: &[u8]| {
+        let nofollow = if follow { 0 } else { sys::O_NOFOLLOW };
+        let directory = if directory { sys::O_DIRECTORY } else { 0 };
+        let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow | directory);
+        namei::look_how(dirfd, text, &OpenHow { flags, mode: 0, resolve: 0 }).map(|fd| {
+            native::close(fd);
+            None
+        })
+    };
+    match argument.perform(process, follow, on_mount)? {
+        Performed::Served(mount) => Ok(mount),
+        Performed::Native(Some(path)) => elsewhere(sys::AT_FDCWD, &path),
+        Performed::Native(None) => {
+            match paths::settle(process, argument, follow || argument.text.ends_with(b"/"))? {
+                Located::Served(spot) => on_mount(&spot),
+                Located::Native(Some(path)) => elsewhere(sys::AT_FDCWD, &path),
+                Located::Native(None) => elsewhere(argument.dirfd, &argument.text),
+            }
+        }
+    }
+}
+
+/// The kernel's call, with the paths that it would not find by the program's words.
+fn native_pair(call: &Call, at: [At; 2], paths: [Option<PathBytes>; 2], slashes: [bool; 2]) -> Served {
+    if paths.iter().all(Option::is_none) {
+        return Ok(Reply::Pass);
+    }
+    let mut args = call.args;
+    let mut names = paths;
+    for ((name, at), slash) in names.iter_mut().zip(at).zip(slashes) {
+        if let Some(name) = name {
+            let end: &[u8] = if slash && !name.ends_with(b"/") { b"/\0" } else { b"\0" };
+            name.try_extend_from_slice(end).map_err(|_| Errno::NAMETOOLONG)?;
+            args[at.path] = name.as_ptr() as u64;
+            if let Some(position) = at.dirfd {
+                args[position] = sys::AT_FDCWD as u64;
+            }
+        }
+    }
+    Ok(Reply::Value(native::raw_call(call.nr, args)))
+}
