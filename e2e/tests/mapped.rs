@@ -117,7 +117,7 @@ data = open("ck", "rb").read(); f = open("written", "w+b"); f.truncate(len(data)
 
     ripgrep: script(r#"
         cd "$MNT"; for i in $(seq 1 30); do seq $i 3000 >f$i; done
-        rg --mmap -c 299 . | sort; rg --mmap -n '^17.9$' f3 f4; rg --no-mmap -c 299 . | sort | md5sum; cat f* | rg -c 2; cat f1 f2 >all; rg --mmap -c 7 all
+        rg --mmap -c 299 . | sort; rg --mmap -j1 -n '^17.9$' f3 f4; rg --no-mmap -c 299 . | sort | md5sum; cat f* | rg -c 2; cat f1 f2 >all; rg --mmap -c 7 all
     "#).needs(&["rg"]);
 
     /// Random reads, writes, lengths, holes and copies, by FD and by mapping, on one file and on four at once.
