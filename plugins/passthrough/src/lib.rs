@@ -87,7 +87,7 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd, locks, lends }),
+            Ok(root) => Ok(Self { root, backing_fd, lends, locks }),
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }
