@@ -35,5 +35,5 @@ print(os.path.exists("g"), os.stat("g").st_size, os.fork() == 0 or os.wait()[1])
     /// Nothing of us is loaded into it; what it inherits of the mount is in the tests of unintercepted programs.
     set_user_id_program_runs_with_the_mount_as_working_directory: script(r#"
         cd "$MNT"; chmod 755 .; cp /usr/bin/id "$OUT/id"; chmod 755 "$(dirname "$OUT")" "$OUT"; chown 65534 "$OUT/id"; chmod 4755 "$OUT/id"; "$OUT/id" -u | tee f; cat f
-    "#).needs_root();
+    "#).needs_root().env("DEFUSE_LOG", "error");
 }

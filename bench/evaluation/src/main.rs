@@ -28,7 +28,6 @@ mod targets;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use numbers::Results;
@@ -88,9 +87,4 @@ fn finish(options: &Options, lines: &[Line], old: Option<&[Line]>) -> io::Result
         print!("{}", compare::describe(compare::moves(Results(old), Results(lines))));
     }
     Ok(())
-}
-
-/// Where results go that are measured for the report `output`.
-fn results_path(output: &Path) -> PathBuf {
-    output.with_extension("jsonl")
 }

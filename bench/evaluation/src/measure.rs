@@ -17,13 +17,12 @@ use crate::plan::{SECTIONS, Section};
 use crate::programs::{self, Size, Sources};
 use crate::progress::Progress;
 use crate::record::{Line, Records, Run};
-use crate::results_path;
 use crate::rounds::{self, Amount};
 use crate::stash;
 use crate::store::InUse;
 
 /// Roughly, for the time left: seconds of a round of programs, and of the other parts.
-const PROGRAMS_ROUND: f64 = 60.0;
+const PROGRAMS_ROUND: f64 = 85.0;
 const PREPARING_SOURCES: f64 = 40.0;
 /// Of either in a quick run.
 const QUICK: f64 = 3.0;
@@ -33,8 +32,7 @@ const PAGER: f64 = 30.0;
 
 /// Measures what is wanted.
 pub fn all(options: &Options, enclosure: &Enclosure) -> io::Result<Vec<Line>> {
-    let output = results_path(&options.output);
-    if let Some(folder) = output.parent() {
+    if let Some(folder) = options.results.parent() {
         fs::create_dir_all(folder)?;
     }
     let product = Product::build()?;
@@ -47,7 +45,7 @@ pub fn all(options: &Options, enclosure: &Enclosure) -> io::Result<Vec<Line>> {
         product,
         peers,
         foreign,
-        records: Records::new(Some(&output))?,
+        records: Records::new(Some(&options.results))?,
         progress: Progress::new(expected(options)),
     };
     let run = all.describe();
@@ -181,7 +179,7 @@ impl All<'_> {
         }
         if self.options.wants("stash") {
             self.progress.say("files through exec");
-            let rounds = if full { 15 } else { 1 };
+            let rounds = if full { 100 } else { 2 };
             self.at(Store::Tmpfs, |records, place, _| stash::run(records, place, rounds))?;
             self.progress.done(if full { STASH } else { 0.0 });
         }

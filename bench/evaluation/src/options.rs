@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use defuse_bench::product::Product;
+
 use crate::plan::SECTIONS;
 
 /// What is wanted.
@@ -10,8 +12,10 @@ use crate::plan::SECTIONS;
 pub struct Options {
     /// How much.
     pub extent: Extent,
-    /// The report; the results are beside it.
+    /// The report.
     pub output: PathBuf,
+    /// Where the results go.
+    pub results: PathBuf,
     /// Results to be compared with.
     pub compare: Option<PathBuf>,
     /// Results to make the report of, instead of measuring.
@@ -47,8 +51,8 @@ Runs the paper's evaluation on this machine and writes a report.
   --long            with a whole kernel built, in five rounds
   --smoke           seconds: only to see that it works
   --output FILE     the report (target/evaluation/evaluation.md); plots go into a folder beside it, results
-                    into FILE.jsonl
-  --publish         the same as --output docs/evaluation.md
+                    into a file of the same name that ends in .jsonl
+  --publish         puts the report into docs/evaluation.md of the sources, the results stay in target/
   --compare OLD     tells which figures moved beyond noise since the results OLD
   --from RESULTS    measures nothing: makes the report of RESULTS (and compares them)
   --scratch FOLDER  where to work (/dev/shm)
@@ -65,9 +69,12 @@ impl Options {
 
     fn read(mut parser: lexopt::Parser) -> Result<Option<Self>, lexopt::Error> {
         use lexopt::prelude::{Long, Short, Value, ValueExt};
+        let root = Product::sources();
+        let root = root.canonicalize().unwrap_or(root);
         let mut options = Self {
             extent: Extent::Full,
-            output: "target/evaluation/evaluation.md".into(),
+            output: root.join("target/evaluation/evaluation.md"),
+            results: root.join("target/evaluation/evaluation.jsonl"),
             compare: None,
             from: None,
             sections: Vec::new(),
@@ -78,8 +85,11 @@ impl Options {
                 Long("quick") => options.extent = Extent::Quick,
                 Long("long") => options.extent = Extent::Long,
                 Long("smoke") => options.extent = Extent::Smoke,
-                Long("output") => options.output = parser.value()?.into(),
-                Long("publish") => options.output = "docs/evaluation.md".into(),
+                Long("output") => {
+                    options.output = parser.value()?.into();
+                    options.results = options.output.with_extension("jsonl");
+                }
+                Long("publish") => options.output = root.join("docs/evaluation.md"),
                 Long("compare") => options.compare = Some(parser.value()?.into()),
                 Long("from") => options.from = Some(parser.value()?.into()),
                 Long("scratch") => options.scratch = parser.value()?.into(),
@@ -118,6 +128,14 @@ mod tests {
         assert_eq!(options.extent, Extent::Quick);
         assert!(options.wants("mapped") && options.wants("programs") && !options.wants("latency"));
         assert!(parse(&[]).unwrap().wants("latency"));
+    }
+
+    #[test]
+    fn results_are_not_published() {
+        let options = parse(&["--publish"]).unwrap();
+        assert!(options.output.ends_with("docs/evaluation.md"));
+        assert!(options.results.ends_with("target/evaluation/evaluation.jsonl"));
+        assert_eq!(parse(&["--output", "a/b.md"]).unwrap().results, std::path::Path::new("a/b.jsonl"));
     }
 
     #[test]

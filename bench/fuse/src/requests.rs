@@ -9,14 +9,15 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
 };
 use plugin_abi::{MountPath, SetAttr};
 
 use crate::attributes;
-use crate::served::{Cache, GENERATION, Served, TTL, at, c_string, done, errno, opened};
+use crate::served::{Cache, Entry, Served, TTL, at, c_string, done, errno, opened};
 
 impl Filesystem for Served {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -49,7 +50,7 @@ impl Filesystem for Served {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match c_string(name).and_then(|name| self.entry(parent, &name)) {
-            Ok((node, st)) => reply.entry(&TTL, &attributes::of(node, &st), GENERATION),
+            Ok(entry) => reply.entry(&TTL, &entry.attr, entry.generation),
             Err(error) => reply.error(error),
         }
     }
@@ -195,20 +196,19 @@ impl Filesystem for Served {
             let path = self.nodes.child(parent.0, &name).map_err(errno)?;
             let fh = self.open_path(&path, flags | libc::O_CREAT, mode)?;
             let st = self.fs.fgetattr(&opened(fh)).map_err(errno)?;
-            Ok((fh, self.nodes.tell(parent.0, &name), st))
+            Ok((fh, self.tell(parent, &name, &st)))
         });
         match created {
-            Ok((fh, node, st)) => {
-                let attr = attributes::of(node, &st);
+            Ok((fh, Entry { node, generation, attr })) => {
                 if self.cache == Cache::Passthrough {
                     match self.backing(node, fh, |fd| reply.open_backing(fd)) {
                         Some(id) => {
-                            reply.created_passthrough(&TTL, &attr, GENERATION, fh, FopenFlags::empty(), &id);
+                            reply.created_passthrough(&TTL, &attr, generation, fh, FopenFlags::empty(), &id);
                         }
-                        None => reply.created(&TTL, &attr, GENERATION, fh, FopenFlags::FOPEN_DIRECT_IO),
+                        None => reply.created(&TTL, &attr, generation, fh, FopenFlags::FOPEN_DIRECT_IO),
                     }
                 } else {
-                    reply.created(&TTL, &attr, GENERATION, fh, self.open_flags());
+                    reply.created(&TTL, &attr, generation, fh, self.open_flags());
                 }
             }
             Err(error) => reply.error(error),
@@ -316,14 +316,13 @@ impl Filesystem for Served {
             // The kernel counts no look-up of the directory itself and of its parent.
             let found = c_string(name).and_then(|name| {
                 if own {
-                    self.attributes(node, Some(fh)).map(|st| (node.0, st))
-                } else {
-                    self.entry(node, &name)
+                    let attr = attributes::of(node.0, &self.attributes(node, Some(fh))?);
+                    return Ok(Entry { node: node.0, generation: Generation(0), attr });
                 }
+                self.entry(node, &name)
             });
-            let Ok((child, st)) = found else { return false };
-            let attr = attributes::of(child, &st);
-            let full = reply.add(INodeNo(child), entry.next_cookie, name, &TTL, &attr, GENERATION);
+            let Ok(Entry { node: child, generation, attr }) = found else { return false };
+            let full = reply.add(INodeNo(child), entry.next_cookie, name, &TTL, &attr, generation);
             if full && !own {
                 self.nodes.forget(child, 1);
             }

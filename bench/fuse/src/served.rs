@@ -9,7 +9,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{BackingId, Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyEmpty, ReplyEntry};
+use fuser::{
+    BackingId, Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, ReplyEmpty, ReplyEntry,
+};
 use plugin_abi::{Handle, Instance, MountPath, Open, Purpose, stat};
 
 use crate::attributes;
@@ -18,7 +20,6 @@ use crate::passthrough::Backings;
 
 /// How long the kernel may believe names and attributes: libfuse's default.
 pub const TTL: Duration = Duration::from_secs(1);
-pub const GENERATION: Generation = Generation(0);
 
 /// What the kernel keeps of files.
 #[derive(Clone, Copy, PartialEq)]
@@ -54,6 +55,13 @@ pub struct Served {
     pub backings: Backings,
 }
 
+/// A file as the kernel knows it.
+pub struct Entry {
+    pub node: u64,
+    pub generation: Generation,
+    pub attr: FileAttr,
+}
+
 pub type Answer<T> = Result<T, Errno>;
 
 impl Served {
@@ -61,10 +69,17 @@ impl Served {
         Self { fs, nodes: Nodes::new(), cache, backings: Backings::default() }
     }
 
-    pub fn entry(&self, parent: INodeNo, name: &CStr) -> Answer<(u64, stat)> {
+    /// What the kernel is told of an entry that exists.
+    pub fn entry(&self, parent: INodeNo, name: &CStr) -> Answer<Entry> {
         let path = self.nodes.child(parent.0, name).map_err(errno)?;
         let st = self.fs.getattr(at(&path)).map_err(errno)?;
-        Ok((self.nodes.tell(parent.0, name), st))
+        Ok(self.tell(parent, name, &st))
+    }
+
+    /// The same, when its attributes are known.
+    pub fn tell(&self, parent: INodeNo, name: &CStr, st: &stat) -> Entry {
+        let (node, generation) = self.nodes.tell(parent.0, name, st.st_ino);
+        Entry { node, generation: Generation(generation), attr: attributes::of(node, st) }
     }
 
     pub fn attributes(&self, node: INodeNo, fh: Option<FileHandle>) -> Answer<stat> {
@@ -122,7 +137,7 @@ impl Served {
             self.entry(parent, &name)
         });
         match made {
-            Ok((node, st)) => reply.entry(&TTL, &attributes::of(node, &st), GENERATION),
+            Ok(entry) => reply.entry(&TTL, &entry.attr, entry.generation),
             Err(error) => reply.error(error),
         }
     }

@@ -18,6 +18,8 @@ use crate::{libraries, namei, native, user};
 
 /// The dynamic linker's list of libraries to load first.
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
+/// How a name of this library in the session's folder ends that only glibc understands, see [`glibc_name`].
+const GLIBC_NAME: &[u8] = b"/preload/$LIB/libdefuse.so";
 /// The dynamic linker's list of directories.
 const LIBRARY_PATH: &[u8] = b"LD_LIBRARY_PATH=";
 /// The folder of the session.
@@ -90,8 +92,26 @@ pub struct Found {
     pub session: Option<PathBuf>,
     /// What the previous image left.
     pub inheritance: Option<Inheritance>,
-    /// The entry of `LD_PRELOAD` that is this library.
+    /// This library, as the dynamic linker was told of it.
     pub library: Vec<u8>,
+}
+
+/// Whether the environment names a session. All that happens in a process outside of one.
+///
+/// # Safety
+/// As for [`take`].
+pub unsafe fn names_session(envp: *mut *mut u8) -> bool {
+    let mut at = envp;
+    // SAFETY: the caller vouches for the array and its strings; neither is left.
+    unsafe {
+        while !(*at).is_null() {
+            if std::ffi::CStr::from_ptr((*at).cast()).to_bytes().starts_with(SESSION) {
+                return true;
+            }
+            at = at.add(1);
+        }
+    }
+    false
 }
 
 /// Reads our variables out of the array of pointers at `envp` and takes them away from the program.
@@ -99,8 +119,8 @@ pub struct Found {
 /// # Safety
 /// `envp` is the environment that this image was started with: a null-terminated array, writable, of C strings that live as long as
 /// the process; no other thread reads it yet.
-pub unsafe fn take(envp: *mut *mut u8) -> Found {
-    let mut found = Found::default();
+pub unsafe fn take(envp: *mut *mut u8, own_name: &[u8]) -> Found {
+    let mut found = Found { library: own_name.to_vec(), ..Found::default() };
     let (mut from, mut to) = (0, 0);
     let mut library_path = None;
     loop {
@@ -119,18 +139,18 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
             found.inheritance = Inheritance::parse(left);
             false
         } else if let Some(list) = text.strip_prefix(PRELOAD) {
-            // Ours is the first: `defuse run` and `for_next_image` put it there.
+            // Ours is the first, as `defuse run` and `for_next_image` put it there, unless it came by /etc/ld.so.preload.
             let end = list.iter().position(|&byte| matches!(byte, b':' | b' ')).unwrap_or(list.len());
-            found.library = list[..end].to_vec();
-            let others = &list[(end + 1).min(list.len())..];
-            if others.is_empty() {
-                false
-            } else {
+            if is_this_library(&list[..end], own_name) {
+                found.library = list[..end].to_vec();
+                let others = &list[(end + 1).min(list.len())..];
                 // SAFETY: the shorter value fits where the longer one is; both end at the same NUL.
                 unsafe {
                     let value = entry.add(PRELOAD.len());
                     std::ptr::copy(others.as_ptr(), value, others.len() + 1);
                 }
+                !others.is_empty()
+            } else {
                 true
             }
         } else {
@@ -156,6 +176,11 @@ pub unsafe fn take(envp: *mut *mut u8) -> Found {
         unsafe { take_mirrors_out(envp.add(at), session.as_os_str().as_bytes()) };
     }
     found
+}
+
+/// Whether an entry of `LD_PRELOAD` names this library, which the dynamic linker knows as `own_name`.
+fn is_this_library(entry: &[u8], own_name: &[u8]) -> bool {
+    entry == own_name || entry.ends_with(GLIBC_NAME)
 }
 
 /// Gives the variable at `place` the value that it has for the program.
@@ -312,8 +337,7 @@ fn preload_for(process: &Process, outsider: Option<Outsider>) -> Vec<u8> {
 
 /// A name of this library with the token `$LIB` in it (ld.so(8)), for which musl looks in vain.
 fn glibc_name(process: &Process) -> Option<Vec<u8>> {
-    const BELOW: &[u8] = b"/preload/$LIB/libdefuse.so";
-    if process.library.ends_with(BELOW) {
+    if process.library.ends_with(GLIBC_NAME) {
         return Some(process.library.clone());
     }
     let made = |result: Result<u64, Errno>| matches!(result, Ok(_) | Err(Errno::EXIST)).then_some(());
@@ -331,7 +355,7 @@ fn glibc_name(process: &Process) -> Option<Vec<u8>> {
         let names = [library.as_ptr() as u64, link.as_ptr() as u64, 0, 0, 0, 0];
         made(native::checked(sys::__NR_symlink, names))?;
     }
-    Some([&process.folder, BELOW].concat())
+    Some([&process.folder, GLIBC_NAME].concat())
 }
 
 /// The entries of a null-terminated array of pointers in the program's memory; a null array has none.

@@ -271,10 +271,16 @@ impl OpenFile {
 impl Drop for OpenFile {
     /// The last FD of this process and the last call that used it are gone.
     fn drop(&mut self) {
-        if let Some(instance) = self.process.mounts[self.mount].loaded()
-            && let Err(error) = instance.close(borrowed(*self.handle.get_mut()))
-        {
-            trace::debug(format_args!("close: {error}"));
+        if let Some(instance) = self.process.mounts[self.mount].loaded() {
+            let handle = borrowed(*self.handle.get_mut());
+            // The descriptor that the plugin closes has a number of the program's.
+            let adopted = matches!(self.form(), Form::Backing(_));
+            interpose::pass_inner_calls(adopted);
+            let closed = instance.close(handle);
+            interpose::pass_inner_calls(false);
+            if let Err(error) = closed {
+                trace::debug(format_args!("close: {error}"));
+            }
         }
         lock_files::let_go(self.process, &self.locks);
         shadow::let_go(self.process, self.slot);

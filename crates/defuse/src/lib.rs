@@ -24,10 +24,12 @@ mod namei;
 mod native;
 mod next_image;
 mod nofile;
+mod openat2;
 #[allow(unsafe_code)]
 mod paging;
 pub mod path_bytes;
 mod private_fd;
+mod proc_links;
 mod process;
 mod program;
 pub mod resolve;

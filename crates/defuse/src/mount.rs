@@ -33,6 +33,8 @@ pub struct Mount {
     /// Threads that are loading the library.
     loaders: AtomicU32,
     instance: OnceLock<Result<Instance, Errno>>,
+    /// The last open gave the program the plugin's own descriptor: so will the next.
+    hands_over: AtomicBool,
     /// The plugin has said that it has no `save`.
     pub saves_nothing: AtomicBool,
 }
@@ -42,7 +44,20 @@ impl Mount {
     pub fn new(number: usize, point: CString, library: PathBuf, backend: CString, options: CString) -> Self {
         let (loading, loaders, instance) = (Lock::new(()), AtomicU32::new(0), OnceLock::new());
         let (keepers, saves_nothing) = (Keepers::new(), AtomicBool::new(false));
-        Self { number, point, library, backend, options, keepers, loading, loaders, instance, saves_nothing }
+        let hands_over = AtomicBool::new(true);
+        Self {
+            number,
+            point,
+            library,
+            backend,
+            options,
+            keepers,
+            loading,
+            loaders,
+            instance,
+            hands_over,
+            saves_nothing,
+        }
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is
@@ -61,6 +76,18 @@ impl Mount {
     /// The instance if the plugin has been loaded and works.
     pub fn loaded(&self) -> Option<&Instance> {
         self.instance.get()?.as_ref().ok()
+    }
+
+    /// Whether the next file that is opened is likely to become the program's own descriptor.
+    pub fn hands_over(&self) -> bool {
+        self.hands_over.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether an open gave the program the plugin's own descriptor.
+    pub fn note_hand_over(&self, handed_over: bool) {
+        if self.hands_over() != handed_over {
+            self.hands_over.store(handed_over, Ordering::Relaxed);
+        }
     }
 
     /// Holds the mount still while the process forks; [`after_fork`](Self::after_fork) lets go, on both sides.

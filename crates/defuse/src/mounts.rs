@@ -66,6 +66,16 @@ impl MountTable {
         self.mounts.iter().position(|mount| mount.hidden == (dev, ino))
     }
 
+    /// All mount points.
+    pub fn points(&self) -> impl Iterator<Item = &[u8]> {
+        self.mounts.iter().map(|mount| mount.point.as_slice())
+    }
+
+    /// The inode numbers of the directories that the mounts hide.
+    pub fn hidden_inodes(&self) -> impl Iterator<Item = u64> {
+        self.mounts.iter().map(|mount| mount.hidden.1)
+    }
+
     /// The mount point of mount number `index`.
     pub fn point(&self, index: usize) -> &[u8] {
         &self.mounts[index].point

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
 use arrayvec::ArrayVec;
@@ -14,7 +15,12 @@ use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
-use crate::{native, nofile, private_fd, working_directory};
+use crate::{native, private_fd, working_directory};
+
+pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_how, open_waiting};
+
+/// What paths begin with whose links read differently for us and for the kernel, or may: see [`magic_link`] and [`proc_fd`].
+pub const MAGIC_PREFIXES: [&[u8]; 3] = [b"/proc", b"/dev/fd", b"/dev/std"];
 
 /// Where a path argument leads.
 pub enum Located {
@@ -133,7 +139,7 @@ impl PathArgument {
 
     /// Reads the path at `pointer` in the program's memory.
     pub fn read(dirfd: RawFd, pointer: u64) -> Result<Self, Errno> {
-        let mut buffer = [0; PATH_MAX];
+        let mut buffer = [MaybeUninit::uninit(); PATH_MAX];
         let text = usercopy::read_cstr(pointer, &mut buffer).map_err(|error| match error {
             CstrError::Efault => Errno::FAULT,
             CstrError::TooLong => Errno::NAMETOOLONG,
@@ -201,6 +207,17 @@ impl PathArgument {
     fn find(&self, process: &'static Process, walk: Option<bool>) -> Result<Located, Errno> {
         if self.text.is_empty() {
             return Err(Errno::NOENT);
+        }
+        if walk.is_none() && self.is_absolute() && resolve::is_plain(&self.text) {
+            // As `lexical` would answer, without a copy of the path.
+            return match resolve::located(&process.table, &self.text) {
+                Some((mount, below)) => Ok(Located::Served(Spot::new(
+                    &process.mounts[mount],
+                    PathBytes::try_from(below)?,
+                    false,
+                )?)),
+                None => Ok(Located::Native(None)),
+            };
         }
         let base = match self.base(process)? {
             Base::Path(path) => path,
@@ -370,7 +387,7 @@ impl Links for NamespaceLinks {
             let length = spot.call(|instance, path| instance.readlink(path, &mut buffer[..PATH_MAX - 1]))?;
             return target.try_extend_from_slice(&buffer[..length]).map_err(|_| Errno::NAMETOOLONG);
         }
-        if let Some(served) = magic_link(self.process, path)? {
+        if let Some(served) = crate::proc_links::magic_link(self.process, path)? {
             return target.try_extend_from_slice(&served).map_err(|_| Errno::NAMETOOLONG);
         }
         let mut name = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
@@ -396,126 +413,4 @@ impl Links for NamespaceLinks {
         native::close(fd);
         Ok(())
     }
-}
-
-/// Where a link of /proc leads, if it is about something served: an open file, the working directory, the program.
-pub fn magic_link(process: &'static Process, path: &[u8]) -> Result<Option<PathBytes>, Errno> {
-    match own_proc(path) {
-        Some(b"/cwd") => {
-            let served = process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. }));
-            if served { working_path(process).map(Some) } else { Ok(None) }
-        }
-        Some(b"/exe") => Ok(process.executable.clone()),
-        _ => proc_fd(process, path).map(|file| file.absolute_path()).transpose(),
-    }
-}
-
-/// What readlink(2) of a link of /proc gives: as [`magic_link`], and it says when the name is gone.
-pub fn magic_text(process: &'static Process, path: &[u8]) -> Result<Option<PathBytes>, Errno> {
-    let Some(mut text) = magic_link(process, path)? else { return Ok(None) };
-    let gone = match proc_fd(process, path) {
-        Some(file) => file.with_handle(Instance::fgetattr).is_ok_and(|attributes| attributes.st_nlink == 0),
-        None if own_proc(path) == Some(b"/cwd") && working_directory::is_removed(process) => true,
-        None => match process.table.find(&text) {
-            Some((mount, below)) if !below.is_empty() => {
-                let below = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;
-                Spot::new(&process.mounts[mount], below, false)?.call(Instance::getattr).is_err()
-            }
-            _ => false,
-        },
-    };
-    if gone {
-        text.try_extend_from_slice(b" (deleted)").map_err(|_| Errno::NAMETOOLONG)?;
-    }
-    Ok(Some(text))
-}
-
-/// The rest of a path after `/proc/self`, `/proc/thread-self` or `/proc/PID[/task/TID]` of this process.
-fn own_proc(path: &[u8]) -> Option<&[u8]> {
-    let rest = path.strip_prefix(b"/proc/")?;
-    let (owner, rest) = rest.split_at(rest.iter().position(|&byte| byte == b'/')?);
-    let own = match owner {
-        b"self" | b"thread-self" => true,
-        pid => parse(pid)? == u32::try_from(native::raw_call(sys::__NR_getpid, [0; 6])).ok()?,
-    };
-    own.then(|| skip_task(rest))
-}
-
-/// The served file that a path of the form `/proc/self/fd/N`, `/proc/PID/fd/N` (of this process), `/dev/fd/N` or `/dev/stdin`
-/// names.
-pub fn proc_fd(process: &'static Process, path: &[u8]) -> Option<FileRef> {
-    let number = match path {
-        b"/dev/stdin" => 0,
-        b"/dev/stdout" => 1,
-        b"/dev/stderr" => 2,
-        _ => {
-            let digits = match path.strip_prefix(b"/dev/fd/") {
-                Some(digits) => digits,
-                None => own_proc(path)?.strip_prefix(b"/fd/")?,
-            };
-            parse(digits)? as RawFd
-        }
-    };
-    file::served(process, number)
-}
-
-/// Takes a `/task/TID` away.
-fn skip_task(rest: &[u8]) -> &[u8] {
-    let Some(tail) = rest.strip_prefix(b"/task/") else { return rest };
-    tail.iter().position(|&byte| byte == b'/').map_or(rest, |slash| &tail[slash..])
-}
-
-fn parse(digits: &[u8]) -> Option<u32> {
-    if digits.is_empty() || digits.len() > 10 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
-}
-
-/// openat2(2)'s argument.
-#[repr(C)]
-pub struct OpenHow {
-    /// `O_*`.
-    pub flags: u64,
-    /// Permission bits for what is created.
-    pub mode: u64,
-    /// `RESOLVE_*`.
-    pub resolve: u64,
-}
-
-/// `RESOLVE_NO_SYMLINKS`.
-pub const NO_SYMLINKS: u64 = sys::RESOLVE_NO_SYMLINKS as u64;
-
-/// As [`open_how`], for a look: the FD is closed before the call is over, and may have any number.
-pub fn look_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
-    match open_how(dirfd, path, how) {
-        Err(Errno::MFILE) => nofile::with_room(|| open_how(dirfd, path, how)),
-        result => result,
-    }
-}
-
-/// openat2(2) on the kernel's name space.
-pub fn open_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
-    openat2(native::checked, dirfd, path, how)
-}
-
-/// As [`open_how`], for an open that the program itself has asked for: it may wait (for the other end of a FIFO), and a signal
-/// ends it ([`native::checked_interruptible`]).
-pub fn open_waiting(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
-    openat2(native::checked_interruptible, dirfd, path, how)
-}
-
-fn openat2(
-    call: impl Fn(u32, [u64; 6]) -> Result<u64, Errno>,
-    dirfd: RawFd,
-    path: &[u8],
-    how: &OpenHow,
-) -> Result<RawFd, Errno> {
-    let mut name = ArrayVec::<u8, { PATH_MAX + 1 }>::new();
-    name.try_extend_from_slice(path).map_err(|_| Errno::NAMETOOLONG)?;
-    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
-    let how_pointer = std::ptr::from_ref(how) as u64;
-    let size = size_of::<OpenHow>() as u64;
-    call(sys::__NR_openat2, [dirfd as u64, name.as_ptr() as u64, how_pointer, size, 0, 0])
-        .map(|fd| fd as RawFd)
 }

@@ -19,6 +19,8 @@ use crate::{native, thread};
 
 /// The program gets no number at or above this, whatever its limit.
 static CEILING: AtomicU64 = AtomicU64::new(u64::MAX);
+/// As [`limit`] says.
+static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 /// The kernel's hard limit when it was last seen.
 static KERNEL_HARD: AtomicU64 = AtomicU64::new(0);
 /// Held while the kernel's soft limit is not the program's. Waited for by holders of any other lock but the heap's.
@@ -80,7 +82,7 @@ pub fn refresh(process: &Process) {
     KERNEL_HARD.store(hard, Ordering::Relaxed);
     let (shown_soft, shown_hard) = process.nofile();
     if soft != enforced(shown_soft) {
-        process.nofile.0.store(soft, Ordering::Relaxed);
+        show(process, soft);
     }
     process.nofile.1.store(shown_hard.min(hard), Ordering::Relaxed);
 }
@@ -99,9 +101,20 @@ pub fn change(process: &Process, [soft, hard]: [u64; 2]) -> Result<(), Errno> {
     let wanted = [enforced(soft), kernel[1].max(hard)];
     set(&wanted)?;
     KERNEL_HARD.store(wanted[1], Ordering::Relaxed);
-    process.nofile.0.store(soft, Ordering::Relaxed);
+    show(process, soft);
     process.nofile.1.store(hard, Ordering::Relaxed);
     Ok(())
+}
+
+/// The program's FDs are below this, as far as the kernel is not about to make a private one.
+pub fn limit() -> &'static AtomicU64 {
+    &LIMIT
+}
+
+/// Sets the limit that the program is shown.
+pub fn show(process: &Process, soft: u64) {
+    process.nofile.0.store(soft, Ordering::Relaxed);
+    LIMIT.store(enforced(soft), Ordering::Relaxed);
 }
 
 /// Before a fork: the child must not inherit a limit that is raised.

@@ -52,6 +52,13 @@ pub trait Links {
 /// What `path` means relative to the canonical absolute directory `base`, going by the text alone.
 pub fn lexical(mounts: &MountTable, base: &[u8], path: &[u8]) -> Result<Place, Errno> {
     let mut current = start(base, path)?;
+    if is_plain(path) {
+        if path[0] != b'/' {
+            append(&mut current, b"/")?;
+        }
+        append(&mut current, path)?;
+        return place(mounts, current, false, path[0] != b'/' && mounts.find(base).is_some());
+    }
     // How much of `current` is known to be free of links: `..` may only take away that.
     let mut canonical = current.len();
     for name in components(path) {
@@ -67,6 +74,25 @@ pub fn lexical(mounts: &MountTable, base: &[u8], path: &[u8]) -> Result<Place, E
     }
     let rewritten = path[0] != b'/' && mounts.find(base).is_some();
     place(mounts, current, ends_in_directory(path), rewritten)
+}
+
+/// Whether the text is normalised already: names, with one slash between two of them.
+pub fn is_plain(path: &[u8]) -> bool {
+    // A slash comes before the first name, whether written or not, and after the last.
+    let mut after_slash = true;
+    let mut rest = path.strip_prefix(b"/").unwrap_or(path);
+    loop {
+        match rest {
+            [] => return !after_slash,
+            [b'/', ..] | [b'.'] | [b'.', b'/', ..] | [b'.', b'.'] | [b'.', b'.', b'/', ..] if after_slash => {
+                return false;
+            }
+            [byte, after @ ..] => {
+                after_slash = *byte == b'/';
+                rest = after;
+            }
+        }
+    }
 }
 
 /// What `path` means relative to the canonical absolute directory `base`, with every link on the way read. The
@@ -169,7 +195,7 @@ fn place(mounts: &MountTable, path: PathBytes, directory: bool, rewritten: bool)
 }
 
 /// The mount under `path` and the path below its point, `/` for the point itself.
-fn located<'p>(mounts: &MountTable, path: &'p [u8]) -> Option<(usize, &'p [u8])> {
+pub fn located<'p>(mounts: &MountTable, path: &'p [u8]) -> Option<(usize, &'p [u8])> {
     let (mount, below) = mounts.find(path)?;
     Some((mount, if below.is_empty() { b"/" } else { below }))
 }

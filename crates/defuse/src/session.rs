@@ -8,9 +8,9 @@
 //! | `session` | 0644 | the configuration, see [`SessionConfig`] |
 //! | `arena` | 0600 | memory that all processes of the session share |
 //! | `exec/` | 0711 | copies of programs that lie on a mount, while they are started |
-//! | `sockets/` | 1733 | where the kernel has the sockets that are named on a mount |
 //! | `ID/slots/` | 1733 | shadows: an object for each open file description |
 //! | `ID/locks/` | 1733 | files that carry the locks of served files |
+//! | `sockets/` | 1733 | where the kernel has the sockets that are named on a mount |
 //! | `null/` | 0711 | an empty directory |
 //! | `ID/pages/` | 1733 | pages of mapped files, see `crate::paging`; only if a plugin needs that |
 //! | `sites/` | 0711 | lists of system call sites of the libraries that were met, see [`crate::site_lists`] |

@@ -1,13 +1,14 @@
 //! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use arrayvec::ArrayVec;
-use interpose::DispatchPolicy;
+use interpose::{DispatchPolicy, PathFilter};
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -23,8 +24,8 @@ use crate::session::{OpenedSession, SessionConfig, names};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
 use crate::{
-    address_space, file, handover, libraries, lock_files, log, native, nofile, private_fd, site_lists, trace,
-    working_directory,
+    address_space, file, handover, libraries, lock_files, log, namei, native, nofile, private_fd, site_lists,
+    trace, working_directory,
 };
 
 /// linux/prctl.h
@@ -46,16 +47,29 @@ unsafe extern "C" {
 unsafe extern "C" fn constructor(_argc: i32, _argv: *mut *mut u8, envp: *mut *mut u8) {
     // SAFETY: ld.so passes the environment, and behind it lies the auxiliary vector.
     let auxiliary = unsafe { Auxiliary::behind(envp) };
-    if auxiliary.secure || auxiliary.program_is_here() {
+    // SAFETY: as below.
+    if auxiliary.secure || auxiliary.program_is_here() || !unsafe { environment::names_session(envp) } {
         return;
     }
     // SAFETY: as `take` demands: it is the environment of the start, and there is one thread or others have not begun to look.
-    let found = unsafe { environment::take(envp) };
+    let found = unsafe { environment::take(envp, own_name()) };
     let Some(folder) = &found.session else { return };
     if let Err(reason) = start(folder, &found) {
         log::line(log::Level::Error, format_args!("cannot join the session {}: {reason}", folder.display()));
         // Going on without the mounts would show the program an empty directory in their place.
         native::raw_call(sys::__NR_exit_group, [125, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// This library as the dynamic linker found it: the text in `LD_PRELOAD` or `/etc/ld.so.preload`.
+fn own_name() -> &'static [u8] {
+    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: asks about an address of our own; the answer's name lives as long as the library.
+    unsafe {
+        if libc::dladdr((&raw const __ehdr_start).cast(), found.as_mut_ptr()) == 0 {
+            return b"";
+        }
+        CStr::from_ptr(found.assume_init().dli_fname).to_bytes()
     }
 }
 
@@ -147,6 +161,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         paging: crate::paging::Paging::default(),
         sweep_at: AtomicU32::new(4096),
     }));
+    nofile::show(process, nofile.0);
     nofile::refresh(process);
     stages.end("mounts");
     inherit(process, inheritance)?;
@@ -350,11 +365,17 @@ fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Bo
     let pages = Path::new(OsStr::from_bytes(&process.shared_folder)).join(names::PAGES);
     let pages = rustix::fs::stat(pages).is_ok();
     let lists = Box::leak(Box::new(SessionLists::new(folder, pages)));
+    let paths = Box::leak(Box::new(PathFilter::new(
+        process.table.points().chain(namei::MAGIC_PREFIXES),
+        process.table.hidden_inodes(),
+        nofile::limit(),
+    )));
     let config = site_lists::interests(pages)
         .dispatch(dispatch)
         .serving(process.serving)
         .fd_states(states())
-        .plans(lists);
+        .plans(lists)
+        .paths(paths);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use interpose::Call;
@@ -88,7 +89,7 @@ fn report(start: Timespec, call: &Call, served: &Served) {
     };
     let end = clock_gettime(ClockId::Monotonic);
     let nanoseconds = (end.tv_sec - start.tv_sec) * 1_000_000_000 + (end.tv_nsec - start.tv_nsec);
-    let mut buffer = [0; 512];
+    let mut buffer = [MaybeUninit::uninit(); 512];
     let row = table::row(call.nr as u16);
     let name = row.map_or("?", |row| row.name);
     let path = row.and_then(table::Row::path_argument).and_then(|(dirfd, position)| {

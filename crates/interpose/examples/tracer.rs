@@ -8,6 +8,7 @@
 //! Calls that end, replace or fork the process are printed without result, as are those that may wait.
 
 use std::io::{Cursor, Write};
+use std::mem::MaybeUninit;
 
 use interpose::{Call, Config, Handler, Interest, NUMBERS, Outcome, raw, usercopy};
 
@@ -22,7 +23,7 @@ impl Handler for Tracer {
     fn call(&self, call: &mut Call) -> Outcome {
         let mut line = Cursor::new([0_u8; 512]);
         let [a, b, c, d, ..] = call.args;
-        let mut path = [0; 256];
+        let mut path = [MaybeUninit::uninit(); 256];
         let named = if call.nr == SYS_OPENAT { usercopy::read_cstr(b, &mut path).ok() } else { None };
         let _ = write!(line, "{}({a:#x}, {b:#x}, {c:#x}, {d:#x})", call.nr);
         if let Some(named) = named {

@@ -14,6 +14,8 @@ pub struct Call {
     original: [u64; ARGS],
     stack_pointer: u64,
     site: u64,
+    /// An errno or an FD; 0 when it was not made.
+    tried: i32,
 }
 
 impl Call {
@@ -23,7 +25,7 @@ impl Call {
     }
 
     pub(crate) fn from_site(nr: u32, args: [u64; ARGS], site: u64, stack_pointer: u64) -> Self {
-        Self { nr, args, original: args, stack_pointer, site }
+        Self { nr, args, original: args, stack_pointer, site, tried: 0 }
     }
 
     /// Address where the program makes this call (the start of the rewritten instructions, or the
@@ -35,6 +37,16 @@ impl Call {
     /// The program's stack pointer at the call.
     pub fn stack_pointer(&self) -> u64 {
         self.stack_pointer
+    }
+
+    /// What came out when the entry made this very call; it was offered as that may not be all. See [`crate::PathFilter`].
+    pub fn tried(&self) -> Option<i64> {
+        (self.tried != 0).then_some(i64::from(self.tried))
+    }
+
+    /// 0: it was not made.
+    pub(crate) fn set_tried(&mut self, result: i64) {
+        self.tried = result as i32;
     }
 
     /// The arguments as the program gave them.

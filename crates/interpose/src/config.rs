@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU8;
 
-use crate::PlanStore;
+use crate::{PathFilter, PlanStore};
 
 /// System call numbers are below this; higher ones always go to the kernel (which knows none).
 pub const NUMBERS: usize = 512;
@@ -73,6 +73,7 @@ pub struct Config {
     pub(crate) dispatch: DispatchPolicy,
     pub(crate) ignored_objects: &'static [&'static str],
     pub(crate) plans: Option<&'static dyn PlanStore>,
+    pub(crate) paths: Option<&'static PathFilter>,
 }
 
 impl Default for Config {
@@ -93,6 +94,7 @@ impl Config {
             dispatch: DispatchPolicy::Never,
             ignored_objects: &[],
             plans: None,
+            paths: None,
         }
     }
 
@@ -150,6 +152,14 @@ impl Config {
     #[must_use]
     pub const fn ignored_objects(mut self, objects: &'static [&'static str]) -> Self {
         self.ignored_objects = objects;
+        self
+    }
+
+    /// Of the calls that look up one path, those of [`Interest::Always`] are offered only when the path may be of interest. See
+    /// [`PathFilter`].
+    #[must_use]
+    pub const fn paths(mut self, filter: &'static PathFilter) -> Self {
+        self.paths = Some(filter);
         self
     }
 

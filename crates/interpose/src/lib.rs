@@ -8,6 +8,7 @@ mod handler;
 mod install;
 mod lodger;
 mod objects;
+mod paths;
 mod plans;
 mod process;
 pub mod raw;
@@ -24,6 +25,8 @@ pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UN
 pub use dispatch::armed as is_dispatching;
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
+pub use paths::PathFilter;
 pub use plans::{PlanStore, store_plans};
 pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
+pub use serve::pass_inner_calls;
 pub use table::set_alert;

@@ -74,6 +74,9 @@ fn call_of(frame: &Frame, nr: u32) -> Call {
 
 fn offer(frame: &mut Frame, nr: u32) -> u64 {
     let mut call = call_of(frame, nr);
+    // SAFETY: the block is this thread's.
+    let tried = core::mem::take(unsafe { &mut (*tls::current()).tried });
+    call.set_tried(tried);
     match handler().call(&mut call) {
         Outcome::Return(RESTART) => LEAVE_AGAIN,
         Outcome::Return(value) => {
@@ -194,6 +197,13 @@ unsafe fn inner(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
     LEAVE_DONE
 }
 
+/// Says whether calls that this thread makes inside, from now on, go to the kernel without [`Handler::inner_call`]. For a
+/// handler that has nothing to say about them, around code that makes some: asking costs as much as serving a call.
+pub fn pass_inner_calls(pass: bool) {
+    // SAFETY: the block is this thread's.
+    unsafe { (*tls::current()).inner_passes = pass.into() };
+}
+
 /// Asks the host about a fault. Returns whether it mended it.
 pub fn fault(signal: u32, context: &mut Context, tls: &mut Tls) -> bool {
     let before = tls.inside;
@@ -217,5 +227,6 @@ pub fn abandon(context: &Context, tls: &mut Tls) {
         let floor = tls.stack + crate::entry::stack::SIZE as u64 / 2;
         tls.top = if below > floor { below } else { stack.end };
     }
+    tls.inner_passes = 0;
     tls.inside = OUTSIDE;
 }

@@ -23,11 +23,28 @@ pub const MASK_R8: u8 = 9;
 pub const MASK_PAIR_R9: u8 = 10;
 /// By the FD, whose state is forgotten.
 pub const CLOSES: u8 = 11;
+/// By the text of a path, see [`crate::paths`]: in the first argument if the class is even, in the second if it is odd.
+pub const PATH_FIRST: u8 = 12;
+pub const PATH_SECOND: u8 = 13;
+/// ... which fill in a `struct stat`, the second argument; the third; or a `struct statx`, the fifth.
+pub const PATH_STAT: u8 = 14;
+pub const PATH_STAT_AT: u8 = 15;
+pub const PATH_STATX: u8 = 17;
+/// ... which open it.
+pub const PATH_OPEN: u8 = 18;
+pub const PATH_OPEN_AT: u8 = 19;
+
+/// All flags of open(2) but access mode, `O_CREAT`, `O_EXCL`, `O_NOCTTY`, `O_TRUNC`, `O_APPEND`, `O_NONBLOCK`, `O_LARGEFILE`, `O_DIRECTORY`,
+/// `O_CLOEXEC`.
+pub const PATH_RARE_FLAGS: u32 = !0x0009_8fc3;
 
 /// Offsets in the table from a number's class: whether calls made inside are of interest,
 /// and what the host's interest alone would be.
 pub const INNER: usize = NUMBERS;
 pub const HOST_CLASS: usize = 2 * NUMBERS;
+/// Who wants calls made inside: this crate, the host.
+const INNER_OWN: u8 = 1;
+pub const INNER_HOST: u8 = 2;
 
 /// Three bytes for each number: class, inner, host class.
 pub type Classes = [AtomicU8; 3 * NUMBERS];
@@ -53,6 +70,13 @@ pub static DISPATCHING: AtomicU8 = AtomicU8::new(0);
 /// The text from which dispatch lets calls through.
 pub static DISPATCH_START: AtomicU64 = AtomicU64::new(0);
 pub static DISPATCH_LENGTH: AtomicU64 = AtomicU64::new(0);
+static NO_PREFIXES: [u64; 2] = [0; 2];
+static NO_INODES: u64 = 0;
+static NO_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The parts of the [`crate::PathFilter`].
+pub static PATH_PREFIXES: AtomicPtr<[u64; 2]> = AtomicPtr::new((&raw const NO_PREFIXES).cast_mut());
+pub static PATH_INODES: AtomicPtr<u64> = AtomicPtr::new((&raw const NO_INODES).cast_mut());
+pub static PATH_FD_LIMIT: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const NO_LIMIT).cast_mut());
 /// Where `errno` is, relative to the thread pointer.
 pub static ERRNO_OFFSET: AtomicU64 = AtomicU64::new(0);
 
@@ -118,6 +142,25 @@ const fn host_class(interest: Interest) -> u8 {
     }
 }
 
+/// The class of calls that look up one path, if the host has a [`crate::PathFilter`] and would be offered all of them.
+const fn path_class(nr: u32) -> Option<u8> {
+    Some(match nr {
+        2 => PATH_OPEN,
+        4 => PATH_STAT,
+        6 | 21 | 89 => PATH_FIRST,
+        257 => PATH_OPEN_AT,
+        262 => PATH_STAT_AT,
+        267 | 269 | 439 => PATH_SECOND,
+        332 => PATH_STATX,
+        _ => return None,
+    })
+}
+
+/// Whether a call of this class that the entry made with this result has to be made or offered once more. It may be, in any case.
+pub const fn to_be_offered(class: u8, result: i64) -> bool {
+    class < PATH_OPEN || matches!(result, -40 | -22 | -38 | -1)
+}
+
 /// Fills the table. Called before any site leads to the entry.
 pub fn fill(config: &Config) {
     if let Some(states) = config.fd_states {
@@ -126,6 +169,11 @@ pub fn fill(config: &Config) {
     if let Some(serving) = config.serving {
         SERVING.store((&raw const *serving).cast_mut(), Relaxed);
     }
+    if let Some(paths) = config.paths {
+        PATH_PREFIXES.store(paths.prefixes.as_ptr().cast_mut(), Relaxed);
+        PATH_INODES.store(paths.inodes.as_ptr().cast_mut(), Relaxed);
+        PATH_FD_LIMIT.store((&raw const *paths.fd_limit).cast_mut(), Relaxed);
+    }
     for (nr, (interest, inner)) in config.interests.iter().zip(config.inner).enumerate() {
         let host = host_class(*interest);
         let class = match own(nr as u32) {
@@ -133,11 +181,12 @@ pub fn fill(config: &Config) {
             Some(Own::Wait { .. }) if host != NEVER => ALWAYS,
             Some(own) => own_class(own),
             None if host == NEVER && inner => INNER_ONLY,
+            None if host == ALWAYS && config.paths.is_some() => path_class(nr as u32).unwrap_or(host),
             None => host,
         };
         let own_inner = matches!(own(nr as u32), Some(Own::Action | Own::Mask | Own::Fork | Own::Executable));
         TABLE[nr].store(class, Relaxed);
-        TABLE[INNER + nr].store(u8::from(inner) << 1 | u8::from(own_inner), Relaxed);
+        TABLE[INNER + nr].store((u8::from(inner) * INNER_HOST) | (u8::from(own_inner) * INNER_OWN), Relaxed);
         TABLE[HOST_CLASS + nr].store(host, Relaxed);
         let asked = config.alert[nr] || *interest == Interest::WhileAlert;
         let alert = match own(nr as u32) {
@@ -185,7 +234,7 @@ pub fn host_interested(nr: u32, args: &[u64; 6]) -> bool {
 
 /// Whether the host wants calls of this number that are made inside.
 pub fn host_inner(nr: u32) -> bool {
-    TABLE[INNER + nr as usize].load(Relaxed) & 2 != 0
+    TABLE[INNER + nr as usize].load(Relaxed) & INNER_HOST != 0
 }
 
 fn foreign(fd: u32) -> bool {

@@ -97,9 +97,36 @@ global_asm!(
     ".globl interpose_copy_string",
     "interpose_copy_string:",
     "xor ecx, ecx",
+    "mov r8, 0x0101010101010101",
+    "mov r9, 0x8080808080808080",
+    // Eight bytes at once where they fit in the buffer and do not reach into another page.
     "8:",
+    "lea rax, [rcx + 8]",
+    "cmp rax, rdx",
+    "ja 10f",
+    "lea rax, [rsi + rcx]",
+    "and eax, 0xfff",
+    "cmp eax, 0xff8",
+    "ja 10f",
+    "mov rax, [rsi + rcx]",
+    "mov [rdi + rcx], rax",
+    "mov r10, rax",
+    "sub rax, r8",
+    "not r10",
+    "and rax, r10",
+    "and rax, r9",
+    "jne 9f",
+    "add rcx, 8",
+    "jmp 8b",
+    // The lowest bit set is that of the first zero byte.
+    "9:",
+    "bsf rax, rax",
+    "shr eax, 3",
+    "lea rax, [rax + rcx + 1]",
+    "ret",
+    "10:",
     "cmp rcx, rdx",
-    "jae 9f",
+    "jae 11f",
     "mov al, [rsi + rcx]",
     "mov [rdi + rcx], al",
     "inc rcx",
@@ -107,7 +134,7 @@ global_asm!(
     "jne 8b",
     "mov rax, rcx",
     "ret",
-    "9:",
+    "11:",
     "xor eax, eax",
     "ret",
     ".hidden interpose_usercopy_end",
@@ -137,6 +164,13 @@ unsafe extern "C" {
     fn interpose_peek_r9();
     fn interpose_peek_r9_mask();
     fn interpose_peek_failed();
+    // Its look at paths and at what came out.
+    fn interpose_path_start();
+    fn interpose_path_end();
+    fn interpose_path_failed();
+    fn interpose_quick_peek_start();
+    fn interpose_quick_peek_end();
+    fn interpose_quick_done();
 }
 
 /// Copies `from.len()` bytes to `to` in the program's memory.
@@ -214,12 +248,14 @@ fn last(address: u64, length: usize) -> Result<Option<u64>, Efault> {
 }
 
 /// Copies a zero-terminated string into `buffer`; the result is without the terminator.
-pub fn read_cstr(from: u64, buffer: &mut [u8]) -> Result<&[u8], CstrError> {
+pub fn read_cstr(from: u64, buffer: &mut [MaybeUninit<u8>]) -> Result<&[u8], CstrError> {
+    let to = buffer.as_mut_ptr().cast::<u8>();
     // SAFETY: faults are caught; at most the buffer is written.
-    match unsafe { interpose_copy_string(buffer.as_mut_ptr(), from as *const u8, buffer.len()) } {
+    match unsafe { interpose_copy_string(to, from as *const u8, buffer.len()) } {
         -1 => Err(CstrError::Efault),
         0 => Err(CstrError::TooLong),
-        length => Ok(&buffer[..length as usize - 1]),
+        // SAFETY: so many bytes of the buffer were written.
+        length => Ok(unsafe { core::slice::from_raw_parts(to, length as usize - 1) }),
     }
 }
 
@@ -227,11 +263,20 @@ fn ok(result: i64) -> Result<(), Efault> {
     if result == 0 { Ok(()) } else { Err(Efault) }
 }
 
+type Label = unsafe extern "C" fn();
+
 /// Where to continue after a fault at `pc`, if it is one of ours.
 pub(crate) fn recovery(pc: u64) -> Option<u64> {
     let at = |label: unsafe extern "C" fn()| label as usize as u64;
-    if (at(interpose_usercopy_start)..at(interpose_usercopy_end)).contains(&pc) {
-        return Some(at(interpose_usercopy_failed));
+    let ranges: [[Label; 3]; 3] = [
+        [interpose_usercopy_start, interpose_usercopy_end, interpose_usercopy_failed],
+        [interpose_path_start, interpose_path_end, interpose_path_failed],
+        [interpose_quick_peek_start, interpose_quick_peek_end, interpose_quick_done],
+    ];
+    for [start, end, continued] in ranges {
+        if (at(start)..at(end)).contains(&pc) {
+            return Some(at(continued));
+        }
     }
     let peeks = [
         interpose_peek_rdi,

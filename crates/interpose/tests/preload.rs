@@ -82,6 +82,39 @@ fn check(program: &Path, arguments: &[&str], output: &Output) {
     );
 }
 
+#[rstest]
+#[case("never")]
+#[case("always")]
+fn paths_that_are_of_no_interest_are_not_offered(#[case] dispatch: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile(directory.path(), "paths.c", "program", &[]);
+    let base = directory.path().canonicalize().unwrap();
+    std::fs::create_dir(base.join(".hidden")).unwrap();
+    let names = [
+        "file",
+        ".hidden/..dots",
+        ".hidden/.file",
+        "inode",
+        "server",
+        "long-name-of-more-than-sixteen-bytes-and-more-than-thirty-two",
+    ];
+    for name in names {
+        std::fs::write(base.join(name), "").unwrap();
+    }
+    std::fs::create_dir(base.join("dir")).unwrap();
+    std::os::unix::fs::symlink("file", base.join("link")).unwrap();
+    assert!(Command::new("mkfifo").arg(base.join("fifo")).status().unwrap().success());
+    let arguments = [base.to_str().unwrap()];
+    let output = Command::new(&program)
+        .args(arguments)
+        .env("LD_PRELOAD", built("libfixture.so"))
+        .env("FIXTURE_DISPATCH", dispatch)
+        .env("FIXTURE_PATHS", &base)
+        .output()
+        .unwrap();
+    check(&program, &arguments, &output);
+}
+
 #[test]
 fn registers_are_kept() {
     run("registers.c", &[], &[]);

@@ -54,6 +54,11 @@ extern "C" {
  * openat(2) or openat2(2). `restore` with no blob and that descriptor makes the handle again, and exec needs no `save`.
  */
 #define DEFUSE_CAP_BARE_FD 512
+/*
+ * `open` and `reopen` get O_CLOEXEC where the descriptor they make is to be closed by exec, and make it so; one that is
+ * handed over with DEFUSE_OPENED_NATIVE is open. The host then does not look at it again.
+ */
+#define DEFUSE_CAP_CLOEXEC 1024
 /* The program's descriptor becomes backing_fd itself; the handle is not used again. */
 #define DEFUSE_OPENED_NATIVE 1
 /* The host need not ask the plugin for locks on this handle: it has none. */
@@ -181,7 +186,7 @@ struct defuse_plugin {
     /* Changes attributes of an open file. */
     int (*fsetattr)(void *fs, uint64_t handle, const struct defuse_setattr *attr);
     /*
-     * Opens or creates. `flags` are open(2)'s without O_CLOEXEC; directories are opened here too.
+     * Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC); directories are opened here too.
      * With O_TMPFILE `path` is the directory. The plugin checks permissions.
      */
     int (*open)(void *fs, const char *path, int flags, mode_t mode, struct defuse_opened *out);

@@ -43,6 +43,9 @@ c_constants! { CONSTANTS;
     /// Beside DEFUSE_CAP_RELOCATABLE: a handle is its descriptor and nothing else, which `open` makes by open(2),
     /// openat(2) or openat2(2). `restore` with no blob and that descriptor makes the handle again, and exec needs no `save`.
     pub const DEFUSE_CAP_BARE_FD: u64 = 512;
+    /// `open` and `reopen` get O_CLOEXEC where the descriptor they make is to be closed by exec, and make it so; one that is
+    /// handed over with DEFUSE_OPENED_NATIVE is open. The host then does not look at it again.
+    pub const DEFUSE_CAP_CLOEXEC: u64 = 1024;
 
     /// The program's descriptor becomes backing_fd itself; the handle is not used again.
     pub const DEFUSE_OPENED_NATIVE: u32 = 1;
@@ -196,7 +199,7 @@ c_struct! { TABLE;
         /// Changes attributes of an open file.
         fn fsetattr(fs: *mut c_void, handle: u64, attr: *const RawSetAttr);
 
-        /// Opens or creates. `flags` are open(2)'s without O_CLOEXEC; directories are opened here too.
+        /// Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC); directories are opened here too.
         /// With O_TMPFILE `path` is the directory. The plugin checks permissions.
         fn open(fs: *mut c_void, path: *const c_char, flags: c_int, mode: mode_t, out: *mut Opened);
         /// The handle is not used again, whatever is returned.

@@ -31,6 +31,8 @@ bitflags::bitflags! {
         const PROCESS_LOCAL = abi::DEFUSE_CAP_PROCESS_LOCAL;
         /// A handle is its descriptor and nothing else: `restore` makes it from that alone.
         const BARE_FD = abi::DEFUSE_CAP_BARE_FD;
+        /// `open` makes descriptors that exec closes exactly where it gets `O_CLOEXEC`; otherwise it is not told.
+        const CLOEXEC = abi::DEFUSE_CAP_CLOEXEC;
     }
 }
 

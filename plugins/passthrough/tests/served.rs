@@ -3,7 +3,7 @@
 use plugin_abi::{CStr, Errno, Handle, Host, Instance, MountPath, Open, Plugin, Saved, SetAttr};
 use rstest::{fixture, rstest};
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
@@ -203,6 +203,41 @@ fn backing_fd_hands_files_over(#[case] options: &CStr, #[case] expected: bool) {
     assert!(status.contains(rustix::fs::OFlags::APPEND));
     let root = mount.open(c"/", libc::O_RDONLY).unwrap();
     mount.fs.close(root).unwrap();
+}
+
+/// Descriptors are closed by exec if that was asked, whether handed over or kept.
+#[rstest]
+fn close_on_exec_is_as_asked(
+    #[values(c"", c"backing-fd")] options: &CStr,
+    #[values(c"/f", c"/fifo", c"/")] name: &CStr,
+    #[values(libc::O_RDWR, libc::O_RDONLY)] flags: i32,
+    #[values(0, libc::O_CLOEXEC)] cloexec: i32,
+) {
+    let mount = Mount::new(options);
+    std::fs::write(mount.real("f"), "").unwrap();
+    mount.fs.mknod(path(c"/fifo"), libc::S_IFIFO | 0o600, 0).unwrap();
+    let opened = mount.fs.open(path(name), flags | cloexec | libc::O_NONBLOCK, 0);
+    if name == c"/" && flags == libc::O_RDWR {
+        assert_eq!(opened.map(|_| ()), Err(Errno::EISDIR));
+        return;
+    }
+    let is_cloexec = |fd: std::os::fd::BorrowedFd<'_>| {
+        rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
+    };
+    match opened.unwrap() {
+        Open::Native { fd, .. } => {
+            assert!(name == c"/fifo" || (name == c"/f" && options == c"backing-fd"));
+            assert_eq!(is_cloexec(fd.as_fd()), cloexec != 0);
+        }
+        Open::Served { handle, .. } => {
+            assert!(name == c"/" || (name == c"/f" && options == c""));
+            let kind = mount.fs.fgetattr(&handle).unwrap().st_mode & libc::S_IFMT;
+            assert_eq!(kind, if name == c"/" { libc::S_IFDIR } else { libc::S_IFREG });
+            let backing = mount.fs.backing_fd(&handle, plugin_abi::Purpose::Map).unwrap();
+            assert_eq!(is_cloexec(backing), cloexec != 0);
+            mount.fs.close(handle).unwrap();
+        }
+    }
 }
 
 #[rstest]

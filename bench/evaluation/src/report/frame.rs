@@ -169,18 +169,19 @@ impl Page<'_> {
              3 % between the medians.\n",
         );
         let mut table = Table::new(["part", "rounds", "stores"]);
-        for section in &SECTIONS {
+        let others = ["stash", "programs", "start", "iozone"];
+        for section in SECTIONS.iter().map(|section| section.id).chain(others) {
             let rounds = self
                 .results
                 .measured()
-                .find(|line| line.section == section.id)
+                .find(|line| line.section == section)
                 .map_or_else(nothing, |line| line.values.len().to_string());
             let stores: Vec<&str> = Store::ALL
                 .into_iter()
-                .filter(|store| !self.results.interfaces(section.id, *store).is_empty())
+                .filter(|store| !self.results.interfaces(section, *store).is_empty())
                 .map(Store::id)
                 .collect();
-            table.row([section.id.to_owned(), rounds, stores.join(", ")]);
+            table.row([section.to_owned(), rounds, stores.join(", ")]);
         }
         self.say(table.text());
     }

@@ -104,7 +104,7 @@ impl Arguments {
 
 /// Texts are short and end where they say: reading them brings them in.
 fn touch_text(address: u64) {
-    let mut text = [0; 4096];
+    let mut text = [std::mem::MaybeUninit::uninit(); 4096];
     let _ = usercopy::read_cstr(address, &mut text);
 }
 

@@ -157,6 +157,26 @@ fn text_on_the_mount_is_normalised(#[case] path: &str, #[case] below: &str, #[ca
 }
 
 #[rstest]
+#[case("/a", true)]
+#[case("a", true)]
+#[case("/a/.b/c..d/...", true)]
+#[case("..a/b.", true)]
+#[case("/", false)]
+#[case("", false)]
+#[case("/a/", false)]
+#[case("//a", false)]
+#[case("/a//b", false)]
+#[case("/.", false)]
+#[case("./a", false)]
+#[case("/a/./b", false)]
+#[case("/a/..", false)]
+#[case("..", false)]
+#[case("/a/../b", false)]
+fn plain_is_what_needs_no_normalising(#[case] path: &str, #[case] plain: bool) {
+    assert_eq!(is_plain(path.as_bytes()), plain);
+}
+
+#[rstest]
 #[case("/", "/m/nx")]
 #[case("/m", "/m/n.d")]
 fn names_that_only_begin_alike_are_outside(#[case] base: &str, #[case] path: &str) {

@@ -105,7 +105,7 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
 /// The open file that the path means without going by any name.
 fn itself(process: &'static Process, argument: &PathArgument, at: At) -> Option<FileRef> {
     at.follow
-        .then(|| namei::proc_fd(process, &argument.text))
+        .then(|| crate::proc_links::proc_fd(process, &argument.text))
         .flatten()
         .or_else(|| namei::directory_itself(process, argument))
 }

@@ -128,7 +128,7 @@ fn read_foreign(process: &'static Process, call: &Call) -> Served {
 pub fn chdir(process: &'static Process, call: &Call) -> Served {
     let at = At::cwd(0, true);
     let argument = at.argument(call)?;
-    if let Some(file) = namei::proc_fd(process, &argument.text) {
+    if let Some(file) = crate::proc_links::proc_fd(process, &argument.text) {
         return enter_file(process, &file);
     }
     if let Some(file) = namei::directory_itself(process, &argument) {

@@ -30,7 +30,7 @@ const NESTED: usize = 6;
 pub fn execve(process: &'static Process, call: &Call) -> Served {
     let [_, argv, envp, ..] = call.args;
     let argument = At::cwd(0, true).argument(call)?;
-    if let Some(file) = namei::proc_fd(process, &argument.text) {
+    if let Some(file) = crate::proc_links::proc_fd(process, &argument.text) {
         return execute_file(process, &file, argument.text.to_vec(), argv, envp);
     }
     execute(process, Vec::new(), argument, argv, envp, true)

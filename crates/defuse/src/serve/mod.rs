@@ -9,6 +9,7 @@ pub mod attributes;
 mod copying;
 mod descriptors;
 mod directory;
+mod enter;
 mod exec;
 mod fork;
 mod inner;

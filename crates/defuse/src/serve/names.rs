@@ -115,7 +115,7 @@ fn take_name_away(process: &'static Process, call: &Call, at: At) -> Served {
 fn is_magic_link(process: &'static Process, argument: &PathArgument) -> bool {
     let text = argument.text.as_slice();
     let trimmed = &text[..text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1)];
-    namei::magic_link(process, trimmed).is_ok_and(|link| link.is_some())
+    crate::proc_links::magic_link(process, trimmed).is_ok_and(|link| link.is_some())
 }
 
 /// A call that needs a name, and has a path that ends in `.` or `..`: `error`, if the path leads to a mount at all.
@@ -216,7 +216,7 @@ fn read_link(process: &'static Process, call: &Call, at: At, buffer: u64, size: 
     }
     let size = size as usize;
     let argument = at.argument(call)?;
-    if let Some(text) = namei::magic_text(process, &argument.text)? {
+    if let Some(text) = crate::proc_links::magic_text(process, &argument.text)? {
         let shown = &text[..text.len().min(size)];
         user::write_bytes(buffer, shown)?;
         return Ok(Reply::Value(shown.len() as i64));

@@ -1,25 +1,22 @@
 //! open, openat, openat2, creat.
 
-use std::os::fd::{IntoRawFd, RawFd};
-use std::sync::atomic::Ordering;
+use std::os::fd::RawFd;
 
 use fdtable::FdState;
 use interpose::Call;
 use linux_raw_sys::general as sys;
-use plugin_abi::{Capabilities, Handle, Instance, Open};
+use plugin_abi::Capabilities;
 use rustix::io::Errno;
-use stash::{Description, Kind};
 
 use super::attributes::attributes_at;
-use super::{Reply, Served, locks};
-use crate::file::{self, OpenFile};
+use super::enter::{enter, open_handle};
+use super::{Reply, Served};
+use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::paging::{self, Key, coherent};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
-use crate::shadow::{self, Form};
-use crate::thread::{self, Adopting};
-use crate::{native, private_fd, running, user, working_directory};
+use crate::{native, running, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -185,6 +182,10 @@ fn open_path(
     flags: u32,
     mode: u32,
 ) -> Served {
+    if let Some(fd) = call.tried() {
+        // Not on a mount, and open already: only its number is left to be judged.
+        return Ok(Reply::Value(process.check_limit(fd as RawFd)?.into()));
+    }
     let flags = flags & KNOWN;
     let flags = if flags & sys::O_PATH == 0 { flags } else { flags & WITH_PATH };
     if flags & (sys::O_CREAT | sys::O_DIRECTORY) == sys::O_CREAT | sys::O_DIRECTORY {
@@ -193,7 +194,7 @@ fn open_path(
     let argument = PathArgument::read(dirfd, path)?;
     let exclusive = flags & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
     let follow = flags & sys::O_NOFOLLOW == 0 && !exclusive;
-    if let (true, Some(file)) = (follow, namei::proc_fd(process, &argument.text)) {
+    if let (true, Some(file)) = (follow, crate::proc_links::proc_fd(process, &argument.text)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     let makes = flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
@@ -229,8 +230,8 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
     let open = |flags: u32| {
-        open_handle(process, instance, flags, || {
-            spot.call(|instance, path| instance.open(path, flags as i32, mode & 0o7777))
+        open_handle(process, spot.mount, instance, flags, |flags| {
+            spot.call(|instance, path| instance.open(path, flags, mode & 0o7777))
         })
     };
     let mapped = if flags & sys::O_TRUNC == 0 { None } else { maybe_mapped(process, spot) };
@@ -242,7 +243,7 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     if flags & sys::O_TMPFILE == sys::O_TMPFILE {
         path = b"/";
     }
-    enter(process, spot.mount.number, instance, opened, path, flags)
+    enter(process, spot.mount, instance, opened, path, flags)
 }
 
 /// The identity of what lies there, if files are mapped in the session: cutting it off concerns who maps it.
@@ -259,132 +260,24 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let path = file.path()?;
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
-    let reopened = open_handle(process, instance, flags, || {
-        file.with_handle(|instance, handle| instance.reopen(handle, flags as i32))
+    let mount = &process.mounts[file.mount];
+    let reopened = open_handle(process, mount, instance, flags, |flags| {
+        file.with_handle(|instance, handle| instance.reopen(handle, flags))
     });
     let opened = match reopened {
         Err(Errno::NOSYS) => {
-            let spot = Spot::new(&process.mounts[file.mount], path.clone(), false)?;
-            open_handle(process, instance, flags, || {
-                spot.call(|instance, path| instance.open(path, flags as i32, 0))
+            let spot = Spot::new(mount, path.clone(), false)?;
+            open_handle(process, mount, instance, flags, |flags| {
+                spot.call(|instance, path| instance.open(path, flags, 0))
             })?
         }
         other => other?,
     };
-    let fd = enter(process, file.mount, instance, opened, &path, flags)?;
+    let fd = enter(process, mount, instance, opened, &path, flags)?;
     if file.is_removed()
         && let Some(again) = process.files.get(fd)
     {
         working_directory::mark_removed(process, again.slot);
-    }
-    Ok(fd)
-}
-
-/// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
-/// says that they may become the program's own.
-fn open_handle(
-    process: &Process,
-    instance: &Instance,
-    flags: u32,
-    open: impl FnOnce() -> Result<Open<Handle>, Errno>,
-) -> Result<Open<Handle>, Errno> {
-    let capabilities = instance.capabilities();
-    let relocatable = capabilities.contains(Capabilities::RELOCATABLE);
-    let threaded = process.threaded.load(Ordering::Acquire);
-    if relocatable && !threaded && !interpose::in_vfork_child() && !locks::used() {
-        // With nothing but a descriptor the file goes through exec as it stands (`handover`).
-        let through = flags & sys::O_CLOEXEC == 0 && capabilities.contains(Capabilities::BARE_FD);
-        thread::set_adopting(if through { Adopting::ThroughExec } else { Adopting::AsOpened });
-        let opened = open();
-        thread::set_adopting(Adopting::No);
-        opened
-    } else {
-        open()
-    }
-}
-
-/// Makes a description for what the plugin opened, and an FD of the program for the description.
-fn enter(
-    process: &'static Process,
-    mount: usize,
-    instance: &Instance,
-    opened: Open<Handle>,
-    path: &[u8],
-    flags: u32,
-) -> Result<RawFd, Errno> {
-    let cloexec = flags & sys::O_CLOEXEC != 0;
-    let (handle, backing, kind) = match opened {
-        Open::Native { fd, .. } => return enter_native(process, fd.into_raw_fd(), cloexec),
-        Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
-    };
-    let raw = handle.raw();
-    let kind = if file::opens_directory(flags) && kind == 0 { sys::S_IFDIR } else { kind };
-    let description = Description {
-        status_flags: flags & STATUS,
-        access_mode: flags & sys::O_ACCMODE,
-        mount: mount as u32,
-        kind: Kind(kind),
-        inode_key: (0, 0),
-        path,
-    };
-    let slot = match process.allocate_slot(&description) {
-        Ok(slot) => slot,
-        Err(error) => {
-            let _ = instance.close(handle);
-            return Err(error);
-        }
-    };
-    slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
-    slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
-    // From here on dropping the file undoes everything.
-    let file = OpenFile::new(process, mount, raw, slot.id(), flags, kind);
-    // Here killed processes' pages are written back, if there are any.
-    if flags & sys::O_PATH == 0
-        && let Err(error) = paging::view(&file)
-    {
-        crate::trace::debug(format_args!("pages of a mapped file: {error}"));
-    }
-    let together = process.descriptors.lock();
-    let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
-        file.set_form(Form::Backing(fd));
-        if fd as u64 >= process.fd_limit() {
-            return Err(Errno::MFILE);
-        }
-        fd
-    } else {
-        let (fd, form) = shadow::place(process, slot.id(), cloexec)?;
-        file.set_form(form);
-        fd
-    };
-    if interpose::in_vfork_child() {
-        drop(together);
-        crate::handover::leave_behind(process, file)?;
-        return Ok(fd);
-    }
-    let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
-    STATES.set(fd, FdState::Served);
-    process.serving.store(1, Ordering::Release);
-    drop(together);
-    drop(replaced);
-    Ok(fd)
-}
-
-/// The program's FD is the plugin's file itself.
-fn enter_native(process: &Process, fd: RawFd, cloexec: bool) -> Result<RawFd, Errno> {
-    let fd = if private_fd::is_private(fd) {
-        let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
-        let duplicate = native::checked(sys::__NR_fcntl, [fd as u64, command, 0, 0, 0, 0]);
-        private_fd::close(fd);
-        duplicate? as RawFd
-    } else {
-        if !cloexec {
-            native::checked(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), 0, 0, 0, 0])?;
-        }
-        fd
-    };
-    let fd = process.check_limit(fd)?;
-    if !interpose::in_vfork_child() {
-        STATES.set(fd, FdState::Foreign);
     }
     Ok(fd)
 }

@@ -64,7 +64,7 @@ fn descriptor(process: &'static Process) -> Option<RawFd> {
 fn argument(process: &'static Process, argv: u64) -> Option<PathBytes> {
     let words = environment::pointers(argv).ok()?;
     words.into_iter().skip(1).find_map(|word| {
-        let mut buffer = [0; PATH_MAX];
+        let mut buffer = [std::mem::MaybeUninit::uninit(); PATH_MAX];
         let word = interpose::usercopy::read_cstr(word, &mut buffer).ok()?;
         let value = word.iter().position(|&byte| byte == b'=').map(|at| &word[at + 1..]);
         [Some(word), value].into_iter().flatten().find_map(|text| {

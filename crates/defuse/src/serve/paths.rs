@@ -64,7 +64,7 @@ pub fn lookup_argument(
         Performed::Served(value) => Ok(Reply::Value(value)),
         Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
         Performed::Native(None) => {
-            let result = native::call(call);
+            let result = call.tried().unwrap_or_else(|| native::call(call));
             // The directory under a mount is empty: what lies on the mount does not exist for the kernel.
             if !absent(result) || !argument.meets_link(at.follow) {
                 return Ok(Reply::Value(result));

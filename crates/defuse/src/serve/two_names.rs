@@ -29,7 +29,7 @@ pub fn linkat(process: &'static Process, call: &Call) -> Served {
     let by_fd = if flags & sys::AT_EMPTY_PATH != 0 && super::attributes::is_empty(call.args[1])? {
         crate::file::served(process, call.args[0] as i32)
     } else if old.follow {
-        namei::proc_fd(process, &old.argument(call)?.text)
+        crate::proc_links::proc_fd(process, &old.argument(call)?.text)
     } else {
         None
     };

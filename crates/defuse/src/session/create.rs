@@ -127,6 +127,9 @@ impl Session {
         for name in [names::EXEC, names::NULL, names::SITES] {
             self.make_directory(name, PASSABLE)?;
         }
+        // A process that drops its privileges still makes sockets; nobody can remove or list what others made. The paths of
+        // sockets are too short for the shared folder.
+        self.make_directory(names::SOCKETS, Mode::from_raw_mode(0o1733))?;
 
         let arena = self.make_file(names::ARENA, Mode::RUSR | Mode::WUSR)?;
         let id = fill_arena(arena.as_fd())?;
@@ -139,7 +142,6 @@ impl Session {
         for name in [names::SLOTS, names::LOCKS, names::GUESTS].into_iter().chain(pages) {
             self.make_directory(&format!("{shared}/{name}"), Mode::from_raw_mode(0o1733))?;
         }
-        self.make_directory(names::SOCKETS, Mode::from_raw_mode(0o1733))?;
 
         let text = spec.config.to_text();
         let new = self.make_file(CONFIG_IN_THE_MAKING, Mode::from_raw_mode(0o644))?;

@@ -74,10 +74,10 @@ fn modes_are_those_of_the_table_whatever_the_umask() {
         let session = create(&base);
         let path = session.path();
         assert_eq!(mode(path), 0o711);
-        assert_eq!(mode(&path.join(names::SOCKETS)), 0o1733);
         for name in [names::SLOTS, names::LOCKS, names::GUESTS] {
             assert_eq!(mode(&path.join(names::shared(ID)).join(name)), 0o1733);
         }
+        assert_eq!(mode(&path.join(names::SOCKETS)), 0o1733);
         for name in [names::EXEC, names::NULL, names::SITES, &names::shared(ID)] {
             assert_eq!(mode(&path.join(name)), 0o711);
         }

@@ -13,6 +13,8 @@
 //! | `interpose_pass_after` | `interpose_tail_clone` | forward to `done` |
 //! | `interpose_tail_clone` | `interpose_clone_after` | the clone is given up and made again |
 //! | `interpose_clone_after` | `interpose_clone_end` | the child, forward to `done`; the caller is inside |
+//! | `interpose_quick` | `interpose_quick_after` | back to the site, with the program's arguments |
+//! | `interpose_quick_after` | `interpose_quick_end` | forward to `done` with them, or back if the call is to be offered; or inside |
 //!
 //! Everywhere else in our text the thread is inside, and the signal is held back.
 
@@ -35,6 +37,10 @@ pub enum Place {
     BeforeClone,
     /// After a clone, in the caller or the child.
     AfterClone,
+    /// Back to the site, with the arguments, number and `resume` that the thread's block holds.
+    BackQuick,
+    /// The entry has made the call: back if it has to be offered, else forward; the block holds all that is needed.
+    AfterQuick,
     /// Anywhere else.
     Elsewhere,
 }
@@ -56,6 +62,9 @@ unsafe extern "C" {
     fn interpose_clone_after();
     fn interpose_clone_back();
     fn interpose_clone_end();
+    fn interpose_quick();
+    fn interpose_quick_after();
+    fn interpose_quick_end();
     fn interpose_entry_end();
 }
 
@@ -94,7 +103,10 @@ pub fn place(pc: u64) -> Place {
         return Place::Elsewhere;
     }
     // By falling address: the first label at or below the PC says it.
-    let labels: [(unsafe extern "C" fn(), Place); 13] = [
+    let labels: [(unsafe extern "C" fn(), Place); 16] = [
+        (interpose_quick_end, Place::Elsewhere),
+        (interpose_quick_after, Place::AfterQuick),
+        (interpose_quick, Place::BackQuick),
         (interpose_clone_end, Place::Elsewhere),
         (interpose_clone_after, Place::AfterClone),
         (interpose_tail_clone, Place::BeforeClone),
@@ -134,6 +146,9 @@ mod tests {
             interpose_clone_after,
             interpose_clone_back,
             interpose_clone_end,
+            interpose_quick,
+            interpose_quick_after,
+            interpose_quick_end,
             interpose_entry_end,
         ];
         assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])));

@@ -71,13 +71,21 @@ pub struct Tls {
     pub virtual_mask: u64,
     /// Signals sent by a process that wait for the program to unblock them, as a mask.
     pub virtual_pending: u64,
-    /// The program's arguments while an edited call is made.
+    /// The program's arguments while an edited call, or one that the entry decides about, is made.
     pub original: [u64; 6],
     /// Filtered masks of an edited call.
     pub mask_copy: [u64; 4],
-    /// The number of a clone that is being made.
+    /// The number of a clone that is being made, or of a call that the entry makes.
     pub number: u32,
-    _spare: u32,
+    /// Calls made inside are not offered to the handler, see [`crate::pass_inner_calls`].
+    pub inner_passes: u8,
+    /// The class of the call that the entry makes, one of the `PATH_` values of [`crate::table`].
+    pub path_class: u8,
+    _spare: [u8; 2],
+    /// What came out of a call that is offered although it was made; 0 when it was not.
+    pub tried: i64,
+    /// `openat2`'s argument: flags, mode, resolve.
+    pub open_how: [u64; 3],
     /// The context of a signal whose wrapper has not yet looked at it.
     pub unsettled: u64,
     /// Stands for a dispatched site, see [`crate::dispatch`].
@@ -107,6 +115,12 @@ pub const MASK: usize = offset_of!(Tls, mask);
 pub const UNSETTLED: usize = offset_of!(Tls, unsettled);
 pub const VIRTUAL_MASK: usize = offset_of!(Tls, virtual_mask);
 pub const ORIGINAL: usize = offset_of!(Tls, original);
+pub const NUMBER: usize = offset_of!(Tls, number);
+pub const PATH_CLASS: usize = offset_of!(Tls, path_class);
+pub const OPEN_HOW: usize = offset_of!(Tls, open_how);
+pub const TRIED: usize = offset_of!(Tls, tried);
+pub const VFORK_DEPTH: usize = offset_of!(Tls, vfork_depth);
+pub const INNER_PASSES: usize = offset_of!(Tls, inner_passes);
 
 global_asm!(
     ".pushsection .tbss.interpose_tls,\"awT\",@nobits",

@@ -7,7 +7,7 @@ use super::wrapper;
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls};
-use crate::{RESTART, dispatch, lodger, objects, raw, serve, site, usercopy};
+use crate::{RESTART, dispatch, lodger, objects, raw, serve, site, table, usercopy};
 
 /// `si_code` of a SIGSYS by Syscall User Dispatch.
 const SYS_USER_DISPATCH: i32 = 2;
@@ -80,6 +80,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
             context.set_args(tls.original);
             site::again(context, tls.resume);
         }
+        Place::BackQuick => begin_again(context, tls),
         _ => return false,
     }
     tls.inside = OUTSIDE;
@@ -109,8 +110,24 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
         Place::BackPassed => site::again(context, tls.resume),
         // SAFETY: as above.
         Place::ForwardPassed => context.rip = unsafe { site::done(tls.resume) },
+        Place::BackQuick => begin_again(context, tls),
+        Place::AfterQuick if table::to_be_offered(tls.path_class, context.rax as i64) => {
+            begin_again(context, tls);
+        }
+        Place::AfterQuick => {
+            context.set_args(tls.original);
+            // SAFETY: as above.
+            context.rip = unsafe { site::done(tls.resume) };
+        }
         Place::AfterClone => {}
     }
+}
+
+/// A call that the entry was about to make, or has made without effect, is the program's to make once more.
+fn begin_again(context: &mut Context, tls: &Tls) {
+    context.set_args(tls.original);
+    context.rax = u64::from(tls.number);
+    site::again(context, tls.resume);
 }
 
 /// Signals that came before this one and whose wrappers did not get to settle their contexts: they refer to the block,

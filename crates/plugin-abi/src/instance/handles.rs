@@ -125,7 +125,7 @@ impl Instance {
     /// Opens the handle's file once more; `ENOSYS` if the plugin cannot, then its path has to do.
     pub fn reopen(&self, handle: &Handle, flags: c_int) -> Result<Open<Handle>> {
         let mut opened = Opened::EMPTY;
-        let answer = op!(self.reopen(handle.0, flags & !libc::O_CLOEXEC, &raw mut opened));
+        let answer = op!(self.reopen(handle.0, self.open_flags(flags), &raw mut opened));
         self.opened("reopen", answer, opened)
     }
 }

@@ -181,12 +181,15 @@ impl Instance {
         op!(self.fsetattr(handle.0, &raw const raw))
     }
 
-    /// Opens or creates; `flags` are open(2)'s (`O_CLOEXEC` is dropped).
+    /// Opens or creates; `flags` are open(2)'s (`O_CLOEXEC` is dropped if the plugin takes no notice of it).
     pub fn open(&self, path: &MountPath, flags: c_int, mode: u32) -> Result<Open<Handle>> {
         let mut opened = Opened::EMPTY;
-        let answer =
-            op!(self.open(path.as_c_str().as_ptr(), flags & !libc::O_CLOEXEC, mode, &raw mut opened));
+        let answer = op!(self.open(path.as_c_str().as_ptr(), self.open_flags(flags), mode, &raw mut opened));
         self.opened("open", answer, opened)
+    }
+
+    pub(super) fn open_flags(&self, flags: c_int) -> c_int {
+        if self.capabilities.contains(Capabilities::CLOEXEC) { flags } else { flags & !libc::O_CLOEXEC }
     }
 
     fn opened(&self, operation: &str, answer: Result<()>, opened: Opened) -> Result<Open<Handle>> {
@@ -197,7 +200,10 @@ impl Instance {
             Some("reports a file type that does not exist")
         } else if native && !self.capabilities.contains(Capabilities::NATIVE_FD) {
             Some("answers with a native descriptor without the capability")
-        } else if native && !is_open(backing_fd) {
+        } else if native
+            && !(self.capabilities.contains(Capabilities::CLOEXEC) && backing_fd >= 0)
+            && !is_open(backing_fd)
+        {
             Some("answers with a native descriptor that is not open")
         } else if backing_fd < -1 {
             Some("answers with a negative descriptor")
@@ -211,7 +217,7 @@ impl Instance {
             return Err(self.impossible(operation, format_args!("{wrong}")));
         }
         if native {
-            // SAFETY: the plugin gave up this descriptor by the flag, and it was found open.
+            // SAFETY: the plugin gave up this descriptor by the flag, and it was found open, or the plugin vouches for it.
             return Ok(Open::Native { fd: unsafe { OwnedFd::from_raw_fd(backing_fd) }, mode_type });
         }
         let backing_fd = (backing_fd >= 0).then_some(backing_fd);

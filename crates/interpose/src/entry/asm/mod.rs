@@ -13,6 +13,7 @@ use super::stack;
 use super::tls;
 use crate::table;
 
+mod by_path;
 mod decision;
 mod enter;
 mod rare;
@@ -35,6 +36,7 @@ global_asm!(
     enter::enter!(),
     tails::tails!(),
     rare::rare!(),
+    by_path::by_path!(),
     signal_frame::signal_frame!(),
     ".purgem interpose_label",
     ".popsection",
@@ -51,7 +53,22 @@ global_asm!(
     mask_r10 = const table::MASK_R10,
     mask_r8 = const table::MASK_R8,
     host_class = const table::HOST_CLASS,
+    path_first = const table::PATH_FIRST,
+    path_stat = const table::PATH_STAT,
+    path_stat_at = const table::PATH_STAT_AT,
+    path_open = const table::PATH_OPEN,
+    path_rare_flags = const table::PATH_RARE_FLAGS,
+    path_prefixes = sym table::PATH_PREFIXES,
+    path_inodes = sym table::PATH_INODES,
+    path_fd_limit = sym table::PATH_FD_LIMIT,
+    path_class = const tls::PATH_CLASS,
+    open_how = const tls::OPEN_HOW,
+    tried = const tls::TRIED,
+    number = const tls::NUMBER,
+    vfork_depth = const tls::VFORK_DEPTH,
     inner = const table::INNER,
+    inner_host = const table::INNER_HOST,
+    inner_passes = const tls::INNER_PASSES,
     fd_states_len = const crate::FD_STATES,
     fd_states = sym table::FD_STATE_BYTES,
     serving = sym table::SERVING,

@@ -1,0 +1,58 @@
+//! openat2(2) on the kernel's name space.
+
+use std::os::fd::RawFd;
+
+use arrayvec::ArrayVec;
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use crate::resolve::PATH_MAX;
+use crate::{native, nofile};
+
+/// openat2(2)'s argument.
+#[repr(C)]
+pub struct OpenHow {
+    /// `O_*`.
+    pub flags: u64,
+    /// Permission bits for what is created.
+    pub mode: u64,
+    /// `RESOLVE_*`.
+    pub resolve: u64,
+}
+
+/// `RESOLVE_NO_SYMLINKS`.
+pub const NO_SYMLINKS: u64 = sys::RESOLVE_NO_SYMLINKS as u64;
+
+/// As [`open_how`], for a look: the FD is closed before the call is over, and may have any number.
+pub fn look_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    match open_how(dirfd, path, how) {
+        Err(Errno::MFILE) => nofile::with_room(|| open_how(dirfd, path, how)),
+        result => result,
+    }
+}
+
+/// openat2(2) on the kernel's name space.
+pub fn open_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    openat2(native::checked, dirfd, path, how)
+}
+
+/// As [`open_how`], for an open that the program itself has asked for: it may wait (for the other end of a FIFO), and a signal
+/// ends it ([`native::checked_interruptible`]).
+pub fn open_waiting(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
+    openat2(native::checked_interruptible, dirfd, path, how)
+}
+
+fn openat2(
+    call: impl Fn(u32, [u64; 6]) -> Result<u64, Errno>,
+    dirfd: RawFd,
+    path: &[u8],
+    how: &OpenHow,
+) -> Result<RawFd, Errno> {
+    let mut name = ArrayVec::<u8, { PATH_MAX + 1 }>::new();
+    name.try_extend_from_slice(path).map_err(|_| Errno::NAMETOOLONG)?;
+    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    let how_pointer = std::ptr::from_ref(how) as u64;
+    let size = size_of::<OpenHow>() as u64;
+    call(sys::__NR_openat2, [dirfd as u64, name.as_ptr() as u64, how_pointer, size, 0, 0])
+        .map(|fd| fd as RawFd)
+}
