@@ -16,10 +16,10 @@ global_asm!(
     ".hidden defuse_thread",
     ".globl defuse_thread",
     ".type defuse_thread,@object",
-    ".size defuse_thread, 12",
+    ".size defuse_thread, 16",
     ".balign 8",
     "defuse_thread:",
-    ".zero 12",
+    ".zero 16",
     ".previous",
 );
 
@@ -31,6 +31,8 @@ struct Thread {
     adopting: AtomicU32,
     /// What a signal does to a call of a plugin that waits.
     waiting: AtomicU32,
+    /// Not 0 while a plugin opens descriptors that it closes before its operation returns.
+    brief: AtomicU32,
 }
 
 /// The thread's id. In a vfork child that of the parent's suspended thread, whose memory it runs on.
@@ -73,6 +75,16 @@ pub fn adopting() -> Adopting {
         1 => Adopting::AsOpened,
         _ => Adopting::ThroughExec,
     }
+}
+
+/// Says whether descriptors that a plugin opens now are closed before its operation returns.
+pub fn set_brief(brief: bool) {
+    current().brief.store(brief.into(), Ordering::Relaxed);
+}
+
+/// What [`set_brief`] said last.
+pub fn is_brief() -> bool {
+    current().brief.load(Ordering::Relaxed) != 0
 }
 
 /// A signal must not end the calls that plugins make.

@@ -11,7 +11,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::log::{self, Level, Subject};
 use crate::serve::{Reply, Served};
-use crate::table;
+use crate::{table, thread};
 
 /// Something asked for cannot be done.
 pub fn error(text: fmt::Arguments<'_>) {
@@ -36,7 +36,13 @@ static RAW_HOST: abi::Host = abi::Host {
     reserved: 0,
     ctx: std::ptr::null_mut(),
     log: Some(plugin_line),
+    brief: Some(brief),
 };
+
+unsafe extern "C" fn brief(_: *mut c_void, on: u32) -> c_int {
+    thread::set_brief(on != 0);
+    0
+}
 
 unsafe extern "C" fn plugin_line(_: *mut c_void, level: u32, text: *const c_char, length: usize) -> c_int {
     let level = match level {

@@ -40,7 +40,7 @@ pub(crate) fn set_at(fs: &Passthrough, path: &MountPath, attr: &SetAttr) -> Resu
     if let Some(size) = attr.size {
         // A FIFO without a reader must not block here.
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = fs.openat2(path.relative(), flags, Mode::empty())?;
+        let file = fs.host.briefly(|| fs.openat2(path.relative(), flags, Mode::empty()))?;
         rustix::fs::ftruncate(file, size)?;
     }
     let at = fs.locate(path)?;
@@ -133,7 +133,9 @@ mod tests {
         let fs = Passthrough {
             root: std::fs::File::open(dir.path()).unwrap().into(),
             backing_fd: false,
+            lends: true,
             locks: true,
+            host: plugin_abi::Host::STDERR,
         };
         let locate = |name| fs.locate(MountPath::from_normalised(name)).unwrap();
         change_mode_by_proc(&locate(c"/file"), 0o604).unwrap();

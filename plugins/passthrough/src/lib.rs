@@ -17,8 +17,8 @@ mod resolve;
 mod xattr;
 
 use plugin_abi::{
-    CStr, Capabilities, DirEntry, DirSink, Errno, FileSystem, InitError, MountPath, Open, Purpose, Result,
-    SaveSink, SetAttr, Setup, Written, flock, stat, statfs,
+    CStr, Capabilities, DirEntry, DirSink, Errno, FileSystem, Host, InitError, MountPath, Open, Purpose,
+    Result, SaveSink, SetAttr, Setup, Written, flock, stat, statfs,
 };
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom,
@@ -43,6 +43,7 @@ pub struct Passthrough {
     backing_fd: bool,
     lends: bool,
     locks: bool,
+    host: Host,
 }
 
 impl FileSystem for Passthrough {
@@ -88,7 +89,7 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd, lends, locks }),
+            Ok(root) => Ok(Self { root, backing_fd, lends, locks, host: setup.host }),
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }

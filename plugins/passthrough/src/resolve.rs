@@ -50,7 +50,8 @@ impl Passthrough {
         room[..parent.len()].copy_from_slice(parent);
         let parent = CStr::from_bytes_with_nul(room).map_err(|_| Errno::EINVAL)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Located { dir: Directory::Opened(self.openat2(parent, flags, Mode::empty())?), name })
+        let parent = self.host.briefly(|| self.openat2(parent, flags, Mode::empty()))?;
+        Ok(Located { dir: Directory::Opened(parent), name })
     }
 
     /// As `locate`, for what makes or removes a name: the root has none, and is answered with `for_root`.

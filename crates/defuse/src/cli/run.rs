@@ -52,7 +52,7 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
         .and_then(|preload| program(request, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
         .map(|child| signals.wait(child));
-    finish(session, arena, preloaded);
+    finish(session, arena, &preloaded);
     ended.map(child::end_like)
 }
 
@@ -219,13 +219,13 @@ fn is_outsider(file: &OsStr) -> bool {
 }
 
 /// Removes the session, now or when its last process has ended.
-fn finish(session: Session, mapped: MappedArena, library: PathBuf) {
+fn finish(session: Session, mapped: MappedArena, library: &Path) {
     let live = move || arena::live_processes(&mapped.arena, mapped.inode);
     let left = if live().is_empty() {
-        write_back(session.path(), &library);
+        write_back(session.path(), library);
         session.remove().map_err(|error| error.to_string())
     } else {
-        reaper::leave_behind(session, live, |folder| write_back(folder, &library))
+        reaper::leave_behind(session, live, |folder| write_back(folder, library))
             .map_err(|errno| format!("cannot leave a reaper behind: {}", errno.desc()))
     };
     if let Err(error) = left {

@@ -11,10 +11,12 @@ use crate::process::Process;
 use crate::{handover, heap, lock_files, nofile, paging, shadow, thread, working_directory};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
+    // Somebody is going to run beside us on the same FD table.
+    let beside = fork.kind == ForkKind::Thread || (fork.shares_files() && fork.kind != ForkKind::Vfork);
+    if beside && !process.threaded.swap(true, Ordering::AcqRel) {
+        shadow::disown_all(process)?;
+    }
     if fork.kind == ForkKind::Thread {
-        if !process.threaded.swap(true, Ordering::AcqRel) {
-            shadow::disown_all(process)?;
-        }
         return Ok(());
     }
     shadow::separate_all(process)?;

@@ -1,16 +1,18 @@
 //! Calls of plugins, or of libc on their behalf, while a call of the program is served.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use interpose::{Call, Outcome, RESTART};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::process::Process;
 use crate::thread::{self, Adopting};
 use crate::{native, private_fd, user};
 
 /// Keeps the descriptors that plugins open out of the program's sight, and lets a signal end what waits.
-pub fn call(call: &Call) -> Outcome {
+pub fn call(process: &Process, call: &Call) -> Outcome {
     match call.nr {
         sys::__NR_close => {
             private_fd::forget(call.args[0] as RawFd);
@@ -18,21 +20,25 @@ pub fn call(call: &Call) -> Outcome {
         }
         sys::__NR_flock => Outcome::Return(waiting(call.nr, call.args)),
         sys::__NR_fcntl => match call.args[1] as u32 {
-            sys::F_DUPFD | sys::F_DUPFD_CLOEXEC => new_fd(call),
+            sys::F_DUPFD | sys::F_DUPFD_CLOEXEC => new_fd(process, call),
             sys::F_SETLKW | sys::F_OFD_SETLKW => Outcome::Return(waiting(call.nr, call.args)),
             _ => Outcome::PassThrough,
         },
-        _ => new_fd(call),
+        _ => new_fd(process, call),
     }
 }
 
-fn new_fd(call: &Call) -> Outcome {
+fn new_fd(process: &Process, call: &Call) -> Outcome {
     let adopting = thread::adopting();
     if adopting == Adopting::ThroughExec {
         return Outcome::Return(open_through_exec(call));
     }
     let result = waiting(call.nr, call.args);
     if adopting == Adopting::AsOpened {
+        return Outcome::Return(result);
+    }
+    if thread::is_brief() && !process.threaded.load(Ordering::Relaxed) && result >= 0 {
+        // Nobody is there who could see it, and it is gone when the program goes on.
         return Outcome::Return(result);
     }
     let opened = match result {

@@ -268,7 +268,7 @@ impl Handler for &'static Process {
     }
 
     fn inner_call(&self, call: &mut Call) -> Outcome {
-        inner::call(call)
+        inner::call(self, call)
     }
 
     fn before_fork(&self, fork: &ForkCall) -> Result<(), i32> {

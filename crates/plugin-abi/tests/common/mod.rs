@@ -88,6 +88,7 @@ impl Log {
             reserved: 0,
             ctx: std::ptr::from_ref(lines).cast_mut().cast(),
             log: Some(keep_line),
+            brief: None,
         }));
         Self { lines, host: Host::new(raw) }
     }
