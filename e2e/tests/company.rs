@@ -27,7 +27,7 @@ same_as_plain! {
     another_allocator: script(r#"
         cd "$MNT"; seq 1 20000 >f; export LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libjemalloc.so.2
         sort -R f | sort -n | cksum; bash -c 'exec 3<f; read line <&3; echo $line; (read line <&3; echo $line) | cat; declare -a a; for i in {1..5000}; do a[i]=$i$i; done; echo ${#a[@]} >g; cat g'
-        "$FIX/busy"; cp /bin/sort copy; ./copy -r f | cksum"#).fixture("busy").needs(&["/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"]);
+        "$FIX/mixed"; cp /bin/sort copy; ./copy -r f | cksum"#).fixture("mixed").needs(&["/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"]);
 
     /// A program that clears its environment keeps its files and its session.
     cleared_environment: script(r#"

@@ -16,4 +16,27 @@ same_as_plain! {
 
     /// fexecve, `#!` chains, exec from a thread and in vain.
     executed: script(r#"cp "$FIX/executing" "$MNT/program"; cd "$MNT"; PATH=$MNT:$PATH; ./program"#).fixture("executing");
+
+    /// SCM_RIGHTS between processes that share nothing but the session, also from one that has ended; pidfd_getfd.
+    passed: transcript("passing");
+
+    /// RLIMIT_NOFILE lowered and raised, numbers above and below.
+    limited: script(r#"ulimit -Sn 1000; cd "$MNT"; "$FIX/limits""#).fixture("limits");
+
+    /// As many open files as the limits leave room for, up to 100,000.
+    many_open_files: script(r#"cd "$MNT"; n=$(($(ulimit -Sn) / 5)); "$FIX/limits" $((n < 100000 ? n : 100000))"#).fixture("limits");
+
+    /// Coprocesses, /dev/stdin, descriptor 255, numbers from 10 on.
+    shells: script(r#"
+        cd "$MNT"; printf '%s
+' one two three four five >f
+        coproc { read -r line <&3; echo "coproc $line"; read -r line; echo "told $line"; } 3<f; echo hello >&"${COPROC[1]}"; cat <&"${COPROC[0]}"; wait
+        exec 4<f; read -r x <&4; coproc P { cat <&4; }; cat <&"${P[0]}"; wait; read -r x <&4 || echo "at the end: $x"; exec 4<&-
+        cat /dev/stdin <f | head -n 1; bash /dev/stdin <<<'echo from stdin'; (read -r x; cat /dev/fd/0) <f | head -n 1; cat /proc/self/fd/0 <f | tail -n 1
+        exec 255<f; read -r -u 255 x; echo "$x"; (read -r -u 255 x; echo "$x"); bash -c 'read -r -u 255 x; echo "$x"'; exec 255<&-
+        for n in 10 11 19 63 99; do eval "exec $n<f"; done; for n in 10 11 19 63 99; do eval "read -r x <&$n; read -r x <&$n; echo $n \$x"; done; ls /proc/self/fd | grep -c '^[1-9][0-9]'
+        exec 10<&- 11<&99; read -r x <&11; echo "$x"; read -r x <&99; echo "$x"
+        printf 'echo sourced; exec 6<f; read -r x <&6; echo $x
+' >s; . ./s; bash s; bash <s; bash -s <s; mapfile -t a <f; echo ${#a[@]}
+        { echo to both; cat <<<here; } > >(tee copy >&2) 2>/dev/null; wait; diff <(sort f) <(sort -r f | sort) && echo same"#);
 }

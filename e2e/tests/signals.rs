@@ -1,5 +1,7 @@
 //! Signals and threads: what strikes in the middle of a call on a file.
 
+use std::time::Duration;
+
 use defuse_e2e::{Case, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
@@ -7,10 +9,23 @@ fn transcript(name: &'static str) -> Case {
     script(format!("cd \"$MNT\"; \"$FIX/{name}\"")).fixture(name)
 }
 
+fn everything_at_once() -> Case {
+    let seconds = std::env::var("DEFUSE_E2E_STRESS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    script(format!("cd \"$MNT\"; \"$FIX/mixed\" {seconds}"))
+        .fixture("mixed")
+        .limit(Duration::from_secs(120 + seconds))
+}
+
 same_as_plain! {
     /// Handlers that do to files what they have interrupted, jump out of calls, or end those that wait.
     interrupted: transcript("interrupted");
 
+    /// SIGSEGV, SIGBUS and SIGSYS handled, ignored, blocked, waited for, inherited, and unblocked by what a handler gives back.
+    virtual_signals: transcript("virtual_signals");
+
     /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
     busy_threads: transcript("busy");
+
+    /// All of it at the same time. `DEFUSE_E2E_STRESS=SECONDS` makes it last.
+    everything_at_once: everything_at_once();
 }

@@ -22,7 +22,7 @@ use crate::paging::Key;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form};
-use crate::{lock_files, native, trace};
+use crate::{lock_files, native, private_fd, trace};
 
 /// An open file in use by a call.
 pub enum FileRef {
@@ -353,6 +353,9 @@ fn load_plugin(process: &'static Process, fd: RawFd) {
 
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
+    if private_fd::is_private(fd) {
+        return Owner::Closed;
+    }
     if let Some(owner) = carried::rebuild(process, fd) {
         return owner;
     }

@@ -15,7 +15,8 @@ const TRACKED: usize = 1 << 20;
 
 /// The first private number.
 static BASE: AtomicU32 = AtomicU32::new(u32::MAX);
-/// A bit for each number from [`BASE`] on: it is ours.
+/// A bit for each number from [`BASE`] on: it is ours. In a vfork child these are the bits of its parent, whose other threads go on
+/// making and closing private descriptors: the child, which has numbers of its own, leaves them alone.
 static OURS: [AtomicU64; TRACKED / 64] = [const { AtomicU64::new(0) }; TRACKED / 64];
 
 /// Sets the first private number. Called once, before any other function here.
@@ -31,6 +32,12 @@ pub fn base() -> u32 {
 /// Whether the program must not see or touch `fd`.
 pub fn is_private(fd: RawFd) -> bool {
     bit(fd).is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
+}
+
+/// Whether a descriptor that a plugin has just opened was moved to a private number: always so in a vfork child, which does not mark
+/// them.
+pub fn was_moved(fd: RawFd) -> bool {
+    is_private(fd) || interpose::in_vfork_child()
 }
 
 /// Moves `fd` to a private number and closes the one it had. On failure it stays where it is, open.
@@ -51,14 +58,14 @@ pub fn duplicate(fd: RawFd) -> Result<RawFd, Errno> {
 
 /// Marks a number that is open already (kept through exec) as private.
 pub fn adopt(fd: RawFd) {
-    if let Some((word, mask)) = bit(fd) {
+    if let Some((word, mask)) = bit(fd).filter(|_| !interpose::in_vfork_child()) {
         word.fetch_or(mask, Ordering::Relaxed);
     }
 }
 
 /// The number is not private any more; whoever calls this closes it.
 pub fn forget(fd: RawFd) {
-    if let Some((word, mask)) = bit(fd) {
+    if let Some((word, mask)) = bit(fd).filter(|_| !interpose::in_vfork_child()) {
         word.fetch_and(!mask, Ordering::Relaxed);
     }
 }

@@ -123,14 +123,12 @@ fn close(instance: &Instance, handle: Handle) {
 
 /// The folder for the copies of this process: the session's, or one of its own if it is not the user who made the session,
 /// as nobody runs what somebody else has put there. Everybody may make a name in `guests`.
-pub fn copies(process: &Process) -> Result<ArrayVec<u8, 4096>, Errno> {
-    let mut path = ArrayVec::<u8, 4096>::new();
+pub fn copies(process: &Process) -> Result<Path, Errno> {
     let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
     if user == i64::from(process.owner) {
-        path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
-        path.try_extend_from_slice(b"/exec").map_err(|_| Errno::NAMETOOLONG)?;
-        return Ok(path);
+        return session_copies(process);
     }
+    let mut path = Path::new();
     path.try_extend_from_slice(&process.shared_folder).map_err(|_| Errno::NAMETOOLONG)?;
     write!(path, "/guests/{user}").map_err(|_| Errno::NAMETOOLONG)?;
     let mut name = path.clone();
@@ -146,6 +144,14 @@ pub fn copies(process: &Process) -> Result<ArrayVec<u8, 4096>, Errno> {
     if i64::from(stat.st_uid) != user || stat.st_mode & 0o022 != 0 {
         return Err(Errno::ACCESS);
     }
+    Ok(path)
+}
+
+/// The session's folder for copies.
+pub fn session_copies(process: &Process) -> Result<Path, Errno> {
+    let mut path = Path::new();
+    path.try_extend_from_slice(&process.folder).map_err(|_| Errno::NAMETOOLONG)?;
+    path.try_extend_from_slice(b"/exec").map_err(|_| Errno::NAMETOOLONG)?;
     Ok(path)
 }
 
@@ -165,7 +171,7 @@ fn stage_from(
     }
     let name = &name[name.iter().rposition(|&byte| byte == b'/').map_or(0, |at| at + 1)..];
     let cut = |_| Errno::NAMETOOLONG;
-    let mut path = copies_of(process, attributes)?;
+    let mut path = copies_of(copies(process)?, attributes)?;
     let copies_end = path.len();
     // One folder for each version of the file: another one gets another name.
     write!(
@@ -206,13 +212,10 @@ fn stage_from(
     Ok((PathBytes::try_from(copy.as_slice())?, Header::Other))
 }
 
-/// The folder of the copies of a file, whatever it was called and how it has changed since.
-pub fn copies_of(process: &Process, attributes: &plugin_abi::stat) -> Result<Path, Errno> {
-    let cut = |_| Errno::NAMETOOLONG;
-    let mut path = Path::new();
-    path.write_all(&copies(process)?).map_err(cut)?;
-    write!(path, "/{:x}-{:x}", attributes.st_dev, attributes.st_ino).map_err(cut)?;
-    Ok(path)
+/// The folder of the copies of a file in `copies`, whatever it was called and however it has changed since.
+pub fn copies_of(mut copies: Path, attributes: &plugin_abi::stat) -> Result<Path, Errno> {
+    write!(copies, "/{:x}-{:x}", attributes.st_dev, attributes.st_ino).map_err(|_| Errno::NAMETOOLONG)?;
+    Ok(copies)
 }
 
 fn write_copy(path: &mut Path, mode: u32, read: Read<'_>) -> Result<(), Errno> {

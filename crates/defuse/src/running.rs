@@ -2,7 +2,7 @@
 //!
 //! What the kernel runs is a copy (see [`program`](crate::program)), which it lets nobody open for writing meanwhile. So that is tried. As
 //! the copy cannot be started in the moment in which somebody tries, who tries holds the file's folder of copies locked, and an
-//! exec that finds the copy busy waits for the lock ([`wait_until_startable`]).
+//! exec that finds the copy busy waits for the lock ([`exec`]).
 
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
@@ -33,28 +33,36 @@ pub fn check(process: &Process, spot: &Spot) -> Result<(), Errno> {
     if attributes.st_mode & sys::S_IFMT != sys::S_IFREG || attributes.st_mode & 0o111 == 0 {
         return Ok(());
     }
-    // There is no such folder if it was never started, and it cannot be listed by users who could not have started it.
-    let Ok(folder) = open(sys::AT_FDCWD, &program::copies_of(process, &attributes)?, DIRECTORY) else {
-        return Ok(());
-    };
-    // Who has it locked is trying, too, or is starting it.
-    let result = flock(folder, sys::LOCK_EX | sys::LOCK_NB)
-        .map_err(|_| Errno::TXTBSY)
-        .and_then(|()| try_versions(folder));
-    native::close(folder);
+    let session = program::session_copies(process)?;
+    let own = program::copies(process)?;
+    let same = own == session;
+    let mut result = try_copies(&program::copies_of(session, &attributes)?);
+    if result.is_ok() && !same {
+        result = try_copies(&program::copies_of(own, &attributes)?);
+    }
     // Who may not write there is to hear of that.
     let may_write =
         |_: &Errno| spot.call(|instance, path| instance.access(path, W_OK, sys::AT_EACCESS as i32)).is_ok();
     if result.as_ref().is_err_and(may_write) { Err(Errno::TXTBSY) } else { Ok(()) }
 }
 
-/// exec was told that a copy is busy, which only we can have caused: comes back when nobody tries any more, and with a
-/// descriptor that keeps it so, to be closed. exec closes it.
-pub fn wait_until_startable(copy: &[u8]) -> Result<RawFd, Errno> {
+/// execve(2) of the program's copy at `copy`. If it is busy, only somebody who tried can have caused that: makes the call once
+/// more when nobody tries, and keeps it so. Comes back only if it fails.
+pub fn exec(copy: &[u8], args: [u64; 6]) -> i64 {
+    let result = native::exec(sys::__NR_execve, args);
+    if result != -i64::from(Errno::TXTBSY.raw_os_error()) {
+        return result;
+    }
     let up = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-    let versions = up(&copy[..up(copy)]);
-    let folder = open(sys::AT_FDCWD, &copy[..versions], DIRECTORY)?;
-    flock(folder, sys::LOCK_SH).map(|()| folder).inspect_err(|_| native::close(folder))
+    let folder = up(&copy[..up(copy)]);
+    let Ok(folder) = open(sys::AT_FDCWD, &copy[..folder], DIRECTORY) else { return result };
+    // exec closes the descriptor, and the lock goes with it.
+    let result = match flock(folder, sys::LOCK_SH) {
+        Ok(()) => native::exec(sys::__NR_execve, args),
+        Err(_) => result,
+    };
+    native::close(folder);
+    result
 }
 
 const W_OK: i32 = 2;
@@ -67,6 +75,17 @@ fn open(at: RawFd, path: &[u8], flags: u32) -> Result<RawFd, Errno> {
 
 fn flock(fd: RawFd, operation: u32) -> Result<(), Errno> {
     native::checked(sys::__NR_flock, [fd as u64, operation.into(), 0, 0, 0, 0]).map(drop)
+}
+
+/// Tries all copies of one file.
+fn try_copies(folder: &[u8]) -> Result<(), Errno> {
+    // There is no such folder if it was never started, and one of another user's cannot be listed.
+    let Ok(folder) = open(sys::AT_FDCWD, folder, DIRECTORY) else { return Ok(()) };
+    // Who has it locked is trying, too, or is starting it.
+    let locked = flock(folder, sys::LOCK_EX | sys::LOCK_NB).map_err(|_| Errno::TXTBSY);
+    let result = locked.and_then(|()| try_versions(folder));
+    native::close(folder);
+    result
 }
 
 fn try_versions(folder: RawFd) -> Result<(), Errno> {

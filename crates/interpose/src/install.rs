@@ -109,9 +109,10 @@ impl Drop for Inside<'_> {
         self.tls.inside = self.before;
         compiler_fence(SeqCst);
         if self.before == OUTSIDE && self.tls.pending == PENDING_SIGNAL {
-            // SAFETY: all signals are blocked; the program's mask lets it through.
-            unsafe { signals::queue_to_self(&self.tls.info) };
+            // First, as a virtual signal strikes at once.
             self.tls.pending = PENDING_NONE;
+            // SAFETY: all others are blocked; the program's mask lets it through.
+            unsafe { signals::queue_to_self(&self.tls.info) };
             mask::set_native(self.tls.mask & !signals::VIRTUAL);
         }
     }

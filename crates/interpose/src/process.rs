@@ -115,8 +115,11 @@ fn forget_signal(tls: &mut Tls) {
     if tls.pending == PENDING_SIGNAL {
         mask::set_native(tls.mask & !VIRTUAL);
         tls.pending = PENDING_NONE;
+    } else if tls.parked != 0 {
+        mask::set_native(mask::native() & !VIRTUAL);
     }
     tls.virtual_pending = 0;
+    tls.parked = 0;
 }
 
 /// What a vfork child finds at its stack pointer.
@@ -170,7 +173,9 @@ pub extern "C" fn vfork_child(child: *mut VforkChild) -> ! {
         tls.top = child as u64;
         tls.vfork_depth += 1;
         tls.pending = PENDING_MASK;
+        // What is pending is the parent's; the frame unblocks it here.
         tls.virtual_pending = 0;
+        tls.parked = 0;
         if (*child).fork.flags & CLONE_CLEAR_SIGHAND != 0 {
             actions::cleared_in_vfork_child(tls);
         }
@@ -194,7 +199,9 @@ fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
         return LEAVE_DONE;
     }
     if lodger == 0 {
-        let _ = usercopy::write(block_of(request) + tls::VIRTUAL_MASK as u64, &tls.virtual_mask);
+        let block = block_of(request);
+        let _ = usercopy::write(block + tls::VIRTUAL_MASK as u64, &tls.virtual_mask);
+        let _ = usercopy::write(block + tls::PARKED as u64, &tls.parked);
     }
     if tls.pending == PENDING_SIGNAL {
         // The child would inherit that all is blocked: first the signal, then the clone.
@@ -291,9 +298,10 @@ pub unsafe fn exec(nr: u32, args: [u64; 6]) -> i64 {
 pub fn step_out(tls: &mut Tls, context: &mut Context) {
     tls.inside = OUTSIDE;
     if tls.pending == PENDING_SIGNAL {
-        // SAFETY: all signals are blocked until the fault's frame is left, which restores the program's mask.
-        unsafe { signals::queue_to_self(&tls.info) };
+        // First, as a virtual signal strikes at once.
         tls.pending = PENDING_NONE;
+        // SAFETY: all others are blocked until the fault's frame is left, which restores the program's mask.
+        unsafe { signals::queue_to_self(&tls.info) };
     }
     context.mask &= !VIRTUAL;
 }

@@ -83,12 +83,12 @@ fn offer(frame: &mut Frame, nr: u32) -> u64 {
             frame.rax = value as u64;
             LEAVE_DONE
         }
-        Outcome::PassThrough => pass(frame, &call),
+        Outcome::PassThrough => pass(frame, &call, 0),
     }
 }
 
 /// Makes the call from the program's own instruction, or from ours when it was edited.
-fn pass(frame: &mut Frame, call: &Call) -> u64 {
+fn pass(frame: &mut Frame, call: &Call, wait_mask: u64) -> u64 {
     if !call.is_edited() && call.nr == frame.rax as u32 {
         return LEAVE_PASS;
     }
@@ -96,6 +96,7 @@ fn pass(frame: &mut Frame, call: &Call) -> u64 {
     let tls = unsafe { &mut *tls::current() };
     tls.original = *call.original_args();
     tls.resume = frame.resume;
+    tls.wait_mask = wait_mask;
     frame.set_args(call.args);
     frame.rax = u64::from(call.nr);
     LEAVE_EDITED
@@ -127,15 +128,15 @@ fn serve_own(frame: &mut Frame, nr: u32, own: Own) -> u64 {
                     Outcome::PassThrough => {}
                 }
             }
-            mask::filter(tls, &mut call, argument, pair);
-            return pass(frame, &call);
+            let wait_mask = mask::filter(tls, &mut call, argument, pair);
+            return pass(frame, &call, wait_mask);
         }
         Own::Executable => {
             let result = match consult(frame, nr) {
                 Ok(value) => value,
                 // SAFETY: what the program asked.
                 Err(call) if call.args[2] & PROT_EXEC != 0 => unsafe { raw::syscall6(call.nr, call.args) },
-                Err(call) => return pass(frame, &call),
+                Err(call) => return pass(frame, &call, 0),
             };
             objects::changed(nr, &frame.args(), result);
             result

@@ -8,6 +8,9 @@ use core::arch::global_asm;
 use core::fmt;
 use core::mem::{MaybeUninit, size_of};
 
+use crate::entry::tls;
+use crate::raw;
+
 /// The program's pointer is bad: what the kernel reports as EFAULT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Efault;
@@ -173,18 +176,52 @@ unsafe extern "C" {
     fn interpose_quick_done();
 }
 
+const SYS_MADVISE: u32 = 28;
+const MADV_POPULATE_READ: u64 = 22;
+const MADV_POPULATE_WRITE: u64 = 23;
+const PAGE: u64 = 4096;
+
+/// While a virtual signal is really blocked ([`crate::signals::parking`]) no fault may happen: the pages are made present
+/// beforehand. Another thread that unmaps them meanwhile ends the process, as it might without us.
+fn ready(address: u64, length: usize, advice: u64) -> Result<(), Efault> {
+    // SAFETY: the block is this thread's.
+    if unsafe { (*tls::current()).parked } == 0 || length == 0 {
+        return Ok(());
+    }
+    let start = address & !(PAGE - 1);
+    let end = address.checked_add(length as u64).ok_or(Efault)?.next_multiple_of(PAGE);
+    // SAFETY: changes no content.
+    ok(unsafe { raw::syscall3(SYS_MADVISE, start, end - start, advice) })
+}
+
+/// How much of `length` bytes at `address` is there, from the first on; all if a fault does no harm.
+fn present(address: u64, length: usize) -> Option<usize> {
+    // SAFETY: the block is this thread's.
+    if unsafe { (*tls::current()).parked } == 0 {
+        return Some(length);
+    }
+    let up_to =
+        |pages: u64| ((address / PAGE + pages) * PAGE).saturating_sub(address).min(length as u64) as usize;
+    (1..=length as u64 / PAGE + 2)
+        .map(up_to)
+        .take_while(|&length| ready(address, length, MADV_POPULATE_READ).is_ok())
+        .last()
+}
+
 /// Copies `from.len()` bytes to `to` in the program's memory.
 ///
 /// # Safety
 /// `to` is where the program asked for it, or at least not memory that Rust code believes its own. On error part of it
 /// may have been written.
 pub unsafe fn copy_to(to: u64, from: &[u8]) -> Result<(), Efault> {
+    ready(to, from.len(), MADV_POPULATE_WRITE)?;
     // SAFETY: faults are caught; the caller vouches for the place.
     ok(unsafe { interpose_copy(to as *mut u8, from.as_ptr(), from.len()) })
 }
 
 /// Fills `to` from `from` in the program's memory. On error part of it may have been filled.
 pub fn copy_from(to: &mut [u8], from: u64) -> Result<(), Efault> {
+    ready(from, to.len(), MADV_POPULATE_READ)?;
     // SAFETY: faults are caught; the destination is a slice.
     ok(unsafe { interpose_copy(to.as_mut_ptr(), from as *const u8, to.len()) })
 }
@@ -213,6 +250,7 @@ unsafe impl Plain for crate::signals::StackDescription {}
 
 /// Reads a value from the program's memory, aligned or not.
 pub fn read<T: Plain>(from: u64) -> Result<T, Efault> {
+    ready(from, size_of::<T>(), MADV_POPULATE_READ)?;
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: faults are caught; all bytes are written when it succeeds, and any bytes are a value.
     unsafe {
@@ -222,6 +260,7 @@ pub fn read<T: Plain>(from: u64) -> Result<T, Efault> {
 }
 
 pub(crate) fn write<T: Plain>(to: u64, value: &T) -> Result<(), Efault> {
+    ready(to, size_of::<T>(), MADV_POPULATE_WRITE)?;
     // SAFETY: faults are caught; callers write where the program asked for it.
     ok(unsafe { interpose_copy(to as *mut u8, (&raw const *value).cast(), size_of::<T>()) })
 }
@@ -229,6 +268,7 @@ pub(crate) fn write<T: Plain>(to: u64, value: &T) -> Result<(), Efault> {
 /// Whether `length` bytes at `address` can be read now. Another thread may unmap them at any time.
 pub fn probe_read(address: u64, length: usize) -> Result<(), Efault> {
     let Some(last) = last(address, length)? else { return Ok(()) };
+    ready(address, length, MADV_POPULATE_READ)?;
     // SAFETY: only reads; faults are caught.
     ok(unsafe { interpose_probe_read(address, last) })
 }
@@ -236,6 +276,7 @@ pub fn probe_read(address: u64, length: usize) -> Result<(), Efault> {
 /// Whether `length` bytes at `address` can be written now. Pages are made present, their content stays.
 pub fn probe_write(address: u64, length: usize) -> Result<(), Efault> {
     let Some(last) = last(address, length)? else { return Ok(()) };
+    ready(address, length, MADV_POPULATE_WRITE)?;
     // SAFETY: changes nothing, atomically; faults are caught.
     ok(unsafe { interpose_probe_write(address, last) })
 }
@@ -250,9 +291,12 @@ fn last(address: u64, length: usize) -> Result<Option<u64>, Efault> {
 /// Copies a zero-terminated string into `buffer`; the result is without the terminator.
 pub fn read_cstr(from: u64, buffer: &mut [MaybeUninit<u8>]) -> Result<&[u8], CstrError> {
     let to = buffer.as_mut_ptr().cast::<u8>();
+    let whole = buffer.len();
+    let length = present(from, whole).ok_or(CstrError::Efault)?;
     // SAFETY: faults are caught; at most the buffer is written.
-    match unsafe { interpose_copy_string(to, from as *const u8, buffer.len()) } {
+    match unsafe { interpose_copy_string(to, from as *const u8, length) } {
         -1 => Err(CstrError::Efault),
+        0 if length < whole => Err(CstrError::Efault),
         0 => Err(CstrError::TooLong),
         // SAFETY: so many bytes of the buffer were written.
         length => Ok(unsafe { core::slice::from_raw_parts(to, length as usize - 1) }),

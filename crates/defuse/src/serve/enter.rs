@@ -117,7 +117,7 @@ pub fn enter(
         crate::trace::debug(format_args!("pages of a mapped file: {error}"));
     }
     let together = process.descriptors.lock();
-    let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::is_private(fd)) {
+    let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::was_moved(fd)) {
         file.set_form(Form::Backing(fd));
         if fd as u64 >= process.fd_limit() {
             return Err(Errno::MFILE);
@@ -143,7 +143,7 @@ pub fn enter(
 
 /// The program's FD is the plugin's file itself. `ready` says that its close-on-exec flag is right.
 fn enter_native(process: &Process, fd: RawFd, cloexec: bool, ready: bool) -> Result<RawFd, Errno> {
-    let fd = if private_fd::is_private(fd) {
+    let fd = if private_fd::was_moved(fd) {
         let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
         let duplicate = native::checked(sys::__NR_fcntl, [fd as u64, command, 0, 0, 0, 0]);
         private_fd::close(fd);

@@ -301,9 +301,10 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
                     return -i64::from(Errno::NAMETOOLONG.raw_os_error());
                 }
                 let args = [name.as_ptr() as u64, argv, envp, 0, 0, 0];
-                match native::exec(sys::__NR_execve, args) {
-                    BUSY if !executable.is_empty() => exec_undisturbed(path, args),
-                    result => result,
+                if executable.is_empty() {
+                    native::exec(sys::__NR_execve, args)
+                } else {
+                    running::exec(path, args)
                 }
             }
             Program::Call(args) => {
@@ -329,20 +330,6 @@ fn is_intercepted(process: &'static Process, program: &Program) -> bool {
         Program::Path(path, _) => next_image::is_intercepted(process, path),
         // execveat of the FD itself.
         Program::Call(args) => next_image::is_intercepted(process, &next_image::path_of_fd(args[0] as RawFd)),
-    }
-}
-
-const BUSY: i64 = -(linux_raw_sys::errno::ETXTBSY as i64);
-
-/// Starts a program's copy that somebody was just looking at.
-fn exec_undisturbed(copy: &[u8], args: [u64; 6]) -> i64 {
-    match running::wait_until_startable(copy) {
-        Ok(kept) => {
-            let result = native::exec(sys::__NR_execve, args);
-            native::close(kept);
-            result
-        }
-        Err(_) => BUSY,
     }
 }
 

@@ -283,6 +283,14 @@ pub fn syncfs(process: &'static Process, call: &Call) -> Served {
     DONE
 }
 
+/// sync(2): the plugins that this process uses, then the kernel's own file systems. It knows no errors.
+pub fn sync_all(process: &'static Process, _: &Call) -> Served {
+    for instance in process.mounts.iter().filter_map(crate::mount::Mount::loaded) {
+        let _ = instance.syncfs();
+    }
+    Ok(Reply::Pass)
+}
+
 pub fn fadvise(process: &'static Process, call: &Call) -> Served {
     let [_, _, length, advice, ..] = call.args;
     let Some(_file) = open_for_data(process, call)? else { return Ok(Reply::Pass) };

@@ -6,6 +6,7 @@
 mod address_space;
 mod asynchronous;
 pub mod attributes;
+mod comparing;
 mod copying;
 mod descriptors;
 mod directory;
@@ -131,6 +132,7 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_fdatasync => metadata::fdatasync,
         sys::__NR_sync_file_range => metadata::sync_file_range,
         sys::__NR_syncfs => metadata::syncfs,
+        sys::__NR_sync => metadata::sync_all,
         sys::__NR_fadvise64 => metadata::fadvise,
         sys::__NR_readahead => metadata::readahead,
         sys::__NR_ioctl => metadata::ioctl,
@@ -180,6 +182,7 @@ pub fn server(nr: u32) -> Option<Server> {
 
         sys::__NR_close => descriptors::close,
         sys::__NR_close_range => descriptors::close_range,
+        sys::__NR_kcmp => comparing::kcmp,
         sys::__NR_dup => descriptors::dup,
         sys::__NR_dup2 => descriptors::dup2,
         sys::__NR_dup3 => descriptors::dup3,

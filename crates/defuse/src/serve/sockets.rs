@@ -234,7 +234,7 @@ fn socket_at(process: &Process, spot: &Spot) -> Result<Address, Errno> {
         return Err(Errno::CONNREFUSED);
     }
     let place = Rendezvous::of(process, spot)?;
-    if place.exists() { place.address() } else { lent(spot) }
+    if place.is_trusted(process, attributes.st_uid) { place.address() } else { lent(spot) }
 }
 
 /// The socket of somebody else at `spot`, if the plugin lends it.
@@ -283,9 +283,21 @@ impl Rendezvous {
         Ok(name)
     }
 
-    fn exists(&self) -> bool {
-        let access = |name: Name| native::checked(sys::__NR_access, [name.as_ptr() as u64, 0, 0, 0, 0, 0]);
-        self.with(b"").and_then(access).is_ok()
+    /// Whether there is a socket, of the node's owner or of somebody trusted anyway: everybody may make names here.
+    fn is_trusted(&self, process: &Process, owner: u32) -> bool {
+        let Ok(name) = self.with(b"") else { return false };
+        let flags = sys::O_PATH | sys::O_NOFOLLOW | sys::O_CLOEXEC;
+        let Ok(found) = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0])
+        else {
+            return false;
+        };
+        let stat = native::fstat(found);
+        native::close(found);
+        let own = native::raw_call(sys::__NR_geteuid, [0; 6]) as u32;
+        stat.is_ok_and(|stat| {
+            stat.st_mode & sys::S_IFMT == sys::S_IFSOCK
+                && [owner, process.owner, own, 0].contains(&stat.st_uid)
+        })
     }
 
     /// Binds the socket `fd` here, which was called `text`.

@@ -2,11 +2,11 @@
 
 use rustix::io::Errno;
 
-use super::Interest::{Always, ByFd, Closes, Never};
+use super::Interest::{Always, ByFd, Closes, WhileServing};
 use super::Length::{Arg, Depends, Fixed, Iovec, Text};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
-use super::Treatment::{Passed, RefusedOnMount, Served};
+use super::Treatment::{RefusedOnMount, Served};
 
 /// The rows.
 pub const ROWS: &[Row] = &[
@@ -62,13 +62,7 @@ pub const ROWS: &[Row] = &[
     Row::new(277, "sync_file_range", Served, ByFd, "as fdatasync, which is more than was asked for")
         .fds(&[0]),
     Row::new(306, "syncfs", Served, ByFd, "the plugin's").fds(&[0]),
-    Row::new(
-        162,
-        "sync",
-        Passed,
-        Never,
-        "the kernel's file systems; plugins keep nothing back that close would not have written",
-    ),
+    Row::new(162, "sync", Served, WhileServing, "every plugin of this process is asked, then the kernel"),
     Row::new(221, "fadvise64", Served, ByFd, "advice that we do not take").fds(&[0]),
     Row::new(187, "readahead", Served, ByFd, "advice that we do not take").fds(&[0]),
     Row::new(

@@ -1,6 +1,6 @@
 //! Processes, threads, their identity and limits.
 
-use super::Interest::{Always, Never, WhileAlert};
+use super::Interest::{Always, Never, WhileAlert, WhileServing};
 use super::Length::{Arg, Depends, Fixed, Items};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
@@ -41,9 +41,9 @@ pub const ROWS: &[Row] = &[
     Row::new(
         312,
         "kcmp",
-        Passed,
-        Never,
-        "compares shadows; two descriptions that were never shared may look like one",
+        Served,
+        WhileServing,
+        "the kernel compares shadows, which this process's files get first",
     )
     .fds(&[3, 4]),
     Row::new(

@@ -21,7 +21,7 @@ pub const ROWS: &[Row] = &[
         "rt_sigprocmask",
         Interposed,
         Never,
-        "SIGBUS and SIGSYS stay deliverable; the program sees the mask that it set",
+        "SIGBUS, SIGSEGV and SIGSYS stay deliverable; the program sees the mask that it set",
     )
     .memory(&[In(1, Arg(3)), Out(2, Arg(3))]),
     Row::new(15, "rt_sigreturn", Passed, Never, "restores what the frame of the handler says"),

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::tls::{self, PENDING_NONE, PENDING_SIGNAL, Tls};
 use super::{regions, vector};
 use crate::raw;
-use crate::signals::{self, Context, StackDescription, VIRTUAL, mask};
+use crate::signals::{self, Context, StackDescription, VIRTUAL, mask, parking};
 use crate::site;
 
 /// Bytes of the frame: the kernel's `ucontext` without siginfo, then vector state in the standard format.
@@ -42,7 +42,7 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
     context.old_mask = 0;
     context.fault_address = 0;
     context.reserved = [0; 8];
-    context.mask = tls.mask & !VIRTUAL;
+    context.mask = tls.mask & !VIRTUAL | tls.parked;
     if tls.target != 0 {
         context.rip = tls.target;
     } else if !site::rewind(context, tls.resume) {
@@ -73,7 +73,8 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
         }
     }
     let held = tls.pending == PENDING_SIGNAL;
-    let waiting = tls.virtual_pending & !tls.virtual_mask;
+    // Those that are blocked are parked as they come.
+    let waiting = tls.virtual_pending & !(tls.virtual_mask & parking::indispensable());
     if waiting != 0 || (held && signals::bit(tls.info.signal()) & VIRTUAL != 0) {
         // These are never blocked; for once, until the frame is used.
         mask::set_native(u64::MAX);

@@ -28,6 +28,9 @@ pub const PHASE_CALL: u8 = 0;
 /// The caller of a clone comes back.
 pub const PHASE_AFTER_CLONE: u8 = 1;
 
+/// In [`Tls::wait_mask`]: there is such a call.
+pub const WAITING: u64 = 1 << 63;
+
 /// The block. All zero is a thread that never made a call of interest.
 #[repr(C)]
 pub struct Tls {
@@ -69,8 +72,12 @@ pub struct Tls {
     pub mask: u64,
     /// Signals of [`crate::signals::VIRTUAL`] that the program believes it has blocked.
     pub virtual_mask: u64,
-    /// Signals sent by a process that wait for the program to unblock them, as a mask.
+    /// Signals sent by a process that came while another was held back.
     pub virtual_pending: u64,
+    /// Virtual signals that are really blocked, as one was sent while the program had it blocked: see [`crate::signals::parking`].
+    pub parked: u64,
+    /// The virtual signals in the mask of a wait that is being made as an edited call, and [`WAITING`].
+    pub wait_mask: u64,
     /// The program's arguments while an edited call, or one that the entry decides about, is made.
     pub original: [u64; 6],
     /// Filtered masks of an edited call.
@@ -114,6 +121,7 @@ pub const ALT_DISABLED: usize = offset_of!(Tls, alt_disabled);
 pub const MASK: usize = offset_of!(Tls, mask);
 pub const UNSETTLED: usize = offset_of!(Tls, unsettled);
 pub const VIRTUAL_MASK: usize = offset_of!(Tls, virtual_mask);
+pub const PARKED: usize = offset_of!(Tls, parked);
 pub const ORIGINAL: usize = offset_of!(Tls, original);
 pub const NUMBER: usize = offset_of!(Tls, number);
 pub const PATH_CLASS: usize = offset_of!(Tls, path_class);

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::wrapper;
-use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit};
+use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit, raise};
 use crate::InstallError;
 use crate::entry::tls::Tls;
 use crate::raw;
@@ -21,7 +21,7 @@ const SA_SIGINFO: u64 = 4;
 const SA_RESTORER: u64 = 0x0400_0000;
 const SA_ONSTACK: u64 = 0x0800_0000;
 pub const SA_RESTART: u64 = 0x1000_0000;
-const SA_NODEFER: u64 = 0x4000_0000;
+pub const SA_NODEFER: u64 = 0x4000_0000;
 pub const SA_RESETHAND: u64 = 0x8000_0000;
 const SA_NOCLDSTOP: u64 = 1;
 const SA_NOCLDWAIT: u64 = 2;
@@ -206,6 +206,11 @@ fn exchange(signal: u32, wanted: Option<Action>) -> Result<Action, i64> {
     if handled {
         entry.store(&wanted);
     }
+    if bit(signal) & VIRTUAL != 0 && wanted.handler == SIG_IGN {
+        // What is pending goes; the kernel sees that only if it is told so.
+        // SAFETY: for a moment as the program asked.
+        unsafe { set_native(signal, &Action { handler: SIG_IGN, ..Action::default() }) };
+    }
     // SAFETY: what the program asked, by way of the wrapper.
     let result = unsafe { set_native(signal, &kernel_action(signal, &wanted)) };
     if result < 0 {
@@ -325,6 +330,11 @@ pub fn ignore_for_exec(tls: &Tls) {
     for signal in virtual_signals().filter(|signal| ignored(tls, *signal)) {
         // SAFETY: as the program asked; other threads end with the exec.
         unsafe { set_native(signal, &Action { handler: SIG_IGN, ..Action::default() }) };
+        if tls.parked & bit(signal) != 0 {
+            // That has discarded it, as the program's own call would not: it is blocked.
+            // SAFETY: the caller has blocked it.
+            unsafe { raise(signal) };
+        }
     }
 }
 

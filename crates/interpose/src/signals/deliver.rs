@@ -2,11 +2,11 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use super::actions::{self, SA_RESETHAND, SIG_DFL, SIG_IGN};
-use super::wrapper;
+use super::actions::{self, SA_NODEFER, SA_RESETHAND, SIG_DFL, SIG_IGN};
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
+use super::{parking, wrapper};
 use crate::entry::regions::{self, Place};
-use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls};
+use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
 use crate::{RESTART, dispatch, lodger, objects, raw, serve, site, table, usercopy};
 
 /// `si_code` of a SIGSYS by Syscall User Dispatch.
@@ -25,9 +25,12 @@ pub extern "C" fn on_signal(
 ) -> u64 {
     // SAFETY: the kernel passes its frame; the block is this thread's.
     let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
-    if regions::place(context.rip) == Place::AfterClone && context.rax == 0 {
+    let place = regions::place(context.rip);
+    if place == Place::AfterClone && context.rax == 0 {
         settle_child(context);
     }
+    // A call that waits with a mask of its own.
+    let waiting = matches!(place, Place::BackEdited | Place::ForwardEdited) && tls.wait_mask & WAITING != 0;
     if lodger::is_current() {
         tls.unsettled = interrupted as u64;
         // The block is its parent's.
@@ -53,7 +56,8 @@ pub extern "C" fn on_signal(
         requeue(info, context, tls);
         return RETURN;
     }
-    deliver(signal, info, context, tls)
+    let blocked = tls.virtual_mask & if waiting { tls.wait_mask } else { VIRTUAL };
+    deliver(signal, info, context, tls, blocked)
 }
 
 /// A signal may change these at any instruction.
@@ -189,7 +193,7 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
             unsafe { queue_to_self(info) };
         }
     }
-    context.mask = ALL;
+    context.mask = ALL | tls.parked;
     if let Some(after) = raw::interrupted(context.rip) {
         context.rip = after;
         context.rax = RESTART as u64;
@@ -200,24 +204,29 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
 }
 
 fn requeue(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
-    // SAFETY: all signals are blocked until the frame is left.
+    context.mask &= !VIRTUAL;
+    let noted = (pending(tls) == PENDING_SIGNAL).then_some(tls.info);
+    // First, as a virtual signal strikes at once.
+    tls.pending = PENDING_NONE;
+    // SAFETY: all others are blocked until the frame is left.
     unsafe {
-        if pending(tls) == PENDING_SIGNAL {
-            queue_to_self(&tls.info);
+        if let Some(noted) = noted {
+            queue_to_self(&noted);
         }
         queue_to_self(info);
     }
-    context.mask &= !VIRTUAL;
-    tls.pending = PENDING_NONE;
 }
 
-/// The program's handler, or what its action says.
-fn deliver(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) -> u64 {
+/// The program's handler, or what its action says. `blocked` are the virtual signals that the program has blocked.
+fn deliver(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls, blocked: u64) -> u64 {
     let virtually = bit(signal) & VIRTUAL;
-    if virtually & tls.virtual_mask != 0 {
-        tls.virtual_pending |= virtually;
+    if virtually & blocked != 0 {
+        parking::park(info, context, tls);
         return RETURN;
     }
+    // A wait has let it through.
+    tls.parked &= !virtually;
+    context.mask &= !virtually;
     let action = actions::disposition(tls, signal);
     match action.handler {
         SIG_IGN => RETURN,
@@ -230,7 +239,7 @@ fn deliver(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) ->
             RETURN
         }
         handler => {
-            let _ = context;
+            parking::enter_handler(signal, action.mask, action.flags & SA_NODEFER != 0, context, tls);
             handler
         }
     }
@@ -278,5 +287,6 @@ fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls
     if action.flags & SA_RESETHAND != 0 {
         actions::reset(signal, &action);
     }
+    parking::enter_handler(signal, action.mask, action.flags & SA_NODEFER != 0, context, tls);
     action.handler
 }

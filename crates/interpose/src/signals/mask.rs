@@ -1,7 +1,7 @@
 //! Signal masks: the program's, in which the virtual signals may be blocked, and the kernel's, in which they never are.
 
-use super::{ALL, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, VIRTUAL, bit};
-use crate::entry::tls::{PENDING_MASK, PENDING_NONE, Tls};
+use super::{ALL, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, VIRTUAL, bit, parking};
+use crate::entry::tls::{PENDING_MASK, PENDING_NONE, Tls, WAITING};
 use crate::usercopy;
 use crate::{Call, RESTART, raw};
 
@@ -25,12 +25,20 @@ pub fn serve(tls: &mut Tls, args: [u64; 6]) -> i64 {
         }
         Some(wanted)
     };
-    let previous = match change(tls, how, wanted.map(|wanted| wanted & !VIRTUAL)) {
-        Ok(previous) => previous | tls.virtual_mask,
+    let before = tls.virtual_mask;
+    let mut real = None;
+    if let Some(wanted) = wanted {
+        tls.virtual_mask = combined(how, before, wanted) & VIRTUAL;
+        let (parked, mask) = (tls.parked, tls.virtual_mask);
+        let still = parking::still_parked(tls, mask);
+        // Those that are unblocked and pending come now; we are inside, and they are delivered as we leave.
+        real = Some(wanted & !VIRTUAL | if how == SIG_UNBLOCK { parked & !still } else { still });
+    }
+    let previous = match change(tls, how, real) {
+        Ok(previous) => previous | before,
         Err(errno) => return errno,
     };
-    if let Some(wanted) = wanted {
-        tls.virtual_mask = combined(how, tls.virtual_mask, wanted) & VIRTUAL;
+    if wanted.is_some() {
         raise_unblocked(tls);
     }
     if old != 0 && usercopy::write(old, &previous).is_err() {
@@ -94,12 +102,13 @@ fn raise_unblocked(tls: &mut Tls) {
 /// Blocks all signals; the call is then left by a signal frame that restores the program's mask.
 pub fn block_all(tls: &mut Tls) {
     let mut previous = 0_u64;
+    let all = ALL | tls.parked;
     // SAFETY: the masks are ours.
     unsafe {
         raw::syscall4(
             SYS_RT_SIGPROCMASK,
             SIG_SETMASK,
-            (&raw const ALL) as u64,
+            (&raw const all) as u64,
             (&raw mut previous) as u64,
             SET_SIZE,
         );
@@ -133,29 +142,22 @@ pub fn adopt(tls: &mut Tls) {
     }
 }
 
-/// A call that waits with a mask: puts a mask without the virtual signals in its place.
-pub fn filter(tls: &mut Tls, call: &mut Call, argument: usize, pair: bool) {
+/// A call that waits with a mask: puts a mask without the virtual signals in its place, but for those that are pending. Returns
+/// what is to be [`Tls::wait_mask`].
+pub fn filter(tls: &mut Tls, call: &mut Call, argument: usize, pair: bool) -> u64 {
     let pointer = call.args[argument];
-    if pointer == 0 {
-        return;
-    }
     let copy = (&raw mut tls.mask_copy) as u64;
     // What cannot be read is left to the kernel to complain about.
-    if pair {
-        let Ok([mask, size]) = usercopy::read::<[u64; 2]>(pointer) else { return };
-        if mask == 0 {
-            return;
-        }
-        let Ok(mask) = usercopy::read::<u64>(mask) else { return };
-        if mask & VIRTUAL != 0 {
-            tls.mask_copy = [mask & !VIRTUAL, copy, size, 0];
-            call.args[argument] = copy + 8;
-        }
-    } else {
-        let Ok(mask) = usercopy::read::<u64>(pointer) else { return };
-        if mask & VIRTUAL != 0 {
-            tls.mask_copy[0] = mask & !VIRTUAL;
-            call.args[argument] = copy;
-        }
-    }
+    let found = match pair {
+        _ if pointer == 0 => None,
+        false => usercopy::read::<u64>(pointer).ok().map(|mask| (mask, 0)),
+        true => match usercopy::read::<[u64; 2]>(pointer) {
+            Ok([mask, size]) if mask != 0 => usercopy::read::<u64>(mask).ok().map(|mask| (mask, size)),
+            _ => None,
+        },
+    };
+    let Some((mask, size)) = found else { return 0 };
+    tls.mask_copy = [mask & !VIRTUAL | mask & tls.parked, copy, size, 0];
+    call.args[argument] = if pair { copy + 8 } else { copy };
+    mask & VIRTUAL | WAITING
 }

@@ -2,13 +2,14 @@
 //!
 //! The kernel's action for every signal that the program handles is [`wrapper`]. Outside, it passes control to the
 //! program's handler with the same frame. Inside, it notes the signal, blocks all for the moment, and the signal is
-//! delivered as the call is left. SIGBUS, SIGSEGV and SIGSYS stay deliverable always.
+//! delivered as the call is left. SIGBUS, SIGSEGV and SIGSYS stay deliverable, but for one that is pending ([`parking`]).
 
 pub mod actions;
 pub mod alt;
 pub mod context;
 pub mod deliver;
 pub mod mask;
+pub mod parking;
 pub mod wrapper;
 
 use crate::raw;

@@ -13,6 +13,9 @@ macro_rules! by_path {
             "mov rcx, fs:[r11 + {top}]\n",
             "test rcx, rcx\n",
             "je interpose_enter\n",
+            // A fault would be fatal while a virtual signal is really blocked.
+            "cmp qword ptr fs:[r11 + {parked}], 0\n",
+            "jne interpose_enter\n",
             "mov fs:[r11 + {original}], rdi\n",
             "mov fs:[r11 + {original} + 8], rsi\n",
             "mov fs:[r11 + {original} + 16], rdx\n",

@@ -99,6 +99,10 @@ macro_rules! decision {
             ".Lip_test_mask:\n",
             "test r11d, {virtual_bits}\n",
             "jne .Lip_offer\n",
+            // Or if any are blocked now: the wait lets them through.
+            "mov r11, [rip + interpose_tls@gottpoff]\n",
+            "cmp qword ptr fs:[r11 + {virtual_mask}], 0\n",
+            "jne .Lip_offer\n",
             "jmp .Lip_pass\n",
             // A peek that faults is continued here: the kernel says EFAULT.
             "interpose_label interpose_peek_failed\n",

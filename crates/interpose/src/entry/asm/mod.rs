@@ -62,6 +62,7 @@ global_asm!(
     path_inodes = sym table::PATH_INODES,
     path_fd_limit = sym table::PATH_FD_LIMIT,
     path_class = const tls::PATH_CLASS,
+    parked = const tls::PARKED,
     open_how = const tls::OPEN_HOW,
     tried = const tls::TRIED,
     number = const tls::NUMBER,

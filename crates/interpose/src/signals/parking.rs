@@ -1,0 +1,70 @@
+//! Virtual signals that are sent while the program has them blocked.
+//!
+//! The kernel does not know that they are blocked, and delivers. Then such a signal is really blocked from here on in this thread,
+//! and sent once more: now it is pending as the program expects it to be, for `sigpending`, `sigwait`, signalfd and
+//! the next image. One for the process goes to the next thread, until it meets one that takes it or none is left.
+//!
+//! While it is blocked a fault would be fatal, so `usercopy` makes sure of its pages beforehand. Dispatch cannot do
+//! without SIGSYS; where that is armed, a SIGSYS from elsewhere waits unseen.
+
+use super::{Context, SIG_BLOCK, SIGSYS, SYS_RT_SIGPROCMASK, SigInfo, VIRTUAL, bit, queue_to_self};
+use crate::entry::tls::Tls;
+use crate::{dispatch, raw};
+
+const SYS_GETPID: u32 = 39;
+const SYS_RT_SIGQUEUEINFO: u32 = 129;
+/// `si_code` of kill(2) and sigqueue(3): for the process, not for one thread.
+const SI_USER: i32 = 0;
+const SI_QUEUE: i32 = -1;
+
+/// Virtual signals that can never be blocked.
+pub fn indispensable() -> u64 {
+    if dispatch::armed() { bit(SIGSYS) } else { 0 }
+}
+
+/// Makes a signal pending that the kernel has just delivered.
+pub fn park(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
+    let signal = bit(info.signal());
+    if signal & indispensable() != 0 {
+        tls.virtual_pending |= signal;
+        return;
+    }
+    tls.parked |= signal;
+    context.mask |= signal;
+    // SAFETY: the mask is ours; the signal is blocked before it is sent.
+    unsafe {
+        raw::syscall4(SYS_RT_SIGPROCMASK, SIG_BLOCK, (&raw const signal) as u64, 0, 8);
+        let for_process = matches!(info.code, SI_USER | SI_QUEUE);
+        let process = raw::syscall1(SYS_GETPID, 0) as u64;
+        let number = u64::from(info.signal());
+        if !for_process || raw::syscall3(SYS_RT_SIGQUEUEINFO, process, number, (&raw const *info) as u64) < 0
+        {
+            queue_to_self(info);
+        }
+    }
+}
+
+/// The program's mask of virtual signals is now `mask`: what is to be blocked really.
+pub fn still_parked(tls: &mut Tls, mask: u64) -> u64 {
+    tls.parked &= mask;
+    tls.parked
+}
+
+/// The mask that a handler finds in its context, and the one it runs with.
+pub fn enter_handler(signal: u32, mask: u64, nodefer: bool, context: &mut Context, tls: &mut Tls) {
+    context.mask |= tls.virtual_mask;
+    let own = if nodefer { 0 } else { bit(signal) };
+    tls.virtual_mask |= (mask | own) & VIRTUAL;
+}
+
+/// The handler has returned: the mask in its context is the program's again, but for the virtual signals.
+pub extern "C" fn leave_handler(context: &mut Context) {
+    // SAFETY: the block is this thread's.
+    let tls = unsafe { &mut *crate::entry::tls::current() };
+    if crate::lodger::is_current() {
+        return; // The block is its parent's.
+    }
+    tls.virtual_mask = context.mask & VIRTUAL;
+    let mask = tls.virtual_mask;
+    context.mask = context.mask & !VIRTUAL | still_parked(tls, mask);
+}
