@@ -34,6 +34,8 @@ pub enum Serving {
     Plugin,
     /// The program gets the FD of the backend's file.
     BackingFd,
+    /// As [`Serving::Plugin`], and the plugin lends no pages: files are mapped by the pager.
+    Paged,
     /// As `Plugin`, but the plugin keeps no locks.
     SessionLocks,
 }
@@ -51,6 +53,7 @@ impl Serving {
         match self {
             Self::Plugin => "",
             Self::BackingFd => "backing-fd",
+            Self::Paged => "map=pager",
             Self::SessionLocks => "locks=session",
         }
     }

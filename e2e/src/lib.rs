@@ -77,3 +77,35 @@ macro_rules! same_as_plain_by {
         }
     )+};
 }
+
+/// As [`same_as_plain`], and `NAME::paged`, where the plugin lends no pages and the pager maps the files: for what maps them.
+#[macro_export]
+macro_rules! same_as_plain_mapped {
+    ($($(#[$meta:meta])* $name:ident: $case:expr;)+) => {$(
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $(#[$meta])*
+            #[test]
+            fn served() {
+                let case: $crate::Case = $case;
+                case.compare($crate::Serving::Plugin);
+            }
+
+            $(#[$meta])*
+            #[test]
+            fn native() {
+                let case: $crate::Case = $case;
+                case.compare($crate::Serving::BackingFd);
+            }
+
+            $(#[$meta])*
+            #[test]
+            fn paged() {
+                let case: $crate::Case = $case;
+                case.compare($crate::Serving::Paged);
+            }
+        }
+    )+};
+}

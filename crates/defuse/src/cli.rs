@@ -14,6 +14,7 @@ mod plugin;
 mod reaper;
 mod run;
 mod standing;
+mod write_back;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -57,6 +58,7 @@ fn perform(request: Request) -> Result<i32, Failure> {
         }),
         Request::Umount(request) => standing::umount(&request).map(|()| 0),
         Request::List => print(&standing::list()?),
+        Request::WriteBackInside(paths) => Ok(write_back::inside(&paths)),
         Request::PluginList => print(&plugin::list()),
         Request::PluginCheck(request) => plugin::check(&request, print),
         Request::Doctor => {

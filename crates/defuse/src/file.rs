@@ -18,6 +18,7 @@ use stash::{Holder, Slot, SlotId, StashError};
 
 use crate::carried;
 use crate::mount::Mount;
+use crate::paging::Key;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form, ShadowProvider};
@@ -62,6 +63,27 @@ pub struct OpenFile {
     form: AtomicI32,
     /// What its locks need, if the session keeps them.
     pub locks: lock_files::Held,
+    /// What it is for mapping.
+    pub paged: Paged,
+    /// It has no cache of pages as long as [`paging::generation`](crate::paging::generation) is this.
+    pub uncached_at: AtomicU64,
+    /// An error of writing back mapped pages that nobody has been told of; 0: none.
+    error: AtomicI32,
+}
+
+/// The identity of a file that is mapped by us, once it was asked for; `None` inside for others.
+#[derive(Default)]
+pub struct Paged(std::sync::OnceLock<Option<Key>>);
+
+impl Paged {
+    /// What is known, else what `ask` says.
+    pub fn get_or_try(&self, ask: impl FnOnce() -> Result<Option<Key>, Errno>) -> Result<Option<Key>, Errno> {
+        if let Some(known) = self.0.get() {
+            return Ok(*known);
+        }
+        let asked = ask()?;
+        Ok(*self.0.get_or_init(|| asked))
+    }
 }
 
 /// In the slot's first user word, beside open(2)'s flags: the directory has been removed.
@@ -101,7 +123,28 @@ impl OpenFile {
             kind: AtomicU32::new(kind & sys::S_IFMT),
             form: AtomicI32::new(PLACEHOLDER),
             locks: lock_files::Held::new(),
+            paged: Paged::default(),
+            uncached_at: AtomicU64::new(0),
+            error: AtomicI32::new(0),
         }
+    }
+
+    /// Keeps an error of writing back for who next calls [`take_error`](Self::take_error).
+    pub fn keep_error(&self, error: Errno) {
+        self.error.store(error.raw_os_error(), Ordering::Relaxed);
+    }
+
+    /// The error that was kept, once.
+    pub fn take_error(&self) -> Result<(), Errno> {
+        match self.error.swap(0, Ordering::Relaxed) {
+            0 => Ok(()),
+            error => Err(Errno::from_raw_os_error(error)),
+        }
+    }
+
+    /// The process whose file it is.
+    pub fn process(&self) -> &'static Process {
+        self.process
     }
 
     /// What stands at the program's FD numbers for this file.

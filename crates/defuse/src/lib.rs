@@ -25,6 +25,8 @@ mod native;
 mod next_image;
 mod nofile;
 mod openat2;
+#[allow(unsafe_code)]
+mod paging;
 pub mod path_bytes;
 mod private_fd;
 mod proc_links;

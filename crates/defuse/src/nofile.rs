@@ -8,14 +8,14 @@
 //!   and the program meets EMFILE somewhat early.
 //! - The kernel's hard limit is never lowered, and the runner may have raised it, to leave that room.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::native;
 use crate::process::Process;
 use crate::sync::Lock;
+use crate::{native, thread};
 
 /// The program gets no number at or above this, whatever its limit.
 static CEILING: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -25,6 +25,8 @@ static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 static KERNEL_HARD: AtomicU64 = AtomicU64::new(0);
 /// Held while the kernel's soft limit is not the program's. Waited for by holders of any other lock but the heap's.
 static RAISING: Lock<()> = Lock::new(());
+/// The thread that holds it in [`with_room`].
+static RAISED_BY: AtomicU32 = AtomicU32::new(0);
 
 /// Says where the private numbers begin and what limit the session's first program was to see. Called once, before any other
 /// function here.
@@ -40,11 +42,18 @@ pub fn enforced(soft: u64) -> u64 {
     soft.min(CEILING.load(Ordering::Relaxed))
 }
 
-/// Runs `make`, which makes one FD, with room for it above the program's limit.
+/// Runs `make`, which makes FDs, with room for them above the program's limit. It may do the same again, but wait for no lock
+/// other than the heap's.
 pub fn with_room<R>(make: impl FnOnce() -> R) -> R {
+    let thread = thread::id();
+    if RAISED_BY.load(Ordering::Relaxed) == thread {
+        return make();
+    }
     let _one_at_a_time = RAISING.lock();
     let before = raise();
+    RAISED_BY.store(thread, Ordering::Relaxed);
     let made = make();
+    RAISED_BY.store(0, Ordering::Relaxed);
     if let Some(before) = before {
         // Lowering is allowed to everybody.
         let _ = set(&before);

@@ -78,6 +78,8 @@ pub struct Process {
     pub restricted: AtomicBool,
     /// The kernel's working directory is the unlinked one.
     pub nowhere: AtomicBool,
+    /// Mapped files.
+    pub paging: crate::paging::Paging,
     /// Slot numbers at and above this make the next open look for slots of ended processes.
     pub sweep_at: AtomicU32,
 }
@@ -252,6 +254,9 @@ impl Process {
             && let Ok(now) = PathBytes::try_from(now.as_slice())
         {
             *path = now;
+        }
+        if crate::paging::generation(self) != 0 {
+            crate::paging::store::renamed(self, mount as u32, follow);
         }
         let holder = self.holder();
         let mut buffer = vec![0; stash::PATH_MAX_LEN];

@@ -14,7 +14,7 @@ use crate::file::plugin_errno;
 use crate::namei::{self, OpenHow, Spot};
 use crate::process::Process;
 use crate::resolve::PathBytes;
-use crate::{native, running, trace};
+use crate::{native, paging, running, trace};
 
 /// The kernel looks at this much of a file (`BINPRM_BUF_SIZE`).
 const HEADER: usize = 256;
@@ -97,6 +97,7 @@ pub fn stage(
     attributes: &plugin_abi::stat,
     name: &[u8],
 ) -> Result<(PathBytes, Header), Errno> {
+    paging::settle_at(process, spot, attributes)?;
     let instance = spot.mount.instance()?;
     let opened = instance.open(spot.path(), sys::O_RDONLY as i32, 0).map_err(plugin_errno)?;
     let handle = match opened {

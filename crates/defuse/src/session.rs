@@ -12,6 +12,7 @@
 //! | `ID/locks/` | 1733 | files that carry the locks of served files |
 //! | `sockets/` | 1733 | where the kernel has the sockets that are named on a mount |
 //! | `null/` | 0711 | an empty directory |
+//! | `ID/pages/` | 1733 | pages of mapped files, see `crate::paging`; only if a plugin needs that |
 //! | `sites/` | 0711 | lists of system call sites of the libraries that were met, see [`crate::site_lists`] |
 //!
 //! Folders with mode 0711, which `ID/` is too, can be gone through, but not listed, by a process that has dropped its privileges.
@@ -28,6 +29,7 @@ mod kernel_mounts;
 mod mount;
 mod mount_spec;
 mod open;
+mod pages;
 mod remove;
 mod run_directory;
 mod standing_table;
@@ -42,6 +44,7 @@ pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
 pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
 pub(crate) use open::check_regular as check_trusted_file;
+pub use pages::unwritten;
 pub use run_directory::{RunDirectory, choose_run_directory};
 pub use standing_table::StandingTable;
 pub use sweep::{Swept, sweep_stale};
@@ -71,6 +74,8 @@ pub mod names {
     pub const SOCKETS: &str = "sockets";
     /// An empty directory.
     pub const NULL: &str = "null";
+    /// Pages of mapped files.
+    pub const PAGES: &str = "pages";
     /// Lists of system call sites.
     pub const SITES: &str = "sites";
 }

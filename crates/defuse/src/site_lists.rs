@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use interpose::{Config, PlanStore};
+use interpose::{Config, Interest, PlanStore};
 use rustix::fs::{Mode, OFlags, fchmod, fstat, open, rename, unlink};
 use rustix::io::{self, Errno};
 
@@ -18,10 +18,15 @@ const LONGEST: u64 = 1 << 18;
 /// The longest key, in bytes: file names are twice as long.
 const LONGEST_KEY: usize = 120;
 
-/// What every process of a session has the interposer look at, but for the memory that is its own.
-pub fn interests() -> Config {
-    let config =
-        table::rows().fold(Config::new(), |config, row| config.interest(row.nr.into(), row.interest));
+/// What every process of a session has the interposer look at, but for the memory that is its own. `pages`: files may be mapped by
+/// the pager.
+pub fn interests(pages: bool) -> Config {
+    let config = table::rows().fold(Config::new(), |config, row| {
+        let never_asked = !pages && row.interest == Interest::WhileAlert;
+        let config = config.interest(row.nr.into(), if never_asked { Interest::Never } else { row.interest });
+        // Memory that is named by a call may be a mapped file.
+        if !pages || row.memory.is_empty() { config } else { config.alert(row.nr.into()) }
+    });
     serve::INNER.iter().fold(config, |config, &nr| config.inner(nr))
 }
 
@@ -30,12 +35,13 @@ pub fn interests() -> Config {
 pub struct SessionLists {
     /// The directory that holds them.
     directory: PathBuf,
+    pages: bool,
 }
 
 impl SessionLists {
     /// Those of the session whose folder is `session`: an absolute path that the caller trusts.
-    pub fn new(session: &Path) -> Self {
-        Self { directory: session.join(names::SITES) }
+    pub fn new(session: &Path, pages: bool) -> Self {
+        Self { directory: session.join(names::SITES), pages }
     }
 
     /// Makes the lists of the libraries that this process has loaded, libc and ld.so among them. To be called by the runner,
@@ -47,7 +53,7 @@ impl SessionLists {
     #[allow(unsafe_code)]
     pub fn make(&self) -> Result<usize, Errno> {
         // SAFETY: the caller has one thread, so nobody loads or unloads objects meanwhile.
-        unsafe { interpose::store_plans(&interests(), self) }
+        unsafe { interpose::store_plans(&interests(self.pages), self) }
     }
 
     fn path(&self, key: &[u8], ending: &str) -> Option<PathBuf> {
@@ -111,7 +117,7 @@ mod tests {
     fn lists() -> (tempfile::TempDir, SessionLists) {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(names::SITES)).unwrap();
-        let lists = SessionLists::new(folder.path());
+        let lists = SessionLists::new(folder.path(), false);
         (folder, lists)
     }
 

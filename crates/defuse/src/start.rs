@@ -159,6 +159,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         threaded: AtomicBool::new(false),
         restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
+        paging: crate::paging::Paging::default(),
         sweep_at: AtomicU32::new(4096),
     }));
     nofile::show(process, nofile.0);
@@ -360,13 +361,17 @@ pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::
 }
 
 fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {
-    let lists = Box::leak(Box::new(SessionLists::new(Path::new(OsStr::from_bytes(&process.folder)))));
+    let folder = Path::new(OsStr::from_bytes(&process.folder));
+    // Made by the runner if a plugin may need it.
+    let pages = Path::new(OsStr::from_bytes(&process.shared_folder)).join(names::PAGES);
+    let pages = rustix::fs::stat(pages).is_ok();
+    let lists = Box::leak(Box::new(SessionLists::new(folder, pages)));
     let paths = Box::leak(Box::new(PathFilter::new(
         process.table.points().chain(namei::MAGIC_PREFIXES),
         process.table.hidden_inodes(),
         nofile::limit(),
     )));
-    let config = site_lists::interests()
+    let config = site_lists::interests(pages)
         .dispatch(dispatch)
         .serving(process.serving)
         .fd_states(states())

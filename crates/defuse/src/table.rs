@@ -114,6 +114,9 @@ pub const UNASSIGNED: RangeInclusive<u16> = 337..=423;
 /// The newest number that has a row (Linux 7.3). Newer ones are passed, too, until they have been thought about.
 pub const NEWEST: u16 = 472;
 
+/// Of [`FAMILIES`], those whose calls move data: files and sockets.
+const TRANSFERS: [u8; 2] = [0, 4];
+
 /// All rows, by what they are about.
 pub const FAMILIES: &[(&str, &[Row])] = &[
     ("Reading, writing and what belongs to an open file", rows_files::ROWS),
@@ -131,6 +134,11 @@ pub const FAMILIES: &[(&str, &[Row])] = &[
 pub fn row(nr: impl Into<u32>) -> Option<&'static Row> {
     let (family, index) = *PLACES.get(nr.into() as usize)?;
     FAMILIES.get(usize::from(family)).map(|(_, rows)| &rows[usize::from(index)])
+}
+
+/// Whether a call moves data between memory and an FD, which is where other threads' faults and write-backs meet it.
+pub fn transfers(nr: u32) -> bool {
+    PLACES.get(nr as usize).is_some_and(|(family, _)| TRANSFERS.contains(family))
 }
 
 /// All rows, family by family.

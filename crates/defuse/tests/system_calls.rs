@@ -136,6 +136,7 @@ fn interest(interest: Interest) -> &'static str {
         Interest::Never => "",
         Interest::ByFd | Interest::Closes => "by FD",
         Interest::WhileServing => "while serving",
+        Interest::WhileAlert => "while mapping",
         Interest::Always => "always",
     }
 }

@@ -31,6 +31,9 @@ pub enum Interest {
     Closes,
     /// Offered while the `serving` byte is not zero.
     WhileServing,
+    /// Offered while [`crate::set_alert`] is on; goes to the kernel otherwise. A site of this number that cannot be rewritten is
+    /// no reason for dispatch.
+    WhileAlert,
 }
 
 /// When Syscall User Dispatch is used. It costs 27-47 ns on every call of a thread, and about 2 us on each call it catches.
@@ -64,6 +67,7 @@ impl DispatchPolicy {
 pub struct Config {
     pub(crate) interests: [Interest; NUMBERS],
     pub(crate) inner: [bool; NUMBERS],
+    pub(crate) alert: [bool; NUMBERS],
     pub(crate) fd_states: Option<&'static [AtomicU8; FD_STATES]>,
     pub(crate) serving: Option<&'static AtomicU8>,
     pub(crate) dispatch: DispatchPolicy,
@@ -84,6 +88,7 @@ impl Config {
         Self {
             interests: [Interest::Never; NUMBERS],
             inner: [false; NUMBERS],
+            alert: [false; NUMBERS],
             fd_states: None,
             serving: None,
             dispatch: DispatchPolicy::Never,
@@ -107,6 +112,16 @@ impl Config {
     pub const fn inner(mut self, nr: u32) -> Self {
         if (nr as usize) < NUMBERS {
             self.inner[nr as usize] = true;
+        }
+        self
+    }
+
+    /// Offers all calls of this number while [`crate::set_alert`] is on, whatever the interest in it is otherwise. Without
+    /// effect for numbers that make processes, execute, exit or change what is done about signals.
+    #[must_use]
+    pub const fn alert(mut self, nr: u32) -> Self {
+        if (nr as usize) < NUMBERS {
+            self.alert[nr as usize] = true;
         }
         self
     }

@@ -182,7 +182,7 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
 }
 
 fn interesting(number: Option<u32>) -> bool {
-    number.is_none_or(table::of_interest)
+    number.is_none_or(table::must_be_caught)
 }
 
 /// The plans for those texts of an object that were not rewritten yet.

@@ -50,6 +50,13 @@ pub const INNER_HOST: u8 = 2;
 pub type Classes = [AtomicU8; 3 * NUMBERS];
 
 static TABLE: Classes = [const { AtomicU8::new(0) }; 3 * NUMBERS];
+/// What [`set_alert`] does to a number: nothing, the host's class, or both classes.
+static ALERT: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
+const ALERT_HOST: u8 = 1;
+const ALERT_BOTH: u8 = 2;
+/// The classes of a number without alert: own, host's.
+static CALM: [[AtomicU8; 2]; NUMBERS] = [const { [AtomicU8::new(0), AtomicU8::new(0)] }; NUMBERS];
+
 static NO_STATES: [AtomicU8; FD_STATES] = [const { AtomicU8::new(0) }; FD_STATES];
 static NOT_SERVING: AtomicU8 = AtomicU8::new(0);
 
@@ -127,7 +134,7 @@ const fn own_class(own: Own) -> u8 {
 
 const fn host_class(interest: Interest) -> u8 {
     match interest {
-        Interest::Never => NEVER,
+        Interest::Never | Interest::WhileAlert => NEVER,
         Interest::ByFd => BY_FD,
         Interest::Closes => CLOSES,
         Interest::WhileServing => WHILE_SERVING,
@@ -181,6 +188,36 @@ pub fn fill(config: &Config) {
         TABLE[nr].store(class, Relaxed);
         TABLE[INNER + nr].store((u8::from(inner) * INNER_HOST) | (u8::from(own_inner) * INNER_OWN), Relaxed);
         TABLE[HOST_CLASS + nr].store(host, Relaxed);
+        let asked = config.alert[nr] || *interest == Interest::WhileAlert;
+        let alert = match own(nr as u32) {
+            _ if !asked => 0,
+            None | Some(Own::Wait { .. }) => ALERT_BOTH,
+            Some(Own::Executable) => ALERT_HOST,
+            Some(_) => 0,
+        };
+        ALERT[nr].store(alert, Relaxed);
+        CALM[nr][0].store(class, Relaxed);
+        CALM[nr][1].store(host, Relaxed);
+    }
+}
+
+/// Has all calls of the numbers that [`Config::alert`] and [`Interest::WhileAlert`] name offered to the handler from now on, or
+/// no longer. Calls that are being decided about meanwhile go either way; those that other threads begin after this has returned
+/// go the new one. As long as it is off, it costs those calls nothing. Any thread, inside or not.
+pub fn set_alert(on: bool) {
+    for nr in 0..NUMBERS {
+        let (class, host) = if on {
+            match ALERT[nr].load(Relaxed) {
+                ALERT_BOTH => (ALWAYS, ALWAYS),
+                ALERT_HOST => (CALM[nr][0].load(Relaxed), ALWAYS),
+                _ => continue,
+            }
+        } else {
+            (CALM[nr][0].load(Relaxed), CALM[nr][1].load(Relaxed))
+        };
+        // The host's first: who finds the other is to find this.
+        TABLE[HOST_CLASS + nr].store(host, Relaxed);
+        TABLE[nr].store(class, Relaxed);
     }
 }
 
@@ -223,5 +260,60 @@ pub fn numbers_rewritten() -> u64 {
 
 /// Whether a call of this number is of interest to anybody, whatever its arguments.
 pub fn of_interest(nr: u32) -> bool {
-    (nr as usize) < NUMBERS && TABLE[nr as usize].load(Relaxed) != NEVER
+    must_be_caught(nr) || (nr as usize) < NUMBERS && ALERT[nr as usize].load(Relaxed) != 0
+}
+
+/// Whether a call of this number is of interest when there is no alert, too.
+pub fn must_be_caught(nr: u32) -> bool {
+    (nr as usize) < NUMBERS && CALM[nr as usize][0].load(Relaxed) != NEVER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: u32 = 0;
+    const MPROTECT: u32 = 10;
+    const MUNMAP: u32 = 11;
+    const FORK: u32 = 57;
+    const FUTEX: u32 = 202;
+    const GETPPID: u32 = 110;
+
+    fn classes(nr: u32) -> (u8, u8) {
+        (TABLE[nr as usize].load(Relaxed), TABLE[HOST_CLASS + nr as usize].load(Relaxed))
+    }
+
+    /// One test, since the table is the process's.
+    #[test]
+    fn an_alert_has_calls_offered_and_its_end_puts_all_back() {
+        let config = Config::new()
+            .interest(READ, Interest::ByFd)
+            .interest(MUNMAP, Interest::WhileAlert)
+            .interest(GETPPID, Interest::Always);
+        let config = [READ, MPROTECT, FORK, FUTEX].into_iter().fold(config, Config::alert);
+        fill(&config);
+        let calm = [
+            (READ, (BY_FD, BY_FD)),
+            (MPROTECT, (EXECUTABLE, NEVER)),
+            (MUNMAP, (NEVER, NEVER)),
+            (FORK, (ALWAYS, NEVER)),
+            (FUTEX, (NEVER, NEVER)),
+            (GETPPID, (ALWAYS, ALWAYS)),
+        ];
+        for (nr, expected) in calm {
+            assert_eq!(classes(nr), expected, "{nr}");
+        }
+        assert!(of_interest(FUTEX) && !must_be_caught(FUTEX) && must_be_caught(READ));
+        assert!(!host_interested(FUTEX, &[0; 6]));
+        set_alert(true);
+        for nr in [READ, MUNMAP, FUTEX, GETPPID] {
+            assert_eq!(classes(nr), (ALWAYS, ALWAYS), "{nr}");
+        }
+        assert_eq!((classes(MPROTECT), classes(FORK)), ((EXECUTABLE, ALWAYS), (ALWAYS, NEVER)));
+        assert!(host_interested(FUTEX, &[0; 6]));
+        set_alert(false);
+        for (nr, expected) in calm {
+            assert_eq!(classes(nr), expected, "{nr}");
+        }
+    }
 }

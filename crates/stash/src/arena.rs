@@ -2,7 +2,7 @@
 
 use core::fmt;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, SealFlags};
@@ -124,6 +124,11 @@ impl Arena {
     /// The user who created the arena.
     pub fn creator_uid(&self) -> u32 {
         self.map.header().creator_uid.load(Ordering::Relaxed)
+    }
+
+    /// A word for the host's own use, 0 at first, the same in all processes. It is not in the way of anything else.
+    pub fn host_word(&self) -> &AtomicU64 {
+        &self.map.header().host_word
     }
 
     /// A word for the host's own use, shared by all processes; 0 at first.

@@ -38,7 +38,8 @@ pub(crate) struct Header {
     pub blocks: AtomicU32,
     pub _reserved: AtomicU32,
     pub file_len: AtomicU64,
-    pub _pad: AtomicU64,
+    /// The host's.
+    pub host_word: AtomicU64,
     /// One more than the largest index ever claimed, per table: bounds every scan.
     pub slots_top: AtomicU32,
     pub processes_top: AtomicU32,

@@ -15,6 +15,9 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+/// In a child of a fork for which there was no slot.
+const NO_SLOT: usize = usize::MAX;
+
 pub(crate) struct Attached {
     pub(crate) source: Arc<dyn PageSource>,
     pub(crate) cache: Cache,
@@ -44,6 +47,10 @@ impl Attached {
         })
     }
 
+    pub(crate) fn is_usable(&self) -> bool {
+        self.slot() != NO_SLOT
+    }
+
     pub(crate) fn slot(&self) -> usize {
         self.slot.load(Ordering::Relaxed)
     }
@@ -56,7 +63,11 @@ impl Attached {
     pub(crate) fn renew(&self, uffd: &Uffd) -> Result<()> {
         let owner = Owner::this_process();
         self.owner.store(owner.0, Ordering::Relaxed);
-        self.slot.store(self.ledger.claim(owner)?, Ordering::Relaxed);
+        let claimed = self.ledger.claim(owner);
+        self.ledger.expect_no_more();
+        // Without a slot of its own this process must not touch the parent's.
+        self.slot.store(claimed.unwrap_or(NO_SLOT), Ordering::Relaxed);
+        claimed?;
         self.window.forget();
         self.window.cover(uffd, &self.cache, self.ledger.length())
     }
@@ -69,11 +80,6 @@ impl Attached {
     /// Names writing it back.
     pub(crate) fn writing(&self) -> usize {
         self.id() + 1
-    }
-
-    /// Names changing its length.
-    pub(crate) fn resizing(&self) -> usize {
-        self.id() + 2
     }
 
     pub(crate) fn check_capacity(&self, length: u64) -> Result<()> {
@@ -96,7 +102,7 @@ impl std::fmt::Debug for Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         // Only where the slot is this process's: not in a child that was never told of its fork.
-        if self.owner() == Owner::this_process() {
+        if self.slot() != NO_SLOT && self.owner() == Owner::this_process() {
             crate::writeback::write_last(self);
             self.ledger.release(self.slot(), self.owner());
         }

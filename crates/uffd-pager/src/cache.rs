@@ -36,6 +36,12 @@ impl Cache {
         Ok(Self { pages, ledger: Ledger::create(length, capacity)? })
     }
 
+    /// As [`Cache::with_pages`] with the ledger in an empty file of the caller's, too: so that others find both by their names.
+    pub fn create_in(pages: OwnedFd, ledger: OwnedFd, length: u64, capacity: u64) -> Result<Self> {
+        ftruncate(&pages, length).map_err(Error::on("setting the length of a mapped file's pages"))?;
+        Ok(Self { pages, ledger: Ledger::create_in(ledger, length, capacity)? })
+    }
+
     /// The files of a cache that another process has made.
     pub fn from_fds(pages: OwnedFd, ledger: OwnedFd) -> Self {
         Self { pages, ledger }

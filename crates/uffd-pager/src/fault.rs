@@ -64,6 +64,9 @@ impl Pager {
         if page >= pages_of(attached.ledger.length()) {
             return Ok(Served::PastEnd);
         }
+        if page >= attached.ledger.capacity_pages() {
+            return Err(Errno::FBIG);
+        }
         let filled = self.bring_in(attached, page)?;
         if write && mapping.tracked {
             return self.open_for_stores(mapping, page).map(Served::Ready);
@@ -76,10 +79,8 @@ impl Pager {
     fn enter<'a>(&self, attached: &'a Attached) -> std::result::Result<InFlight<'a>, Errno> {
         if self.buffers.in_use_here(attached.id()) {
             Ok(attached.ledger.enter_nested(attached.slot()))
-        } else if self.buffers.in_use_here(attached.resizing()) {
-            Err(Errno::DEADLK)
         } else {
-            Ok(attached.ledger.enter(attached.slot()))
+            attached.ledger.enter(attached.slot(), attached.owner())
         }
     }
 
@@ -147,6 +148,9 @@ impl Pager {
         let attached = &*part.attached;
         let _inside = self.enter(attached)?;
         let pages = intersection(&part.pages(), &(0..pages_of(attached.ledger.length())));
+        if pages.end > attached.ledger.capacity_pages() {
+            return Err(Errno::FBIG);
+        }
         while let Some(hole) = first_hole(&attached.cache.pages, &pages) {
             self.bring_in(attached, hole.start)?;
         }

@@ -37,19 +37,28 @@ impl Pager {
         std::mem::forget(change);
         match saved {
             Ok(pages) => {
+                // The child will be there, whatever becomes of this process meanwhile.
+                self.attached.held(|attached| attached.ledger.expect());
                 // SAFETY: the locks are held.
                 unsafe { *self.saved.0.get() = pages };
                 Ok(())
             }
             Err(errno) => {
-                self.after_fork_in_parent();
+                self.release_after_fork();
                 Err(Error::new("copying private pages for a fork", errno))
             }
         }
     }
 
-    /// To be called after the fork in the parent, also if the fork failed.
-    pub fn after_fork_in_parent(&self) {
+    /// To be called after the fork in the parent; `made` says whether there is a child.
+    pub fn after_fork_in_parent(&self, made: bool) {
+        if !made {
+            self.attached.held(|attached| attached.ledger.expect_no_more());
+        }
+        self.release_after_fork();
+    }
+
+    fn release_after_fork(&self) {
         // SAFETY: the locks taken by `before_fork` are held.
         unsafe { (*self.saved.0.get()).clear() };
         self.attached.let_go();
@@ -66,17 +75,27 @@ impl Pager {
         self.buffers.free_all();
         self.table.reset();
         self.attached.let_go();
-        self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?);
+        self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?.moved(self.home));
         let mut result = Ok(());
         // SAFETY: the only thread of this process.
         let saved = std::mem::take(unsafe { &mut *self.saved.0.get() });
         // First what has its place: a window, or memory allocated, could come to lie there.
-        for mapping in self.table.read().rows() {
+        for mapping in self.table.read().rows().iter().filter(|mapping| mapping.inherited) {
             result = result.and(map_again(&self.uffd, mapping, &saved).map_err(Error::on(ACTION)));
         }
         for attached in self.attached.all() {
             result = result.and(attached.renew(&self.uffd));
         }
+        let mut change = self.table.change();
+        for row in change.rows().iter().filter(|row| row.inherited && !row.attached.is_usable()) {
+            result = result.and(memory::unmap(&row.memory).map_err(Error::on(ACTION)));
+        }
+        let is_there = |row: &&Mapping| row.inherited && row.attached.is_usable();
+        let gone = change.rows().iter().filter(|row| !is_there(row)).map(|row| row.memory.clone());
+        let left: Vec<_> = gone.collect();
+        let garbage = left.iter().map(|memory| change.publish(memory, Vec::new())).collect::<Vec<_>>();
+        drop(change);
+        drop(garbage);
         result
     }
 }
@@ -101,14 +120,14 @@ fn map_again(uffd: &Uffd, mapping: &Mapping, saved: &[(usize, Vec<u8>)]) -> std:
 /// Reads what private mappings have of their own, by `/proc/self/mem`: whatever their protection.
 fn save(rows: &[Mapping]) -> std::result::Result<Vec<(usize, Vec<u8>)>, Errno> {
     let mut saved = Vec::new();
-    if rows.iter().all(|row| row.sharing == Sharing::Shared) {
+    if rows.iter().all(|row| row.sharing == Sharing::Shared || !row.inherited) {
         return Ok(saved);
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let pagemap = open(c"/proc/self/pagemap", flags, Mode::empty())?;
     let contents = open(c"/proc/self/mem", flags, Mode::empty())?;
     let mut entries = [0; 512 * 8];
-    for row in rows.iter().filter(|row| row.sharing == Sharing::Private) {
+    for row in rows.iter().filter(|row| row.sharing == Sharing::Private && row.inherited) {
         for chunk in row.memory.clone().step_by(512 * PAGE) {
             let pages = ((row.memory.end - chunk) / PAGE).min(512);
             let bytes = &mut entries[..pages * 8];

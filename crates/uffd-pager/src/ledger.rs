@@ -23,7 +23,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg01");
+const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg02");
 /// Owners' slots and the orphans' one: as many processes can have one file attached, less one.
 pub(crate) const SLOTS: usize = 128;
 /// The slot of pages whose writer is gone.
@@ -39,6 +39,10 @@ pub(crate) struct Header {
     locked_by: AtomicU64,
     /// The process that keeps faults out.
     closed_by: AtomicU64,
+    /// The thread of it that does.
+    closer: AtomicU32,
+    /// Children of forks that have not taken a slot yet.
+    expected: AtomicU32,
     slots: [Slot; SLOTS],
 }
 
@@ -70,9 +74,15 @@ unsafe impl Sync for Ledger {}
 impl Ledger {
     /// A file for sources of up to `capacity` bytes, now `length`.
     pub(crate) fn create(length: u64, capacity: u64) -> Result<OwnedFd> {
+        rustix::fs::memfd_create(c"uffd-pager ledger", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(Error::on("creating the ledger of a mapped file"))
+            .and_then(|file| Self::create_in(file, length, capacity))
+    }
+
+    /// As [`Ledger::create`], in an empty file.
+    pub(crate) fn create_in(file: OwnedFd, length: u64, capacity: u64) -> Result<OwnedFd> {
         let capacity_pages = pages_of(capacity.max(length)).next_multiple_of(8 * PAGE as u64);
         let create = || {
-            let file = rustix::fs::memfd_create(c"uffd-pager ledger", rustix::fs::MemfdFlags::CLOEXEC)?;
             rustix::fs::ftruncate(&file, (PAGE + SLOTS * stride(capacity_pages)) as u64)?;
             let mut header = [0; 24];
             header[..8].copy_from_slice(&MAGIC.to_ne_bytes());
@@ -109,6 +119,10 @@ impl Ledger {
         self.header().length.load(Ordering::Acquire)
     }
 
+    pub(crate) fn capacity_pages(&self) -> u64 {
+        self.header().capacity_pages
+    }
+
     pub(crate) fn capacity(&self) -> u64 {
         crate::page::offset_of(self.header().capacity_pages)
     }
@@ -139,6 +153,21 @@ impl Ledger {
     /// Processes that are attached now, the calling one included.
     pub(crate) fn owners(&self) -> usize {
         (1..SLOTS).filter(|&index| self.owner(index).is_alive()).count()
+    }
+
+    /// Whether any living process is attached, or will be.
+    pub(crate) fn is_used(&self) -> bool {
+        self.header().expected.load(Ordering::SeqCst) != 0 || self.owners() != 0
+    }
+
+    /// A child of this process is about to be made, which will claim a slot.
+    pub(crate) fn expect(&self) {
+        self.header().expected.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The child has claimed its slot, or there is none.
+    pub(crate) fn expect_no_more(&self) {
+        self.header().expected.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// A range of this process is about to be used by a system call.

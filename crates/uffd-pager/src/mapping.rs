@@ -35,6 +35,14 @@ impl Protection {
         Self(bits & 7)
     }
 
+    /// Everything.
+    pub const ALL: Self = Self(7);
+
+    /// Whether all of this is in `limit`.
+    pub const fn within(self, limit: Self) -> bool {
+        self.0 & !limit.0 == 0
+    }
+
     /// Whether stores are allowed.
     pub const fn writable(self) -> bool {
         self.0 & Self::WRITE.0 != 0
@@ -57,6 +65,10 @@ pub(crate) struct Mapping {
     pub(crate) attached: Arc<Attached>,
     pub(crate) sharing: Sharing,
     pub(crate) protection: Protection,
+    /// What it may be made by mprotect(2).
+    pub(crate) limit: Protection,
+    /// Whether children get it (`MADV_DONTFORK`).
+    pub(crate) inherited: bool,
     /// Registered for write-protect faults; a shared mapping is from its first `PROT_WRITE` on.
     pub(crate) tracked: bool,
 }

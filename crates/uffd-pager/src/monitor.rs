@@ -75,7 +75,7 @@ fn answer(pager: &Pager, uffd: &Uffd, address: usize, store: bool) {
         // The page gives SIGBUS from now on, until it is unmapped.
         let poisoned = if pager.features.poison() { pager.uffd.poison(&page) } else { Err(Errno::NOSYS) };
         if poisoned.is_err() && memory::put_failing_page(page.start).is_ok() {
-            pager.forget(page.clone());
+            let _ = pager.replace(page.clone(), || Ok::<(), Errno>(()));
         }
     }
     // The page may have come through the pager's window, which wakes nobody here. ENOENT: unmapped

@@ -6,12 +6,14 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::fork::Saved;
 use crate::mapping::{Mapping, Protection, Sharing};
-use crate::memory::{self, Place, Remap};
+use crate::memory::{self, Remap};
 use crate::page::{PAGE, offset_of};
+use crate::request::MapRequest;
 use crate::source::PageSource;
 use crate::table::{Change, Table};
 use crate::uffd::{Features, Uffd};
 use crate::wait::Backoff;
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,7 @@ pub enum Mode {
 pub struct Pager {
     pub(crate) uffd: Uffd,
     pub(crate) mode: Mode,
+    pub(crate) home: fn(OwnedFd) -> OwnedFd,
     pub(crate) features: Features,
     pub(crate) table: Table,
     pub(crate) buffers: Buffers,
@@ -51,6 +54,11 @@ pub struct Pager {
 pub struct Source(pub(crate) Arc<Attached>);
 
 impl Source {
+    /// Whether both are the same attached source.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The length in bytes, as all processes have it.
     pub fn length(&self) -> u64 {
         self.0.ledger.length()
@@ -76,6 +84,12 @@ impl Pager {
     /// A pager for this process; only one may serve a given mapping. ENOSYS, EPERM: the kernel does not let
     /// us ([`Mode`]); EOPNOTSUPP: it is older than 6.1.
     pub fn new(mode: Mode) -> Result<Self> {
+        Self::with_home(mode, |fd| fd)
+    }
+
+    /// As [`Pager::new`], for a host that keeps descriptors where its program does not meet them: each userfaultfd that is
+    /// opened, in a child of a fork too, goes through `home`, which may move it.
+    pub fn with_home(mode: Mode, home: fn(OwnedFd) -> OwnedFd) -> Result<Self> {
         const ACTION: &str = "opening a userfaultfd";
         let user_mode_only = mode == Mode::Signal;
         let features = Uffd::probe(user_mode_only).map_err(Error::on(ACTION))?;
@@ -83,8 +97,9 @@ impl Pager {
             return Err(Error::new(ACTION, Errno::OPNOTSUPP));
         }
         Ok(Self {
-            uffd: open(mode).map_err(Error::on(ACTION))?,
+            uffd: open(mode).map_err(Error::on(ACTION))?.moved(home),
             mode,
+            home,
             features,
             table: Table::new(),
             buffers: Buffers::new()?,
@@ -115,7 +130,7 @@ impl Pager {
     /// that other processes may change it.
     pub unsafe fn map(&self, source: &Source, request: &MapRequest) -> Result<usize> {
         const ACTION: &str = "mapping a source";
-        let MapRequest { place, offset, length, protection, sharing } = *request;
+        let MapRequest { place, offset, length, protection, limit, sharing } = *request;
         if length == 0 || offset % PAGE as u64 != 0 {
             return Err(Error::new(ACTION, Errno::INVAL));
         }
@@ -132,6 +147,8 @@ impl Pager {
             attached: attached.clone(),
             sharing,
             protection,
+            limit,
+            inherited: true,
             tracked: sharing == Sharing::Shared && protection.writable(),
         };
         let registered = memory::register(&self.uffd, &memory, mapping.tracked);
@@ -182,16 +199,47 @@ impl Pager {
         result.map_err(Error::on("unmapping a source"))
     }
 
-    /// To be called when the program has mapped something else over, or has unmapped, a range by a call
-    /// of its own: the pager forgets its mappings there.
-    pub fn forget(&self, memory: Range<usize>) {
+    /// Makes `call`, a system call of the program that unmaps a range or maps something else over it; if it succeeds, the
+    /// pager forgets its mappings there. Nothing can be mapped by this pager in between.
+    pub fn replace<T, E>(
+        &self,
+        memory: Range<usize>,
+        call: impl FnOnce() -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
         let mut change = self.table.change();
+        let done = call()?;
         let garbage = change.publish(&whole_pages(memory), Vec::new());
+        drop(change);
+        drop(garbage);
+        Ok(done)
+    }
+
+    /// `MADV_DONTFORK` and `MADV_DOFORK` for the served parts of a range: whether a child is to have them. (The kernel's own
+    /// mark is on all of them, always.)
+    pub fn inherit(&self, memory: Range<usize>, inherited: bool) {
+        let mut change = self.table.change();
+        let mut rows = parts(&change, &whole_pages(memory));
+        for row in &mut rows {
+            row.inherited = inherited;
+        }
+        let garbage =
+            rows.into_iter().map(|row| change.publish(&row.memory.clone(), vec![row])).collect::<Vec<_>>();
         drop(change);
         drop(garbage);
     }
 
-    /// mprotect(2) for the served parts of a range; the rest is left alone.
+    /// Whether anything at all is mapped by this pager.
+    pub fn is_mapping(&self) -> bool {
+        !self.table.read().rows().is_empty()
+    }
+
+    /// Whether any mapping is of this source.
+    pub fn maps(&self, source: &Source) -> bool {
+        self.table.read().rows().iter().any(|row| Arc::ptr_eq(&row.attached, &source.0))
+    }
+
+    /// mprotect(2) for the served parts of a range; the rest is left alone. EACCES: more than [`MapRequest::limit`] of
+    /// one of them, and nothing is changed.
     ///
     /// # Safety
     ///
@@ -200,6 +248,9 @@ impl Pager {
         let memory = whole_pages(memory);
         let mut change = self.table.change();
         let mut rows = parts(&change, &memory);
+        if rows.iter().any(|part| !protection.within(part.limit)) {
+            return Err(Error::new("protecting a mapped source", Errno::ACCESS));
+        }
         let result = rows.iter_mut().try_for_each(|part| {
             if part.sharing == Sharing::Shared && protection.writable() && !part.tracked {
                 memory::register(&self.uffd, &part.memory, true)?;
@@ -252,39 +303,6 @@ impl Pager {
     }
 }
 
-/// What [`Pager::map`] is asked for; the arguments of mmap(2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MapRequest {
-    /// Where.
-    pub place: Place,
-    /// First byte of the source; a multiple of the page size.
-    pub offset: u64,
-    /// Bytes, rounded up to whole pages.
-    pub length: usize,
-    /// Allowed accesses.
-    pub protection: Protection,
-    /// Who sees stores.
-    pub sharing: Sharing,
-}
-
-impl MapRequest {
-    /// `length` bytes from the start of the source, shared, for loads and stores, anywhere.
-    pub fn shared(length: usize) -> Self {
-        Self {
-            place: Place::Anywhere(0),
-            offset: 0,
-            length,
-            protection: Protection::READ_WRITE,
-            sharing: Sharing::Shared,
-        }
-    }
-
-    /// As [`MapRequest::shared`], with stores that stay in this mapping.
-    pub fn private(length: usize) -> Self {
-        Self { sharing: Sharing::Private, ..Self::shared(length) }
-    }
-}
-
 /// A userfaultfd as the mode needs it.
 pub(crate) fn open(mode: Mode) -> std::result::Result<Uffd, Errno> {
     match mode {
@@ -323,6 +341,12 @@ impl Registry {
 
     pub(crate) fn all(&self) -> Vec<Arc<Attached>> {
         self.with(|list| list.iter().filter_map(Weak::upgrade).collect())
+    }
+
+    /// For each, while [`Registry::hold`] keeps other threads out.
+    pub(crate) fn held(&self, mut action: impl FnMut(&Attached)) {
+        // SAFETY: `busy` is held.
+        unsafe { &*self.list.get() }.iter().filter_map(Weak::upgrade).for_each(|attached| action(&attached));
     }
 
     /// Keeps other threads out of it over a fork.

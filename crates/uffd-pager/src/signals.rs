@@ -7,14 +7,18 @@ const SIG_SETMASK: usize = 2;
 /// Size of the kernel's `sigset_t`.
 const SET_SIZE: usize = 8;
 
-/// All signals of this thread are blocked while this lives. Not to be sent to another thread.
+/// All signals of this thread that others send are blocked while this lives. Not to be sent to another thread.
 pub(crate) struct Blocked {
     previous: u64,
     _stay: std::marker::PhantomData<*const ()>,
 }
 
+/// Those that the thread's own instructions raise: SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV, SIGSYS. A fault while they are
+/// blocked ends the process.
+const SYNCHRONOUS: u64 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
+
 pub(crate) fn block_all() -> Blocked {
-    Blocked { previous: set_mask(u64::MAX), _stay: std::marker::PhantomData }
+    Blocked { previous: set_mask(!SYNCHRONOUS), _stay: std::marker::PhantomData }
 }
 
 impl Drop for Blocked {

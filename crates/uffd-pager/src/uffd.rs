@@ -59,6 +59,13 @@ impl Uffd {
         handshake(create(user_mode_only)?.as_fd(), 0)
     }
 
+    /// The same by the descriptor that `home` makes of its own.
+    pub(crate) fn moved(mut self, home: fn(OwnedFd) -> OwnedFd) -> Self {
+        let fd = std::mem::replace(self.fd.get_mut(), -1);
+        // SAFETY: it was this structure's, and is not any more.
+        Self::from(home(unsafe { rustix::fd::FromRawFd::from_raw_fd(fd) }))
+    }
+
     /// Puts `other` in this one's place and closes the FD used so far. Only where no other thread uses it.
     pub(crate) fn replace(&self, mut other: Self) {
         // What was used so far goes with `other`.

@@ -7,7 +7,7 @@
 use crate::attached::Attached;
 use crate::buffers::Buffer;
 use crate::error::{Error, Result};
-use crate::ledger::{Dirty, Locked, ORPHANS};
+use crate::ledger::{Dirty, Ledger, Locked, ORPHANS};
 use crate::page::{intersection, offset_of, pages_of, touched};
 use crate::pager::{Pager, Source};
 use crate::resident::first_data;
@@ -49,7 +49,7 @@ impl Pager {
         pages: Range<u64>,
     ) -> std::result::Result<(), Errno> {
         let mut buffer = self.buffers.take(attached.writing()).ok_or(Errno::DEADLK)?;
-        each_dirty(attached, pages, |dirty| {
+        each_dirty(&attached.ledger, pages, |dirty| {
             self.close_for_stores(attached, dirty)?;
             write_out(attached, &mut buffer, dirty)
         })
@@ -110,8 +110,6 @@ impl Pager {
             let _change = self.table.change();
             attached.window.cover(&self.uffd, &attached.cache, length)?;
         }
-        // Not for its memory: it tells faults of this thread that the gate is closed by it.
-        let _marker = self.buffers.take(attached.resizing()).ok_or(Error::new(ACTION, Errno::DEADLK))?;
         let locked = attached.ledger.lock(attached.owner());
         let closed = locked.close_gate();
         attached.source.set_len(length).map_err(Error::on(ACTION))?;
@@ -133,12 +131,12 @@ pub(crate) fn write_last(attached: &Attached) {
     locked.orphan(attached.slot());
     let Ok(buffers) = crate::buffers::Buffers::new() else { return };
     let Some(mut buffer) = buffers.take(attached.writing()) else { return };
-    let _ = each_dirty(attached, 0..u64::MAX, |dirty| write_out(attached, &mut buffer, dirty));
+    let _ = each_dirty(&attached.ledger, 0..u64::MAX, |dirty| write_out(attached, &mut buffer, dirty));
 }
 
 pub(crate) fn dirty_pages(attached: &Attached) -> u64 {
     let mut count = 0;
-    let counted = each_dirty(attached, 0..u64::MAX, |dirty| {
+    let counted = each_dirty(&attached.ledger, 0..u64::MAX, |dirty| {
         count += dirty.runs().map(|run| run.end - run.start).sum::<u64>();
         Ok(())
     });
@@ -147,14 +145,14 @@ pub(crate) fn dirty_pages(attached: &Attached) -> u64 {
 }
 
 /// Goes through the dirty pages a stretch at a time; the first error comes out at the end.
-fn each_dirty(
-    attached: &Attached,
+pub(crate) fn each_dirty(
+    ledger: &Ledger,
     pages: Range<u64>,
     mut action: impl FnMut(&Dirty) -> std::result::Result<(), Errno>,
 ) -> std::result::Result<(), Errno> {
-    let mut rest = intersection(&pages, &(0..pages_of(attached.ledger.length())));
+    let mut rest = intersection(&pages, &(0..pages_of(ledger.length())));
     let mut result = Ok(());
-    while let Some(dirty) = attached.ledger.dirty(rest.clone()) {
+    while let Some(dirty) = ledger.dirty(rest.clone()) {
         result = result.and(action(&dirty));
         rest.start = dirty.stretch().end.min(rest.end);
     }
@@ -208,7 +206,7 @@ fn drop_clean(attached: &Attached) -> std::result::Result<u64, Errno> {
         Ok(())
     };
     let mut clean_from = 0;
-    each_dirty(attached, 0..u64::MAX, |dirty| {
+    each_dirty(&attached.ledger, 0..u64::MAX, |dirty| {
         dirty.runs().try_for_each(|run| {
             let clean = clean_from..run.start;
             clean_from = run.end;

@@ -133,6 +133,7 @@ mod tests {
         let fs = Passthrough {
             root: std::fs::File::open(dir.path()).unwrap().into(),
             backing_fd: false,
+            lends: true,
             locks: true,
             host: plugin_abi::Host::STDERR,
         };

@@ -2,6 +2,8 @@
 //!
 //! Options: `backing-fd` (or `backing-fd=on`/`off`, default off) hands the files themselves to the program
 //! instead of serving `read` and `write`. FIFOs, sockets and devices are always handed over.
+//! `map=lend` (the default) lends the files for mapping, so that the kernel's pages are mapped; `map=pager` does not: the host pages
+//! them itself, as for a plugin that has no descriptors to lend.
 //! `locks=session` leaves record locks and flock to the host (default `locks=backend`): who uses the directory without
 //! defuse does not see them.
 //!
@@ -39,6 +41,7 @@ const BLOB: &[u8] = b"passthrough 2";
 pub struct Passthrough {
     root: OwnedFd,
     backing_fd: bool,
+    lends: bool,
     locks: bool,
     host: Host,
 }
@@ -56,11 +59,13 @@ impl FileSystem for Passthrough {
         .union(Capabilities::CLOEXEC);
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
-        let (mut backing_fd, mut locks) = (false, true);
+        let (mut backing_fd, mut locks, mut lends) = (false, true, true);
         for option in setup.options() {
             match option {
                 b"backing-fd" | b"backing-fd=on" => backing_fd = true,
                 b"backing-fd=off" => backing_fd = false,
+                b"map=lend" => lends = true,
+                b"map=pager" => lends = false,
                 b"locks=backend" => locks = true,
                 b"locks=session" => locks = false,
                 other => {
@@ -69,7 +74,7 @@ impl FileSystem for Passthrough {
                         Errno::EINVAL,
                         format!(
                             "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off, \
-                             locks=backend, locks=session"
+                             locks=backend, locks=session, map=lend, map=pager"
                         ),
                     ));
                 }
@@ -84,7 +89,7 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd, locks, host: setup.host }),
+            Ok(root) => Ok(Self { root, backing_fd, lends, locks, host: setup.host }),
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }
@@ -349,7 +354,10 @@ impl FileSystem for Passthrough {
         Ok(served(unsafe { OwnedFd::from_raw_fd(fd) }, mode & libc::S_IFMT))
     }
 
-    fn backing_fd<'a>(&'a self, handle: &'a OwnedFd, _purpose: Purpose) -> Result<BorrowedFd<'a>> {
+    fn backing_fd<'a>(&'a self, handle: &'a OwnedFd, purpose: Purpose) -> Result<BorrowedFd<'a>> {
+        if purpose == Purpose::Map && !self.lends {
+            return Err(Errno::ENOSYS);
+        }
         Ok(handle.as_fd())
     }
 

@@ -14,6 +14,8 @@ use super::plugin::CheckRequest;
 
 /// The hidden command by which `run` starts a program that lies on a mount, see [`run::exec_inside`](super::run::exec_inside).
 pub const EXEC_INSIDE: &str = "exec-inside";
+/// The hidden command that opens files inside a session.
+pub const WRITE_BACK_INSIDE: &str = "write-back-inside";
 
 /// What the command is to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub enum Request {
     Umount(UmountRequest),
     /// List what is mounted for all sessions.
     List,
+    /// Open these files, which writes back what was stored to their mapped pages.
+    WriteBackInside(Vec<OsString>),
     /// List plugins.
     PluginList,
     /// Try a plugin.
@@ -97,6 +101,9 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Request, Failu
             Some("help") => Ok(Request::Help(help::COMMAND)),
             Some(EXEC_INSIDE) => {
                 Ok(Request::ExecInside(rest(&mut parser).map_err(|error| usage(error.to_string()))?))
+            }
+            Some(WRITE_BACK_INSIDE) => {
+                Ok(Request::WriteBackInside(rest(&mut parser).map_err(|error| usage(error.to_string()))?))
             }
             _ => Err(usage(format!("there is no command '{}'", command.display()))),
         },

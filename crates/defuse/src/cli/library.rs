@@ -6,8 +6,6 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use defuse::session::Session;
-
 use super::failure::{Failure, RUN_FAILED};
 
 /// File name of the library.
@@ -45,16 +43,20 @@ fn search() -> Result<PathBuf, Failure> {
 
 /// The value of `LD_PRELOAD` that loads `library` before what is preloaded already, `existing`.
 ///
-/// The dynamic linker knows no way to write a space or a colon in a path; then a link in the session's folder stands for the library.
+/// `session` is the session's folder. The dynamic linker knows no way to write a space or a colon in a path; then a link in the session's folder stands for the library.
 ///
 /// # Errors
 ///
 /// When that link cannot be made, or has such a character in its own path.
-pub fn preload(library: &Path, existing: Option<OsString>, session: &Session) -> Result<OsString, Failure> {
+pub fn preload(library: &Path, existing: Option<OsString>, session: &Path) -> Result<OsString, Failure> {
     let mut path = library.to_path_buf();
     if !can_be_preloaded(&path) {
-        path = session.path().join(NAME);
-        symlink(library, &path).map_err(|error| {
+        path = session.join(NAME);
+        let linked = match symlink(library, &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        };
+        linked.map_err(|error| {
             Failure::new(RUN_FAILED, format!("cannot make the link {}: {error}", path.display()))
         })?;
         if !can_be_preloaded(&path) {

@@ -10,7 +10,7 @@ use defuse::log::{self, Level};
 use defuse::session::{Mount, PluginSpec, absolute_backend, find_plugin};
 use nix::sys::signal::Signal;
 use plugin_abi::conformance::{self, Config, Failed};
-use plugin_abi::{Form, Host, Plugin};
+use plugin_abi::{Capabilities, Form, Host, Instance, MountPath, Open, Plugin, Purpose};
 
 use super::child::{self, End};
 use super::failure::{FAILED, Failure, RUN_FAILED, USAGE};
@@ -108,7 +108,7 @@ pub type Print = fn(&str) -> Result<i32, Failure>;
 /// # Errors
 ///
 /// Why it cannot be loaded or started, or how it crashed.
-pub fn try_mount(mount: &Mount) -> Result<(), Failure> {
+pub fn try_mount(mount: &Mount) -> Result<Mapping, Failure> {
     let failed = |message: String| Failure::new(RUN_FAILED, message);
     let status = apart(&mount.library, "started", RUN_FAILED, || {
         let plugin = Plugin::load(&mount.library).map_err(|error| failed(error.to_string()))?;
@@ -118,11 +118,42 @@ pub fn try_mount(mount: &Mount) -> Result<(), Failure> {
         let (backend, options) =
             (c_string(&mount.backend, RUN_FAILED)?, c_string(&mount.options, RUN_FAILED)?);
         match plugin.instantiate(&point, &backend, &options, Host::STDERR) {
-            Ok(_) => Ok(0),
+            Ok(instance) => Ok(if may_be_paged(&instance) { PAGED } else { 0 }),
             Err(error) => Err(failed(format!("cannot mount {}: {error}", mount.point.display()))),
         }
     })?;
-    if status == 0 { Ok(()) } else { Err(Failure::told(status)) }
+    match status {
+        0 => Ok(Mapping::Lent),
+        PAGED => Ok(Mapping::Paged),
+        _ => Err(Failure::told(status)),
+    }
+}
+
+/// Who maps the files of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapping {
+    /// The kernel, by descriptors that the plugin lends; or nobody but this process sees them.
+    Lent,
+    /// The pager, at least some of them.
+    Paged,
+}
+
+/// Exit status of the process that tries a mount whose files the pager may have to map.
+const PAGED: i32 = 3;
+
+/// Whether the plugin keeps from lending what it has opened. Asked about its root: who lends, lends all.
+fn may_be_paged(instance: &Instance) -> bool {
+    if instance.capabilities().contains(Capabilities::PROCESS_LOCAL) {
+        return false;
+    }
+    let Some(root) = MountPath::new(c"/") else { return true };
+    let Ok(Open::Served { handle, .. }) = instance.open(root, libc::O_RDONLY | libc::O_DIRECTORY, 0) else {
+        return true;
+    };
+    let lent = instance.backing_fd(&handle, Purpose::Map).is_ok();
+    // The process ends after this, whatever comes of it.
+    let _ = instance.close(handle);
+    !lent
 }
 
 /// Does `work`, which runs code of the plugin at `path`, in a process of its own, which reports its failures itself. Returns its exit

@@ -1,6 +1,7 @@
 //! Tidying up after a session whose runner is gone, but not all of its processes.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use defuse::session::Session;
@@ -12,13 +13,17 @@ use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 /// How long to wait where processes cannot be waited for.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Leaves a process behind that waits until `live` names no process any more, and then removes the session's folder. It has no terminal, no FD but the session's,
+/// Leaves a process behind that waits until `live` names no process any more, and then, after `before_removal`, removes the session's folder. It has no terminal, no FD but the session's,
 /// and does not keep anybody waiting; the folder stays locked as long as it lives, and should it be killed, the next sweep does its work.
 ///
 /// # Errors
 ///
 /// When there can be no such process: then the folder is left to the next sweep.
-pub fn leave_behind(session: Session, live: impl Fn() -> Vec<i32>) -> Result<(), nix::errno::Errno> {
+pub fn leave_behind(
+    session: Session,
+    live: impl Fn() -> Vec<i32>,
+    before_removal: impl FnOnce(&Path),
+) -> Result<(), nix::errno::Errno> {
     // SAFETY: this process has one thread only, so its child may do whatever it could.
     if let ForkResult::Parent { .. } = unsafe { fork() }? {
         // The lock is shared with the child, which keeps it.
@@ -33,6 +38,7 @@ pub fn leave_behind(session: Session, live: impl Fn() -> Vec<i32>) -> Result<(),
         }
         wait_for_one(&pids);
     }
+    before_removal(session.path());
     let _ = session.remove();
     std::process::exit(0)
 }

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,7 @@ use stash::Arena;
 use super::arguments::{EXEC_INSIDE, RunRequest, parse_log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
+use super::write_back::write_back;
 use super::{arena, environment, library, nofile, plugin, reaper, standing};
 
 /// Runs a program in a session of its own and returns its exit status.
@@ -35,8 +37,11 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     let log = log_target(request)?;
     log::init(log.clone());
     let mut mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
-    mounts.iter().try_for_each(plugin::try_mount)?;
-    standing::add_to(&mut mounts, &run_directory);
+    let mut pages = false;
+    for mount in &mounts {
+        pages |= plugin::try_mount(mount)? == plugin::Mapping::Paged;
+    }
+    pages |= standing::add_to(&mut mounts, &run_directory);
     if mounts.is_empty() {
         let hint = "no mount given (-m POINT=LIBRARY:BACKEND), and none stands (defuse mount)";
         return Err(Failure::new(RUN_FAILED, format!("{hint}\nTry 'defuse run --help'.")));
@@ -46,14 +51,14 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
 
     // From here on there is something to undo, so signals wait.
     let signals = Signals::hold().map_err(|errno| failed("hold back signals", errno))?;
-    sweep(&run_directory);
+    sweep(&run_directory, &preloaded);
     let (session, arena) =
-        create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log)?;
-    let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), &session)
+        create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log, pages)?;
+    let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), session.path())
         .and_then(|preload| program(request, &points, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
         .map(|child| signals.wait(child));
-    finish(session, arena);
+    finish(session, arena, &preloaded);
     ended.map(child::end_like)
 }
 
@@ -102,8 +107,15 @@ fn create_log_file(file: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Removes what killed runners left; that this fails keeps nobody from working.
-fn sweep(run_directory: &Path) {
-    match sweep_stale(run_directory, arena::any_alive) {
+fn sweep(run_directory: &Path, library: &Path) {
+    let is_alive = |folder: BorrowedFd<'_>| {
+        let alive = arena::any_alive(folder)?;
+        if !alive && let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())) {
+            write_back(&path, library);
+        }
+        Ok(alive)
+    };
+    match sweep_stale(run_directory, is_alive) {
         Ok(swept) => {
             for path in swept.removed {
                 log::line(Level::Info, format_args!("removed the stale session {}", path.display()));
@@ -121,6 +133,7 @@ fn create_session(
     mounts: Vec<Mount>,
     dispatch: DispatchPolicy,
     log: LogTarget,
+    pages: bool,
 ) -> Result<(Session, MappedArena), Failure> {
     let division = nofile::divide()?;
     let config = SessionConfig {
@@ -131,7 +144,7 @@ fn create_session(
         mounts,
     };
     let mut made = None;
-    let session = Session::create(&SessionSpec { base, config }, |file| {
+    let session = Session::create(&SessionSpec { base, config, pages }, |file| {
         let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });
         let arena = arena::create(file)?;
         let id = arena.session_id();
@@ -141,7 +154,7 @@ fn create_session(
     let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
     log::line(Level::Info, format_args!("session {}", session.path().display()));
     // The runner has the libc and the ld.so of most programs.
-    if let Err(errno) = SessionLists::new(session.path()).make() {
+    if let Err(errno) = SessionLists::new(session.path(), pages).make() {
         log::line(Level::Warn, format_args!("cannot list the system call sites of libc: {errno}"));
     }
     Ok((session, arena))
@@ -213,12 +226,13 @@ fn is_outsider(file: &OsStr) -> bool {
 }
 
 /// Removes the session, now or when its last process has ended.
-fn finish(session: Session, mapped: MappedArena) {
+fn finish(session: Session, mapped: MappedArena, library: &Path) {
     let live = move || arena::live_processes(&mapped.arena, mapped.inode);
     let left = if live().is_empty() {
+        write_back(session.path(), library);
         session.remove().map_err(|error| error.to_string())
     } else {
-        reaper::leave_behind(session, live)
+        reaper::leave_behind(session, live, |folder| write_back(folder, library))
             .map_err(|errno| format!("cannot leave a reaper behind: {}", errno.desc()))
     };
     if let Err(error) = left {

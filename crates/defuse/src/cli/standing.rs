@@ -108,8 +108,9 @@ pub fn list() -> Result<String, Failure> {
 }
 
 /// Adds to the mounts of a session what stands for all. What does not work is told of and passed over: who asked for other mounts can do
-/// without.
-pub fn add_to(mounts: &mut Vec<Mount>, run_directory: &Path) {
+/// without. Returns whether files are mapped by pages of the session there.
+pub fn add_to(mounts: &mut Vec<Mount>, run_directory: &Path) -> bool {
+    let mut pages = false;
     let warn = |what: &Path, why: &dyn std::fmt::Display| {
         log::line(Level::Warn, format_args!("{} is left out: {why}", what.display()));
     };
@@ -134,12 +135,16 @@ pub fn add_to(mounts: &mut Vec<Mount>, run_directory: &Path) {
             continue;
         }
         match plugin::try_mount(&mount) {
-            Ok(()) => mounts.push(mount),
+            Ok(mapping) => {
+                pages |= mapping == plugin::Mapping::Paged;
+                mounts.push(mount);
+            }
             // The plugin's own process has said what is wrong.
             Err(failure) if failure.is_told() => warn(&mount.point, &"its plugin does not work"),
             Err(failure) => warn(&mount.point, &failure),
         }
     }
+    pages
 }
 
 fn mount_in_kernel(mount: &Mount) -> Result<(), Errno> {

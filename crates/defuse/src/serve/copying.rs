@@ -6,9 +6,10 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::transfer::MOST;
+use super::transfer::{MOST, read_bytes, write_bytes_at};
 use super::{Reply, Served};
 use crate::file::{self, FileRef, stash_errno};
+use crate::paging::coherent;
 use crate::process::Process;
 use crate::{native, user};
 
@@ -36,7 +37,7 @@ impl End {
                     Some(offset) => offset,
                     None => file.shared()?.offset(),
                 };
-                file.with_handle(|instance, handle| instance.read(handle, buffer, at as u64))
+                read_bytes(file, buffer, at as u64)
             }
             (None, Some(offset)) => {
                 let (address, length) = (buffer.as_mut_ptr() as u64, buffer.len() as u64);
@@ -69,9 +70,7 @@ impl End {
     fn store(&self, process: &Process, bytes: &[u8]) -> Result<usize, Errno> {
         let (address, length) = (bytes.as_ptr() as u64, bytes.len() as u64);
         match (&self.file, self.offset) {
-            (Some(file), Some(offset)) => file
-                .with_handle(|instance, handle| instance.write(handle, bytes, offset as u64, false))
-                .map(|written| written.count),
+            (Some(file), Some(offset)) => write_bytes_at(file, bytes, offset as u64),
             (Some(file), None) => super::transfer::write_bytes(process, file, address, bytes.len()),
             (None, Some(offset)) => {
                 native::checked(sys::__NR_pwrite64, [self.fd as u64, address, length, offset as u64, 0, 0])
@@ -199,11 +198,15 @@ fn copy_inside(from: &mut End, to: &mut End, count: usize) -> Option<Result<usiz
         Ok(places) => places,
         Err(error) => return Some(Err(error)),
     };
-    let done = source.with_handle(|instance, handle| {
-        target
-            .with_handle(|_, other| instance.copy_range(handle, first, other, second, count))
-            .map_err(|error| plugin_abi::Errno::from_raw(error.raw_os_error()))
-    });
+    let copy = || {
+        let copied = source.with_handle(|instance, handle| {
+            target
+                .with_handle(|_, other| instance.copy_range(handle, first, other, second, count))
+                .map_err(|error| plugin_abi::Errno::from_raw(error.raw_os_error()))
+        })?;
+        Ok((copied, second..second + copied as u64))
+    };
+    let done = coherent::settle(source).and_then(|()| coherent::change(target, copy));
     match done {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::XDEV) => None,
         Err(error) => Some(Err(error)),

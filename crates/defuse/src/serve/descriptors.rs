@@ -62,7 +62,7 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
 fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
     locks::drop_record_locks(process, file);
     match file.with_handle(plugin_abi::Instance::flush) {
-        Err(Errno::INTR) => Ok(()),
+        Ok(()) | Err(Errno::INTR) => file.take_error(),
         other => other,
     }
 }

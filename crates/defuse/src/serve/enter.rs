@@ -13,6 +13,7 @@ use super::locks;
 use super::open::STATUS;
 use crate::file::{self, OpenFile, plugin_errno};
 use crate::mount::Mount;
+use crate::paging;
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};
 use crate::thread::{self, Adopting};
@@ -139,6 +140,12 @@ pub fn enter(
     slot.user_words()[shadow::USERS].store(u64::from(owner) << 32, Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount.number, raw, slot.id(), flags, kind);
+    // Here killed processes' pages are written back, if there are any.
+    if flags & sys::O_PATH == 0
+        && let Err(error) = paging::view(&file)
+    {
+        crate::trace::debug(format_args!("pages of a mapped file: {error}"));
+    }
     let mut together = process.descriptors.lock();
     let fd = if let Some(fd) = backing.filter(|&fd| !private_fd::was_moved(fd)) {
         file.set_form(Form::Backing(fd));

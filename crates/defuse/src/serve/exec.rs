@@ -17,6 +17,7 @@ use crate::libraries;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
 use crate::next_image;
+use crate::paging;
 use crate::process::Process;
 use crate::program::{self, Header};
 use crate::resolve::PathBytes;
@@ -254,6 +255,9 @@ fn interpret(
 /// Prepares what the next image inherits, and asks the kernel. Comes back only if that fails.
 fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     let words = Words::new(plan, argv)?;
+    if !interpose::in_vfork_child() {
+        paging::live::write_back_all(process);
+    }
     let library_path = match &plan.program {
         Program::Path(file, name) => {
             let given = environment::library_path(envp)?;

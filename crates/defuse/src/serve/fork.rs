@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::mount::Mount;
 use crate::process::Process;
-use crate::{handover, heap, lock_files, nofile, shadow, thread, working_directory};
+use crate::{handover, heap, lock_files, nofile, paging, shadow, thread, working_directory};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     // Somebody is going to run beside us on the same FD table.
@@ -40,9 +40,14 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
                 instance.fork_prepare();
             }
         }
-    }
-    if fork.kind == ForkKind::Fork {
         lock_files::before_fork();
+        if let Err(error) = paging::before_fork(process) {
+            release_files(process);
+            for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
+                instance.fork_parent();
+            }
+            return Err(error);
+        }
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     nofile::before_fork();
@@ -52,9 +57,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     Ok(())
 }
 
-fn release(process: &Process) {
-    heap::after_fork();
-    nofile::after_fork();
+fn release_files(process: &Process) {
     lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
@@ -70,7 +73,10 @@ fn release(process: &Process) {
 pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) {
     match fork.kind {
         ForkKind::Fork => {
-            release(process);
+            heap::after_fork();
+            nofile::after_fork();
+            paging::after_fork_in_parent(process, result > 0);
+            release_files(process);
             for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
                 instance.fork_parent();
             }
@@ -102,7 +108,10 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
         ForkKind::Thread | ForkKind::SharedVm => return,
     }
     thread::after_fork_in_child();
-    release(process);
+    heap::after_fork();
+    nofile::after_fork();
+    paging::after_fork_in_child(process);
+    release_files(process);
     lock_files::in_forked_child();
     process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {

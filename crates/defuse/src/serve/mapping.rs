@@ -8,19 +8,23 @@ use plugin_abi::Purpose;
 use rustix::io::Errno;
 
 use super::{Reply, Served};
-use crate::file::{self, OpenFile};
+use crate::file::{self, FileRef, OpenFile};
 use crate::native;
+use crate::paging::live;
 use crate::process::Process;
 
-/// A plugin that lends a descriptor whose pages are the file's gets a mapping of that: shared pages, one cache. For
-/// others a private mapping is a copy made now, and a shared writable one is refused.
+/// A plugin that lends a descriptor whose pages are the file's gets a mapping of that: shared pages, one cache. The files of
+/// others are mapped by the pager (`crate::paging`). Where that cannot be, for files of this process only and on kernels without
+/// userfaultfd, a private mapping is a copy made now, and a shared one is refused.
 pub fn mmap(process: &'static Process, call: &Call) -> Served {
     let [_, length, protection, flags, fd, offset] = call.args;
     let (protection, flags) = (protection as u32, flags as u32);
     if flags & sys::MAP_ANONYMOUS != 0 {
-        return Ok(Reply::Pass);
+        return super::address_space::over(process, call);
     }
-    let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
+    let Some(file) = file::served(process, fd as RawFd) else {
+        return super::address_space::over(process, call);
+    };
     let shared = flags & sys::MAP_TYPE != sys::MAP_PRIVATE;
     let writes = shared && protection & sys::PROT_WRITE != 0;
     if file.open_flags & sys::O_PATH != 0 {
@@ -38,10 +42,24 @@ pub fn mmap(process: &'static Process, call: &Call) -> Served {
         Ok(backing) => {
             let mut args = call.args;
             args[4] = backing as u64;
+            if process.paging.pager().is_some() && flags & sys::MAP_FIXED != 0 {
+                return super::address_space::replace(process, call, args, args[0], length);
+            }
             Ok(Reply::PassWith(args))
         }
-        Err(_) if writes => Err(Errno::NODEV),
-        Err(_) => copy(&file, call, length as usize, offset),
+        Err(_) => match paged(process, &file, call)? {
+            Some(address) => Ok(Reply::Value(address as i64)),
+            None if shared => Err(Errno::NODEV),
+            None => copy(&file, call, length as usize, offset),
+        },
+    }
+}
+
+/// Has the pager map the file; `None` if it cannot.
+fn paged(process: &'static Process, file: &FileRef, call: &Call) -> Result<Option<u64>, Errno> {
+    match file {
+        FileRef::Entered(file) => live::map(process, file, call.args),
+        FileRef::Alone(_) | FileRef::WorkingDirectory(_) => Ok(None),
     }
 }
 

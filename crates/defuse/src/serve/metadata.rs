@@ -1,5 +1,6 @@
 //! chmod, chown, the times, lengths, and what concerns the storage of a file.
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use interpose::Call;
@@ -12,6 +13,7 @@ use super::paths::{self, At};
 use super::{DONE, Reply, Served};
 use crate::file::{self, OpenFile};
 use crate::namei::Spot;
+use crate::paging::{self, coherent};
 use crate::process::Process;
 use crate::{running, user};
 
@@ -174,12 +176,17 @@ pub fn truncate(process: &'static Process, call: &Call) -> Served {
     paths::lookup(process, call, At::cwd(0, true), |spot| truncate_spot(process, spot, &size))
 }
 
-fn truncate_spot(process: &Process, spot: &Spot, size: &SetAttr) -> Result<i64, Errno> {
-    match attributes_at(spot, true)?.st_mode & sys::S_IFMT {
+fn truncate_spot(process: &'static Process, spot: &Spot, size: &SetAttr) -> Result<i64, Errno> {
+    let attributes = attributes_at(spot, true)?;
+    let truncate = || spot.call(|instance, path| instance.setattr(path, size)).map(|()| 0);
+    match attributes.st_mode & sys::S_IFMT {
         sys::S_IFDIR => Err(Errno::ISDIR),
         sys::S_IFREG => {
             running::check(process, spot)?;
-            spot.call(|instance, path| instance.setattr(path, size)).map(|()| 0)
+            match coherent::maybe_mapped(process, spot.mount.number, &attributes) {
+                Some(key) => coherent::set_length(None, process, key, size.size.unwrap_or(0), truncate),
+                None => truncate(),
+            }
         }
         _ => Err(Errno::INVAL),
     }
@@ -194,7 +201,11 @@ pub fn ftruncate(process: &'static Process, call: &Call) -> Served {
     if !file.writable() || file.kind()? != sys::S_IFREG {
         return Err(Errno::INVAL);
     }
-    file.with_handle(|instance, handle| instance.fsetattr(handle, &size))?;
+    let truncate = || file.with_handle(|instance, handle| instance.fsetattr(handle, &size));
+    match paging::key_of(&file)? {
+        Some(key) => coherent::set_length(Some(&file), process, key, call.args[1], truncate)?,
+        None => truncate()?,
+    }
     DONE
 }
 
@@ -217,8 +228,22 @@ pub fn fallocate(process: &'static Process, call: &Call) -> Served {
     if (offset as i64).checked_add(length as i64).is_none() {
         return Err(Errno::FBIG);
     }
-    file.with_handle(|instance, handle| instance.fallocate(handle, mode as i32, offset, length))?;
+    coherent::change(&file, || {
+        file.with_handle(|instance, handle| instance.fallocate(handle, mode as i32, offset, length))?;
+        Ok(((), changed_by(mode as u32, offset, length)))
+    })?;
     DONE
+}
+
+/// The bytes that a fallocate(2) makes others than they were. Others may be being stored to by who maps the file.
+fn changed_by(mode: u32, offset: u64, length: u64) -> Range<u64> {
+    if mode & (sys::FALLOC_FL_COLLAPSE_RANGE | sys::FALLOC_FL_INSERT_RANGE) != 0 {
+        offset..u64::MAX
+    } else if mode & (sys::FALLOC_FL_PUNCH_HOLE | sys::FALLOC_FL_ZERO_RANGE) != 0 {
+        offset..offset + length
+    } else {
+        0..0
+    }
 }
 
 pub fn fsync(process: &'static Process, call: &Call) -> Served {
@@ -231,6 +256,8 @@ pub fn fdatasync(process: &'static Process, call: &Call) -> Served {
 
 fn sync(process: &'static Process, call: &Call, datasync: bool) -> Served {
     let Some(file) = open_for_data(process, call)? else { return Ok(Reply::Pass) };
+    coherent::settle(&file)?;
+    file.take_error()?;
     file.with_handle(|instance, handle| instance.fsync(handle, datasync))?;
     DONE
 }
@@ -243,6 +270,7 @@ pub fn sync_file_range(process: &'static Process, call: &Call) -> Served {
     if (offset as i64) < 0 || (length as i64) < 0 || flags as u32 & !known != 0 {
         return Err(Errno::INVAL);
     }
+    coherent::settle(&file)?;
     // Writing more than was asked for is allowed, less is not.
     file.with_handle(|instance, handle| instance.fsync(handle, true))?;
     DONE
@@ -250,6 +278,7 @@ pub fn sync_file_range(process: &'static Process, call: &Call) -> Served {
 
 pub fn syncfs(process: &'static Process, call: &Call) -> Served {
     let Some(file) = open_for_data(process, call)? else { return Ok(Reply::Pass) };
+    coherent::settle(&file)?;
     file.with_handle(|instance, _| instance.syncfs())?;
     DONE
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unnecessary_wraps, reason = "all serving functions have one type")]
 #![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 
+mod address_space;
 mod asynchronous;
 pub mod attributes;
 mod comparing;
@@ -35,16 +36,19 @@ mod xattr;
 
 use std::os::fd::RawFd;
 
-use interpose::{Call, ForkCall, Handler, Outcome};
+use interpose::{Call, Fault, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::log::Quoted;
+use crate::native;
+use crate::paging::prefault;
 use crate::process::Process;
 use crate::table::{self, Interest};
 use crate::{private_fd, thread, trace};
 
 pub use inner::INNER;
+pub use transfer::size_of_file;
 
 /// What a served call gives back.
 pub enum Reply {
@@ -197,6 +201,15 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_flock => locks::flock,
 
         sys::__NR_mmap => mapping::mmap,
+        sys::__NR_munmap => address_space::munmap,
+        sys::__NR_mremap => address_space::mremap,
+        sys::__NR_mprotect | sys::__NR_pkey_mprotect => address_space::mprotect,
+        sys::__NR_msync => address_space::msync,
+        sys::__NR_madvise => address_space::madvise,
+        sys::__NR_mlock | sys::__NR_mlock2 => address_space::mlock,
+        sys::__NR_remap_file_pages => address_space::remap_file_pages,
+        sys::__NR_shmat => address_space::shmat,
+        sys::__NR_exit_group => address_space::exit_group,
 
         sys::__NR_execve => exec::execve,
         sys::__NR_execveat => exec::execveat,
@@ -213,13 +226,25 @@ pub fn server(nr: u32) -> Option<Server> {
     Some(server)
 }
 
+/// From <asm-generic/signal.h>.
+const SIGBUS: u32 = 7;
+
+/// The call is the kernel's. Where its arguments are in memory that was made ready, that has to stay so until it is done: then it is
+/// made here, unless it may wait for long or must be the program's own.
+fn pass(call: &Call, ready: &prefault::Ready) -> Outcome {
+    if ready.is_empty() || !table::transfers(call.nr) {
+        return Outcome::PassThrough;
+    }
+    Outcome::Return(native::interruptible(call.nr, call.args))
+}
 /// Calls that may wait in a plugin before they have any effect.
 const WAITING: [u32; 6] =
     [sys::__NR_open, sys::__NR_openat, sys::__NR_openat2, sys::__NR_creat, sys::__NR_fcntl, sys::__NR_flock];
 
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
-        let Some(server) = server(call.nr) else { return Outcome::PassThrough };
+        let ready = prefault::arguments(self, call);
+        let Some(server) = server(call.nr) else { return pass(call, &ready) };
         let span = trace::Span::begin();
         let served = if is_about_private_fd(call) {
             Err(Errno::BADF)
@@ -231,13 +256,19 @@ impl Handler for &'static Process {
         span.end(call, &served);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
-            Ok(Reply::Pass) => Outcome::PassThrough,
+            Ok(Reply::Pass) => pass(call, &ready),
             Ok(Reply::PassWith(args)) => {
                 call.args = args;
                 Outcome::PassThrough
             }
             Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
         }
+    }
+
+    fn fault(&self, fault: &Fault) -> bool {
+        let Some(pager) = self.paging.pager() else { return false };
+        fault.signal == SIGBUS
+            && pager.handle_fault(fault.address as usize, fault.write) == uffd_pager::Handled::Retry
     }
 
     fn inner_call(&self, call: &mut Call) -> Outcome {

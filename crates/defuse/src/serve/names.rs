@@ -11,6 +11,7 @@ use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served};
 use crate::namei::{self, Last, PathArgument, Spot};
+use crate::paging;
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
 use crate::{native, user, working_directory};
@@ -105,7 +106,7 @@ fn take_name_away(process: &'static Process, call: &Call, at: At) -> Served {
         return Ok(Reply::Pass);
     }
     match at.argument(call)?.last() {
-        Last::Name => paths::lookup(process, call, at, remove_name),
+        Last::Name => paths::lookup(process, call, at, |spot| remove_name(process, spot)),
         _ => unnamed(process, call, at, Errno::ISDIR),
     }
 }
@@ -151,7 +152,7 @@ pub fn is_mount_point(process: &Process, spot: &Spot) -> bool {
     process.table.find(&path).is_some_and(|(number, below)| number != spot.mount.number && below.is_empty())
 }
 
-fn remove_name(spot: &Spot) -> Result<i64, Errno> {
+fn remove_name(process: &'static Process, spot: &Spot) -> Result<i64, Errno> {
     if spot.is_root() {
         return Err(Errno::ISDIR);
     }
@@ -161,7 +162,12 @@ fn remove_name(spot: &Spot) -> Result<i64, Errno> {
             _ => Errno::NOTDIR,
         });
     }
-    spot.call(Instance::unlink).map(|()| 0)
+    let mapped = paging::before_unlink(process, spot);
+    spot.call(Instance::unlink)?;
+    if let Some(key) = mapped {
+        paging::after_unlink(process, key);
+    }
+    Ok(0)
 }
 
 pub fn symlink(process: &'static Process, call: &Call) -> Served {

@@ -13,6 +13,7 @@ use super::enter::{enter, open_handle};
 use super::{Reply, Served};
 use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
+use crate::paging::{self, Key, coherent};
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::{native, running, user, working_directory};
@@ -228,14 +229,30 @@ fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> R
     let instance = spot.mount.instance()?;
     let mode =
         if instance.capabilities().contains(Capabilities::UMASK) { mode } else { process.masked(mode) };
-    let opened = open_handle(process, spot.mount, instance, flags, |flags| {
-        spot.call(|instance, path| instance.open(path, flags, mode & 0o7777))
-    })?;
+    let open = |flags: u32| {
+        open_handle(process, spot.mount, instance, flags, |flags| {
+            spot.call(|instance, path| instance.open(path, flags, mode & 0o7777))
+        })
+    };
+    let mapped = if flags & sys::O_TRUNC == 0 { None } else { maybe_mapped(process, spot) };
+    let opened = match mapped {
+        Some(key) => coherent::set_length(None, process, key, 0, || open(flags))?,
+        None => open(flags)?,
+    };
     let mut path = spot.path().as_bytes();
     if flags & sys::O_TMPFILE == sys::O_TMPFILE {
         path = b"/";
     }
     enter(process, spot.mount, instance, opened, path, flags)
+}
+
+/// The identity of what lies there, if files are mapped in the session: cutting it off concerns who maps it.
+fn maybe_mapped(process: &Process, spot: &Spot) -> Option<Key> {
+    if paging::generation(process) == 0 {
+        return None;
+    }
+    let attributes = attributes_at(spot, true).ok()?;
+    coherent::maybe_mapped(process, spot.mount.number, &attributes)
 }
 
 /// Opens a file that is open already once more, as `/proc/self/fd/N` does.

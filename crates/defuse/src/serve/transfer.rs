@@ -1,5 +1,6 @@
 //! read and write in all their forms, and lseek.
 
+use std::ops::Range;
 use std::os::fd::RawFd;
 
 use interpose::Call;
@@ -8,11 +9,12 @@ use linux_raw_sys::general as sys;
 use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
 use stash::StashError;
+use uffd_pager::View;
 
 use super::{Reply, Served};
 use crate::file::{self, FileRef, OpenFile, stash_errno};
 use crate::process::Process;
-use crate::{mount, user};
+use crate::{mount, paging, user};
 
 /// The most that one call transfers (`MAX_RW_COUNT`), bytes.
 pub const MOST: usize = 0x7fff_f000;
@@ -119,6 +121,7 @@ pub fn lseek(process: &'static Process, call: &Call) -> Served {
 
 fn find_extent(file: &OpenFile, offset: i64, whence: u32) -> Result<i64, Errno> {
     let from = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+    paging::coherent::settle(file)?;
     match file.with_handle(|instance, handle| instance.lseek(handle, from, whence as i32)) {
         Ok(found) => i64::try_from(found).map_err(|_| Errno::OVERFLOW),
         // No plugin of its own mind: all of the file is data, and a hole follows its end.
@@ -186,6 +189,24 @@ impl Buffers {
         if self.many.is_empty() { &self.one } else { &self.many }
     }
 
+    /// Copies what lies at `place` of all buffers taken as one.
+    fn read(&self, mut place: usize, mut bytes: &mut [u8]) -> Result<(), Errno> {
+        for iov in self.list() {
+            if bytes.is_empty() {
+                break;
+            }
+            if place >= iov.iov_len {
+                place -= iov.iov_len;
+                continue;
+            }
+            let count = (iov.iov_len - place).min(bytes.len());
+            let (now, later) = bytes.split_at_mut(count);
+            user::read_bytes(iov.iov_base as u64 + place as u64, now)?;
+            (bytes, place) = (later, 0);
+        }
+        Ok(())
+    }
+
     fn each(&self, check: impl Fn(u64, usize) -> Result<(), Errno>) -> Result<(), Errno> {
         self.list()
             .iter()
@@ -227,12 +248,58 @@ fn input(file: &FileRef, buffers: &Buffers, offset: Option<i64>) -> Served {
 #[allow(unsafe_code)]
 fn read_at(file: &OpenFile, buffers: &Buffers, offset: i64) -> Result<usize, Errno> {
     let offset = offset as u64;
+    if let Some(view) = paging::view(file)? {
+        return read_with_pages(file, &view, buffers, offset);
+    }
     file.with_handle(|instance, handle| match buffers.list() {
         // SAFETY: the program's own buffer: it was found writable, or the plugin has the kernel check it.
         [one] => unsafe { instance.read_raw(handle, one.iov_base.cast(), one.iov_len, offset) },
         // SAFETY: as above, for each buffer.
         many => unsafe { instance.readv_raw(handle, many, offset) },
     })
+}
+
+/// As [`read_at`], of a file that may be mapped.
+#[allow(unsafe_code)]
+fn read_with_pages(file: &OpenFile, view: &View, buffers: &Buffers, offset: u64) -> Result<usize, Errno> {
+    let mut done = 0;
+    for iov in buffers.list() {
+        // SAFETY: the program's own buffer: it was found writable, or the kernel checks it.
+        let place = |place: Range<usize>| unsafe {
+            std::slice::from_raw_parts_mut(iov.iov_base.cast::<u8>().add(place.start), place.len())
+        };
+        let at = offset + done as u64;
+        let resident = |at: u64, range| view.read(at, place(range)).map_err(|error| error.errno());
+        let plugin = |at: u64, range: Range<usize>| {
+            // SAFETY: as above.
+            file.with_handle(|instance, handle| unsafe {
+                instance.read_raw(handle, iov.iov_base.cast::<u8>().add(range.start), range.len(), at)
+            })
+        };
+        match paging::coherent::read(view, at, iov.iov_len, resident, plugin) {
+            Ok(count) => {
+                done += count;
+                if count < iov.iov_len {
+                    break;
+                }
+            }
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Reads into our own memory at `offset`.
+pub fn read_bytes(file: &OpenFile, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    let buffers = Buffers::one(buffer.as_mut_ptr() as u64, buffer.len() as u64)?;
+    read_at(file, &buffers, i64::try_from(offset).map_err(|_| Errno::INVAL)?)
+}
+
+/// Writes our own memory at `offset`.
+pub fn write_bytes_at(file: &OpenFile, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+    let buffers = Buffers::one(bytes.as_ptr() as u64, bytes.len() as u64)?;
+    write_at(file, &buffers, offset, false).map(|(count, _)| count)
 }
 
 /// Writes `length` bytes of our own memory at the file's offset (or its end), as write(2) does.
@@ -280,6 +347,7 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
     };
     if flags & (sys::RWF_SYNC | sys::RWF_DSYNC) != 0 {
         let datasync = flags & sys::RWF_SYNC == 0;
+        paging::coherent::settle(file)?;
         file.with_handle(|instance, handle| instance.fsync(handle, datasync))?;
     }
     Ok(Reply::Value(count as i64))
@@ -295,15 +363,32 @@ fn append_to(
     if instance.capabilities().contains(Capabilities::APPEND) {
         return write_at(file, buffers, 0, true);
     }
+    let at_end = || {
+        let end = size_of_file(file)?;
+        write_to_plugin(file, buffers, end as u64, false)
+    };
+    if paging::key_of(file)?.is_some() {
+        // Takes the lock of the inode.
+        return paging::coherent::write(file, at_end, |place, bytes| buffers.read(place, bytes));
+    }
     let attributes = file.with_handle(Instance::fgetattr)?;
     let key = attributes.st_ino ^ attributes.st_dev.rotate_left(32);
     let _alone = process.arena.inode_lock(key, file.holder()).map_err(stash_errno)?;
-    let end = size_of_file(file)?;
-    write_at(file, buffers, end as u64, false)
+    at_end()
+}
+
+fn write_at(file: &OpenFile, buffers: &Buffers, offset: u64, append: bool) -> Result<(usize, u64), Errno> {
+    let write = || write_to_plugin(file, buffers, offset, append);
+    paging::coherent::write(file, write, |place, bytes| buffers.read(place, bytes))
 }
 
 #[allow(unsafe_code)]
-fn write_at(file: &OpenFile, buffers: &Buffers, offset: u64, append: bool) -> Result<(usize, u64), Errno> {
+fn write_to_plugin(
+    file: &OpenFile,
+    buffers: &Buffers,
+    offset: u64,
+    append: bool,
+) -> Result<(usize, u64), Errno> {
     let written = file.with_handle(|instance, handle| match buffers.list() {
         // SAFETY: the program's own buffer: it was found readable, or the plugin has the kernel check it.
         [one] => unsafe { instance.write_raw(handle, one.iov_base.cast(), one.iov_len, offset, append) },

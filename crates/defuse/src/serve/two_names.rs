@@ -11,6 +11,7 @@ use super::paths::{self, At};
 use super::{Reply, Served};
 use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
 use crate::native;
+use crate::paging;
 use crate::process::Process;
 use crate::resolve::PathBytes;
 
@@ -96,7 +97,13 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
         if old.directory || new.directory {
             check_slashes(old, new, flags)?;
         }
+        let exchanged = flags & sys::RENAME_EXCHANGE != 0;
+        let replaced = if exchanged { None } else { paging::before_unlink(process, new) };
+        let moved = if replaced.is_some() { paging::before_unlink(process, old) } else { None };
         old.call(|instance, path| instance.rename(path, new.path(), flags))?;
+        if let Some(key) = replaced.filter(|_| moved != replaced) {
+            paging::after_unlink(process, key);
+        }
         process.renamed(old.mount.number, old.path().as_bytes(), new.path().as_bytes(), flags);
         Ok(())
     })

@@ -27,6 +27,9 @@ pub struct SessionSpec {
     pub base: PathBuf,
     /// What its processes are told.
     pub config: SessionConfig,
+    /// Whether files of a mount may be mapped by the pager: then processes look out for more system calls, which takes some of
+    /// their start.
+    pub pages: bool,
 }
 
 /// A session whose folder is ours. Dropping it leaves the folder for [`sweep_stale`](super::sweep_stale); [`remove`](Self::remove) takes
@@ -57,7 +60,7 @@ impl Session {
         let base = openat(rustix::fs::CWD, &spec.base, flags, Mode::empty())
             .map_err(|errno| SessionError::system("open the run directory", &spec.base, errno))?;
         let session = Self::claim_folder(base, &spec.base)?;
-        let filled = session.fill(&spec.config, fill_arena);
+        let filled = session.fill(spec, fill_arena);
         match filled {
             Ok(()) => Ok(session),
             Err(error) => {
@@ -115,7 +118,7 @@ impl Session {
 
     fn fill(
         &self,
-        config: &SessionConfig,
+        spec: &SessionSpec,
         fill_arena: impl FnOnce(BorrowedFd<'_>) -> Result<u128, SessionError>,
     ) -> Result<(), SessionError> {
         // Modes are set by fchmod, as the umask would take bits from those given at creation.
@@ -135,11 +138,12 @@ impl Session {
         // directory, but only who has the arena knows the way to these; and nobody can remove or list what others made.
         let shared = names::shared(id);
         self.make_directory(&shared, PASSABLE)?;
-        for name in [names::SLOTS, names::LOCKS, names::GUESTS].map(|name| format!("{shared}/{name}")) {
-            self.make_directory(&name, Mode::from_raw_mode(0o1733))?;
+        let pages = spec.pages.then_some(names::PAGES);
+        for name in [names::SLOTS, names::LOCKS, names::GUESTS].into_iter().chain(pages) {
+            self.make_directory(&format!("{shared}/{name}"), Mode::from_raw_mode(0o1733))?;
         }
 
-        let text = config.to_text();
+        let text = spec.config.to_text();
         let new = self.make_file(CONFIG_IN_THE_MAKING, Mode::from_raw_mode(0o644))?;
         let failed = |verb, errno| SessionError::system(verb, &self.path.join(names::CONFIG), errno);
         write_all(new.as_fd(), text.as_bytes()).map_err(|errno| failed("write", errno))?;

@@ -29,7 +29,7 @@ fn spec(base: &Path) -> SessionSpec {
         log: LogTarget::default(),
         mounts: vec![mount],
     };
-    SessionSpec { base: base.into(), config }
+    SessionSpec { base: base.into(), config, pages: true }
 }
 
 fn create(base: &TempDir) -> Session {

@@ -1,10 +1,10 @@
 //! The address space.
 
-use super::Interest::{Never, WhileServing};
+use super::Interest::{Never, WhileAlert, WhileServing};
 use super::Length::{Depends, Fixed, Iovec, Items};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
-use super::Treatment::{Interposed, Passed, Served};
+use super::Treatment::{Passed, Served};
 
 /// The rows.
 pub const ROWS: &[Row] = &[
@@ -19,23 +19,23 @@ pub const ROWS: &[Row] = &[
     Row::new(
         10,
         "mprotect",
-        Interposed,
-        Never,
-        "memory that becomes executable is searched for system calls",
+        Served,
+        WhileAlert,
+        "of mapped files ours; memory that becomes executable is searched for system calls",
     ),
     Row::new(
         329,
         "pkey_mprotect",
-        Interposed,
-        Never,
-        "memory that becomes executable is searched for system calls",
+        Served,
+        WhileAlert,
+        "of mapped files ours; memory that becomes executable is searched for system calls",
     ),
-    Row::new(11, "munmap", Passed, Never, "the kernel's; mapped files will need it"),
+    Row::new(11, "munmap", Served, WhileAlert, "files that are not mapped any more are written back"),
     Row::new(12, "brk", Passed, Never, "anonymous memory"),
-    Row::new(25, "mremap", Passed, Never, "the kernel's; mapped files will need it"),
-    Row::new(26, "msync", Passed, Never, "the kernel's; mapped files will need it"),
+    Row::new(25, "mremap", Served, WhileAlert, "of mapped files ours"),
+    Row::new(26, "msync", Served, WhileAlert, "what was stored is handed to the plugin"),
     Row::new(27, "mincore", Passed, Never, "one byte for each page").memory(&[Out(2, Depends)]),
-    Row::new(28, "madvise", Passed, Never, "the kernel's; mapped files will need it"),
+    Row::new(28, "madvise", Served, WhileAlert, "of mapped files ours, where the advice changes anything"),
     Row::new(
         440,
         "process_madvise",
@@ -45,12 +45,12 @@ pub const ROWS: &[Row] = &[
     )
     .fds(&[0])
     .memory(&[In(1, Items(2, 16))]),
-    Row::new(149, "mlock", Passed, Never, "pages in memory stay there"),
-    Row::new(325, "mlock2", Passed, Never, "pages in memory stay there"),
+    Row::new(149, "mlock", Served, WhileAlert, "pages of mapped files are read before"),
+    Row::new(325, "mlock2", Served, WhileAlert, "as mlock"),
     Row::new(150, "munlock", Passed, Never, "pages in memory need not stay there"),
     Row::new(151, "mlockall", Passed, Never, "pages in memory stay there"),
     Row::new(152, "munlockall", Passed, Never, "pages in memory need not stay there"),
-    Row::new(216, "remap_file_pages", Passed, Never, "the kernel's; mapped files will need it"),
+    Row::new(216, "remap_file_pages", Served, WhileAlert, "of mapped files refused (EINVAL)"),
     Row::new(237, "mbind", Passed, Never, "where pages are; a mask of bits").memory(&[In(3, Depends)]),
     Row::new(238, "set_mempolicy", Passed, Never, "where pages are; a mask of bits")
         .memory(&[In(1, Depends)]),
@@ -92,7 +92,7 @@ pub const ROWS: &[Row] = &[
     .memory(&[In(1, Iovec(2)), In(3, Items(4, 16))]),
     Row::new(448, "process_mrelease", Passed, Never, "of a process that is dying").fds(&[0]),
     Row::new(29, "shmget", Passed, Never, "System V shared memory has a name space of its own"),
-    Row::new(30, "shmat", Passed, Never, "a new mapping without an FD"),
+    Row::new(30, "shmat", Served, WhileAlert, "with SHM_REMAP it may replace a mapped file"),
     Row::new(31, "shmctl", Passed, Never, "System V shared memory has a name space of its own")
         .memory(&[InOut(2, Depends)]),
     Row::new(67, "shmdt", Passed, Never, "of shared memory only"),

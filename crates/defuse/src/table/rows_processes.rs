@@ -1,6 +1,6 @@
 //! Processes, threads, their identity and limits.
 
-use super::Interest::{Always, Never, WhileServing};
+use super::Interest::{Always, Never, WhileAlert, WhileServing};
 use super::Length::{Arg, Depends, Fixed, Items};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
@@ -20,7 +20,13 @@ pub const ROWS: &[Row] = &[
     Row::new(57, "fork", Interposed, Never, "as clone"),
     Row::new(58, "vfork", Interposed, Never, "as clone; the child shares our memory but not our FDs"),
     Row::new(60, "exit", Interposed, Never, "the thread's own state goes"),
-    Row::new(231, "exit_group", Passed, Never, "the kernel closes shadows; the arena forgets dead processes"),
+    Row::new(
+        231,
+        "exit_group",
+        Served,
+        WhileAlert,
+        "mapped files are written back; the kernel closes shadows, the arena forgets dead processes",
+    ),
     Row::new(61, "wait4", Passed, Never, "children are the kernel's")
         .memory(&[Out(1, Fixed(4)), Out(3, Fixed(144))]),
     Row::new(247, "waitid", Passed, Never, "children are the kernel's")

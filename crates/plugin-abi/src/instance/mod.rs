@@ -6,7 +6,7 @@ macro_rules! op {
         match $self.table.$name {
             None => Err(Errno::ENOSYS),
             Some(function) => {
-                let _guard = $self.enter();
+                let Ok(_guard) = $self.enter() else { return Err(Errno::EDEADLK) };
                 // SAFETY: the function is the plugin's, `fs` is from its `init` and not finalised, strings and
                 // buffers come from references that outlive the call, and handles are its own.
                 let code = unsafe { function($self.fs, $($arg),*) };
@@ -111,8 +111,12 @@ impl Instance {
         self.capabilities
     }
 
-    fn enter(&self) -> Option<Guard<'_>> {
-        self.serial.as_ref().map(SerialLock::lock)
+    /// Waits for a serialised plugin. An error: this thread is inside it already.
+    fn enter(&self) -> core::result::Result<Option<Guard<'_>>, ()> {
+        match &self.serial {
+            Some(serial) => serial.lock().map(Some).ok_or(()),
+            None => Ok(None),
+        }
     }
 
     fn checked(&self, operation: &str, code: c_int) -> Result<()> {

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 impl Ledger {
     /// Enters pages as dirty. To be done before they can be stored to. Any thread, signal handlers too.
     pub(crate) fn mark(&self, slot: usize, pages: Range<u64>) {
-        for (word, mask) in words(pages) {
+        for (word, mask) in words(self.inside(pages)) {
             let bits = self.word(slot, word);
             // Most often they are set; a plain load keeps the line shared.
             if bits.load(Ordering::SeqCst) & mask != mask {
@@ -17,7 +17,7 @@ impl Ledger {
     }
 
     pub(crate) fn clear(&self, slot: usize, pages: Range<u64>) {
-        for (word, mask) in words(pages) {
+        for (word, mask) in words(self.inside(pages)) {
             let bits = self.word(slot, word);
             if bits.load(Ordering::SeqCst) & mask != 0 {
                 bits.fetch_and(!mask, Ordering::SeqCst);
@@ -27,7 +27,7 @@ impl Ledger {
 
     /// How many of the pages are dirty in this slot.
     pub(crate) fn count(&self, slot: usize, pages: Range<u64>) -> u32 {
-        words(pages)
+        words(self.inside(pages))
             .map(|(word, mask)| (self.word(slot, word).load(Ordering::SeqCst) & mask).count_ones())
             .sum()
     }
@@ -35,7 +35,7 @@ impl Ledger {
     /// What is dirty of `pages` in any slot, now: at most [`Dirty::PAGES`] from the first dirty page on.
     pub(crate) fn dirty(&self, pages: Range<u64>) -> Option<Dirty> {
         let mut found: Option<Dirty> = None;
-        for (word, mask) in words(pages) {
+        for (word, mask) in words(self.inside(pages)) {
             let bits = self.any(word) & mask;
             let first = found.as_ref().map_or(word as u64, |dirty| dirty.first_word);
             let index = word - first as usize;
@@ -48,6 +48,11 @@ impl Ledger {
             }
         }
         found
+    }
+
+    /// As far as there are bits for them. A source may be longer; then pages past these cannot be touched.
+    fn inside(&self, pages: Range<u64>) -> Range<u64> {
+        crate::page::intersection(&pages, &(0..self.capacity_pages()))
     }
 
     fn any(&self, word: usize) -> u64 {

@@ -8,19 +8,24 @@ use super::{Ledger, Locked, SLOTS};
 use crate::owner::Owner;
 use crate::signals::{Blocked, block_all};
 use crate::wait::Backoff;
+use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 
 impl Ledger {
     /// Enters, waiting while the gate is closed. Any thread, signal handlers too; not recursive: who is
-    /// inside may not wait for the gate again ([`Ledger::enter_nested`]).
-    pub(crate) fn enter(&self, slot: usize) -> InFlight<'_> {
+    /// inside may not wait for the gate again ([`Ledger::enter_nested`]). EDEADLK: the thread itself has closed it.
+    pub(crate) fn enter(&self, slot: usize, me: Owner) -> Result<InFlight<'_>, Errno> {
         let mut backoff = Backoff::default();
         loop {
             let inside = self.enter_nested(slot);
-            if self.header().closed_by.load(Ordering::SeqCst) == 0 {
-                return inside;
+            let closed_by = self.header().closed_by.load(Ordering::SeqCst);
+            if closed_by == 0 {
+                return Ok(inside);
             }
             drop(inside);
+            if closed_by == me.0 && self.header().closer.load(Ordering::Relaxed) == this_thread() {
+                return Err(Errno::DEADLK);
+            }
             if backoff.pause() {
                 self.break_gate();
             }
@@ -42,6 +47,10 @@ impl Ledger {
     }
 }
 
+fn this_thread() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
 /// A fault is being served.
 pub(crate) struct InFlight<'a> {
     ledger: &'a Ledger,
@@ -55,11 +64,12 @@ impl Drop for InFlight<'_> {
 }
 
 impl Locked<'_> {
-    /// Closes the gate and waits for the faults inside. Signals are blocked until it opens again: a
-    /// handler of this thread that touches the file would wait for ever.
+    /// Closes the gate and waits for the faults inside. Signals are blocked until it opens again, but for those
+    /// that the thread's own instructions raise: a handler of this thread that touches the file would fail.
     pub(crate) fn close_gate(&self) -> Closed<'_> {
         let signals = block_all();
         let word = &self.ledger.header().closed_by;
+        self.ledger.header().closer.store(this_thread(), Ordering::Relaxed);
         // Only the lock's holder closes; a dead one may have left it closed.
         word.store(self.me.0, Ordering::SeqCst);
         for slot in 1..SLOTS {

@@ -52,6 +52,11 @@ impl Locked<'_> {
         }
     }
 
+    /// Takes over the slots that this process has, of a time when it executed another program.
+    pub(crate) fn adopt_own(&self) {
+        (1..SLOTS).filter(|&slot| self.ledger.owner(slot) == self.me).for_each(|slot| self.orphan(slot));
+    }
+
     /// Makes a slot's dirty pages orphans and frees the slot. Nobody may store by it any more.
     pub(crate) fn orphan(&self, slot: usize) {
         let words = crate::page::pages_of(self.ledger.length()).div_ceil(64) as usize;

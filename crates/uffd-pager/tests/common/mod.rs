@@ -148,7 +148,10 @@ pub enum End {
 /// Runs `action` in a child forked with the pager's calls around it.
 pub fn in_child(pager: &Pager, action: impl FnOnce() -> i32) -> End {
     pager.before_fork().expect("prepared");
-    fork(|| if pager.after_fork_in_child().is_ok() { action() } else { 99 }, || pager.after_fork_in_parent())
+    fork(
+        || if pager.after_fork_in_child().is_ok() { action() } else { 99 },
+        || pager.after_fork_in_parent(true),
+    )
 }
 
 /// Runs `action` in a child that the pager does not know of.

@@ -1,0 +1,268 @@
+//! Mapped files of plugins that lend no pages: `uffd-pager`, wired to the plugins and to the other processes of the session.
+//!
+//! Each file that is mapped has a *cache*: two files in the session's folder ([`store`]) that every process finds by the
+//! file's identity ([`Key`]), made by the first who maps the file and removed by the last. As long as there is one, the resident pages
+//! are the file: reads by FD look there first ([`coherent`]), and what changes the file changes them too.
+//!
+//! Who makes, removes or joins a cache, and who writes to a file that may have one, holds the arena's lock of its inode. The arena's host
+//! word counts the caches that were ever made and removed: while it stands still, what a process knows of them is true, and
+//! while it is 0 there are none.
+//!
+//! In a process: [`Paging`] has the pager, made at the first mapping, and the files mapped now ([`live`]).
+
+pub mod coherent;
+pub mod live;
+pub mod prefault;
+pub mod source;
+pub mod store;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+
+use linux_raw_sys::general as sys;
+use plugin_abi::{Capabilities, Instance, Purpose};
+use rustix::io::Errno;
+use stash::InodeGuard;
+use uffd_pager::{Pager, View};
+
+use crate::file::{OpenFile, stash_errno};
+use crate::namei::Spot;
+use crate::process::Process;
+use crate::sync::Lock;
+use live::Live;
+
+/// A file's identity in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// Number of the mount.
+    pub mount: u32,
+    /// `st_dev` as the plugin says it.
+    pub device: u64,
+    /// `st_ino`, not 0.
+    pub inode: u64,
+}
+
+impl Key {
+    /// The identity of what has these attributes; none if the plugin does not tell files apart.
+    pub fn of(mount: usize, attributes: &plugin_abi::stat) -> Option<Self> {
+        let regular = attributes.st_mode & sys::S_IFMT == sys::S_IFREG;
+        (regular && attributes.st_ino != 0).then_some(Self {
+            mount: mount as u32,
+            device: attributes.st_dev,
+            inode: attributes.st_ino,
+        })
+    }
+
+    /// For the arena's locks; that of [`crate::serve`]'s appends, too.
+    pub fn hash(&self) -> u64 {
+        self.inode ^ self.device.rotate_left(32)
+    }
+}
+
+/// What this process knows of mapped files.
+pub struct Paging {
+    /// `None` inside: this kernel has no userfaultfd for us.
+    pager: OnceLock<Option<Pager>>,
+    /// The files that this image has ever had mapped: what is in a ledger by our name of others is of a former image.
+    joined: Lock<Vec<Key>>,
+    /// The files that are mapped here. Taken before the inode's lock.
+    live: Lock<Vec<Live>>,
+    /// What is known of caches, by the host word at that time. Taken after the inode's lock.
+    known: Lock<Vec<Known>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    key: Key,
+    generation: u64,
+    view: Option<Arc<View>>,
+}
+
+/// How many caches a process keeps at hand that it does not map.
+const KNOWN_MAX: usize = 8;
+
+impl Default for Paging {
+    fn default() -> Self {
+        Self {
+            pager: OnceLock::new(),
+            joined: Lock::new(Vec::new()),
+            live: Lock::new(Vec::new()),
+            known: Lock::new(Vec::new()),
+        }
+    }
+}
+
+impl Paging {
+    /// The pager, if there is one already.
+    pub fn pager(&self) -> Option<&Pager> {
+        self.pager.get()?.as_ref()
+    }
+}
+
+/// How often caches were made and removed in the session; 0: never, so there are none.
+pub fn generation(process: &Process) -> u64 {
+    process.arena.host_word().load(Ordering::SeqCst)
+}
+
+/// The identity of a file that would be mapped by us; `None` for one whose plugin lends pages, or whose pages others would not see.
+pub fn key_of(file: &OpenFile) -> Result<Option<Key>, Errno> {
+    file.paged.get_or_try(|| {
+        let instance = file.instance()?;
+        if instance.capabilities().contains(Capabilities::PROCESS_LOCAL) || file.open_flags & sys::O_PATH != 0
+        {
+            return Ok(None);
+        }
+        if file.with_handle(|instance, handle| instance.backing_fd(handle, Purpose::Map).map(drop)).is_ok() {
+            return Ok(None);
+        }
+        Ok(Key::of(file.mount, &file.with_handle(Instance::fgetattr)?))
+    })
+}
+
+/// Keeps everybody else from making, joining or removing the cache of `key`, and from writing to the file.
+pub fn lock(process: &'static Process, key: Key) -> Result<InodeGuard<'static>, Errno> {
+    process.arena.inode_lock(key.hash(), process.holder()).map_err(stash_errno)
+}
+
+/// The cache of the file, if it has one. The caller does not hold the lock of any inode.
+pub fn view(file: &OpenFile) -> Result<Option<Arc<View>>, Errno> {
+    let process = file.process();
+    let generation = generation(process);
+    if generation == 0 || file.uncached_at.load(Ordering::Relaxed) == generation {
+        return Ok(None);
+    }
+    let Some(key) = key_of(file)? else { return Ok(None) };
+    if let Some(known) = known(process, key, generation) {
+        return Ok(known.view);
+    }
+    let alone = lock(process, key)?;
+    view_locked(process, Some(file), key, &alone)
+}
+
+/// As [`view`], by who holds the lock. `file` is to write by what killed processes left; with it, or if nothing was left, a cache that nobody
+/// uses is removed.
+pub fn view_locked(
+    process: &'static Process,
+    file: Option<&OpenFile>,
+    key: Key,
+    _alone: &InodeGuard<'_>,
+) -> Result<Option<Arc<View>>, Errno> {
+    let generation = generation(process);
+    if generation == 0 {
+        return Ok(None);
+    }
+    if let Some(known) = known(process, key, generation) {
+        return Ok(known.view);
+    }
+    let Some(cache) = store::open(process, key)? else {
+        remember(process, key, generation, None);
+        if let Some(file) = file {
+            file.uncached_at.store(generation, Ordering::Relaxed);
+        }
+        return Ok(None);
+    };
+    let view = Arc::new(crate::nofile::with_room(|| View::open(cache).map_err(|error| error.errno()))?);
+    if !view.is_used() && store::clean_up(process, file, key, &view) {
+        return Ok(None);
+    }
+    remember(process, key, generation, Some(view.clone()));
+    Ok(Some(view))
+}
+
+/// Hands what is dirty of the file at `spot` to the plugin, for who reads it otherwise than by an FD.
+pub fn settle_at(process: &'static Process, spot: &Spot, attributes: &plugin_abi::stat) -> Result<(), Errno> {
+    let Some(key) = coherent::maybe_mapped(process, spot.mount.number, attributes) else { return Ok(()) };
+    let alone = lock(process, key)?;
+    match view_locked(process, None, key, &alone)? {
+        Some(view) if view.is_dirty() => {
+            source::with_writer_at(spot, |write| view.write_back(write).map_err(|error| error.errno()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Before the name `spot` is taken from its file, or another file put in its place: what killed processes left there is written back, and
+/// the cache forgets the name if it is the last one, since another file may get the inode's number.
+pub fn before_unlink(process: &'static Process, spot: &Spot) -> Option<Key> {
+    if generation(process) == 0 {
+        return None;
+    }
+    let attributes = spot.call(Instance::getattr).ok()?;
+    let key = coherent::maybe_mapped(process, spot.mount.number, &attributes)?;
+    (attributes.st_nlink == 1).then_some(key)
+}
+
+/// The file of this identity has lost its last name.
+pub fn after_unlink(process: &'static Process, key: Key) {
+    let Ok(alone) = lock(process, key) else { return };
+    store::forget_name(process, key);
+    // Without a name what is left of it is nobody's.
+    let _ = view_locked(process, None, key, &alone);
+}
+
+/// What is known of a cache since the host word has this value.
+fn known(process: &Process, key: Key, generation: u64) -> Option<Known> {
+    let known = process.paging.known.lock();
+    let found = known.iter().find(|known| known.key == key && known.generation == generation)?;
+    Some(found.clone())
+}
+
+fn remember(process: &Process, key: Key, generation: u64, view: Option<Arc<View>>) {
+    if interpose::in_vfork_child() {
+        return; // Its descriptors are not the parent's.
+    }
+    let mut known = process.paging.known.lock();
+    let mut gone: Vec<Known> = Vec::new();
+    // What was true before may not be any more.
+    let (now, before): (Vec<Known>, Vec<Known>) =
+        known.drain(..).partition(|known| known.generation == generation && known.key != key);
+    *known = now;
+    gone.extend(before);
+    if known.len() >= KNOWN_MAX {
+        gone.push(known.remove(0));
+    }
+    known.push(Known { key, generation, view });
+    drop(known);
+    drop(gone); // Closes descriptors.
+}
+
+/// Before a fork: nothing changes until [`after_fork_in_parent`] or [`after_fork_in_child`].
+pub fn before_fork(process: &'static Process) -> Result<(), Errno> {
+    process.paging.live.acquire();
+    process.paging.known.acquire();
+    let Some(pager) = process.paging.pager() else { return Ok(()) };
+    crate::nofile::with_room(|| pager.before_fork()).map_err(|error| {
+        process.paging.known.release();
+        process.paging.live.release();
+        error.errno()
+    })
+}
+
+/// After a fork, in the parent.
+pub fn after_fork_in_parent(process: &Process, made: bool) {
+    if let Some(pager) = process.paging.pager() {
+        pager.after_fork_in_parent(made);
+    }
+    process.paging.known.release();
+    process.paging.live.release();
+}
+
+/// After a fork, in the child, before anything allocates: what is mapped anew must find its place free.
+pub fn after_fork_in_child(process: &Process) {
+    if let Some(pager) = process.paging.pager()
+        && let Err(error) = crate::nofile::with_room(|| {
+            pager.after_fork_in_child().map_err(|error| {
+                crate::trace::error(format_args!("mapped files are not there after a fork: {error}"));
+                error.errno()
+            })
+        })
+    {
+        crate::trace::debug(format_args!("{error}"));
+    }
+    process.paging.known.release();
+    process.paging.live.release();
+    // The parent's, by its name.
+    let known = std::mem::take(&mut *process.paging.known.lock());
+    drop(known);
+}

@@ -1,0 +1,183 @@
+//! Files that are mapped: by a fixture that does so in every way, and by programs that live from it.
+
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+
+use defuse_e2e::{Case, Serving, Session, same_as_plain_mapped, script};
+
+/// One part of the fixture, in the mount's root.
+fn part(name: &str) -> Case {
+    script(format!("cd \"$MNT\"; \"$FIX/mapped\" {name}")).fixture_with("mapped", &["-pthread"])
+}
+
+same_as_plain_mapped! {
+    /// Protections, kinds of sharing, and what mmap refuses.
+    arguments: part("arguments");
+
+    /// read, write, truncate, fallocate and copies meet mappings, in both directions.
+    descriptors_and_mappings_agree: part("descriptors");
+
+    /// `MAP_PRIVATE`.
+    private_copies: part("private");
+
+    /// munmap, mprotect, mremap, msync, madvise, mlock, and mappings over mappings.
+    calls_about_memory: part("memory");
+
+    /// Memory that system calls read and write.
+    arguments_of_system_calls: part("kernel");
+
+    /// fork, vfork, posix_spawn, exec, four processes that count together, and kill -9.
+    processes: part("processes");
+
+    /// Threads that store while others write back.
+    threads: part("threads");
+
+    /// A write-ahead log, whose index is a mapped file that all processes share. Four write at once; then one is killed in the middle
+    /// of a transaction while another writes, five times.
+    sqlite_write_ahead_log: script(r#"
+        cd "$MNT"
+        sqlite3 db 'pragma journal_mode=wal; create table t(who, n);'
+        for who in a b c d; do
+            (for n in $(seq 1 40); do echo "insert into t values('$who', $n);"; done | sqlite3 -cmd '.timeout 100000' db) &
+        done; wait
+        sqlite3 db 'select who, count(*), sum(n) from t group by who; pragma integrity_check;'
+        exec 2>/dev/null # where the shell tells the number of the killed process
+        for round in 1 2 3 4 5; do
+            (exec sqlite3 -cmd '.timeout 100000' db) <<END &
+insert into t values('k', $round); begin; insert into t select 'x', n from t limit 100;
+.shell kill -KILL \$PPID
+END
+            killed=$!
+            (for n in $(seq 1 15); do echo "insert into t values('r$round', $n);"; done | sqlite3 -cmd '.timeout 100000' db) &
+            wait $killed || echo "rc $?"; wait
+            sqlite3 -cmd '.timeout 100000' db 'pragma integrity_check; select who, count(*) from t group by who'
+        done
+        sqlite3 db 'pragma journal_mode=delete; create table s as select * from t order by who, n; drop table t; vacuum;'; ls -A; rm db
+    "#).needs(&["sqlite3"]);
+
+    /// Packs and indexes are mapped.
+    git_packs_and_checks: script(r#"
+        export GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b GIT_AUTHOR_DATE='2026-01-01 00:00:00 +0000' GIT_COMMITTER_DATE='2026-01-01 00:00:00 +0000'
+        cd "$MNT"; git init -q -b main r; cd r; git config pack.threads 1; git config gc.auto 0
+        for i in $(seq 1 20); do seq $i 4000 >f$((i % 7)); echo $i >g$i; git add -A; git commit -qm "c$i"; done
+        git gc -q --prune=now; git fsck --full --strict; git log --oneline | md5sum
+        git repack -adfq --depth=50; git fsck --full; git rev-list --objects --all | git cat-file --batch-check | md5sum
+        git clone -q . ../c; git -C ../c fsck; git -C ../c status --short; git grep -c 3999 | md5sum; cd ..; rm -rf r c; echo done >done
+    "#).needs(&["git"]);
+
+    python_mmap: script(r#"
+        cd "$MNT"; cat >"$OUT/t.py" <<'END'
+import mmap, os, re, multiprocessing as mp
+with open("m", "wb") as f: f.write(bytes(range(256)) * 400)
+f = open("m", "r+b"); m = mmap.mmap(f.fileno(), 0)
+print(len(m), m[:5], m.find(b"\x10\x11"), m.rfind(b"\xff\x00")); m[0:4] = b"abcd"; m.flush(); print(open("m", "rb").read(8))
+m.move(100, 0, 50); m.seek(200); m.write(b"hello"); print(m.read(3), m.tell(), m.size())
+m.resize(200000); m[150000] = 7; print(len(m), os.path.getsize("m")); m.madvise(mmap.MADV_DONTNEED); print(m[150000], m[100:104], len(re.findall(rb"\x01\x02\x03", m)))
+def work(i):
+    with open("m", "r+b") as f, mmap.mmap(f.fileno(), 0) as x:
+        for k in range(1000): x[i * 5000 + k] = (i + k) % 256
+workers = [mp.get_context("fork").Process(target=work, args=(i,)) for i in range(4)]
+[w.start() for w in workers]; [w.join() for w in workers]; print([sum(m[i * 5000:i * 5000 + 1000]) for i in range(4)])
+ro = mmap.mmap(f.fileno(), 4096, prot=mmap.PROT_READ)
+try: ro[0] = 1
+except TypeError as error: print(error)
+c = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY); c[0] = 99; print(c[0], m[0]); c.close(); m.close()
+END
+        python3 "$OUT/t.py"; cksum m; rm "$OUT/t.py"
+    "#).needs(&["python3"]);
+
+    /// A library on the mount makes system calls of its own, which reach the mount too; a program that was written by a mapping runs.
+    libraries_and_programs: script(r#"
+        cd "$MNT"; cat >"$OUT/lib.c" <<'END'
+#include <fcntl.h>
+#include <sys/syscall.h>
+int data = 5; static int bss[5000];
+static inline long direct(long n, long a, long b, long c) { long r; asm volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory"); return r; }
+int peek(const char *path, char *to) { int fd = direct(SYS_open, (long)path, O_RDONLY, 0); int n = direct(SYS_read, fd, (long)to, 20); direct(SYS_close, fd, 0, 0); bss[4000]++; return n + data++ + bss[4000]; }
+END
+        cat >"$OUT/main.c" <<'END'
+#include <dlfcn.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(void) { void *l = dlopen("./lib.so", RTLD_NOW); if (!l) { puts(dlerror()); return 1; }
+ int (*peek)(const char *, char *) = dlsym(l, "peek"); char b[32] = {0};
+ for (int i = 0; i < 3; i++) printf("%d %.5s\n", peek("text", b), b); fflush(stdout);
+ if (fork() == 0) { printf("%d %.5s\n", peek("text", b), b); fflush(stdout); _exit(0); } wait(0);
+ printf("%d\n", dlclose(l)); l = dlopen("./lib.so", RTLD_NOW); peek = dlsym(l, "peek"); printf("%d %.5s\n", peek("text", b), b); return 0; }
+END
+        echo "text of a file" >text; cc -O1 -shared -fPIC -o lib.so "$OUT/lib.c"; cc -O1 -o main "$OUT/main.c" -ldl; ./main; sh -c 'exec ./main'
+        cp "$(command -v cksum)" ck; ./ck text
+        python3 -c 'import mmap, os, shutil
+data = open("ck", "rb").read(); f = open("written", "w+b"); f.truncate(len(data)); m = mmap.mmap(f.fileno(), 0); m[:] = data; os.chmod("written", 0o755); f.close(); m.close()'
+        ./written text; rm lib.so main ck written "$OUT/lib.c" "$OUT/main.c"
+    "#).needs(&["cc", "python3"]);
+
+    ripgrep: script(r#"
+        cd "$MNT"; for i in $(seq 1 30); do seq $i 3000 >f$i; done
+        rg --mmap -c 299 . | sort; rg --mmap -j1 -n '^17.9$' f3 f4; rg --no-mmap -c 299 . | sort | md5sum; cat f* | rg -c 2; cat f1 f2 >all; rg --mmap -c 7 all
+    "#).needs(&["rg"]);
+
+    /// Random reads, writes, lengths, holes and copies, by FD and by mapping, on one file and on four at once.
+    fsx_with_mappings: script(r#"
+        cat >"$OUT/fsx.toml" <<END
+flen = 262144
+[weights]
+read = 10
+write = 10
+mapread = 10
+mapwrite = 10
+truncate = 5
+close_open = 1
+invalidate = 0.5
+fsync = 0.5
+fdatasync = 0.5
+posix_fallocate = 3
+punch_hole = 3
+sendfile = 3
+posix_fadvise = 1
+copy_file_range = 3
+END
+        cd "$MNT"; export RUST_BACKTRACE=0
+        fsx -f "$OUT/fsx.toml" -N 5000 -S 11 -P "$OUT" one
+        for seed in 12 13 14 15; do fsx -f "$OUT/fsx.toml" -N 1500 -S $seed -P "$OUT" "file$seed" & done; wait; cksum *
+    "#).needs(&["fsx"]);
+}
+
+/// Stores `kept` to the file `f` by a mapping, and then waits for the end.
+const STORE_AND_WAIT: &str = r#"
+import mmap, os, sys, time
+f = open("f", "r+b"); m = mmap.mmap(f.fileno(), 0); m[4096:4100] = b"kept"
+print("stored", flush=True); os.close(1); os.kill(os.getpid(), 19)
+"#;
+
+/// The runner and all processes are killed: the next run on this machine writes back what was stored to mapped files.
+#[test]
+fn what_a_killed_session_stored_is_written_back_by_the_next() {
+    let Some(session) = Session::new() else { return };
+    fs::write(session.place.backend().join("f"), vec![b'.'; 8192]).expect("make the file");
+    let mount = Serving::Paged.mount_argument(&session.place.mnt(), &session.place.backend());
+    let script = format!("cd {} && exec python3 -c '{STORE_AND_WAIT}'", session.place.mnt().display());
+    let mut command = session.command(["run", "-m", &mount, "--", "bash", "-c", &script]);
+    let mut runner = command.stdout(std::process::Stdio::piped()).spawn().expect("start defuse");
+    let mut said = String::new();
+    let mut output = BufReader::new(runner.stdout.take().expect("a pipe"));
+    output.read_line(&mut said).expect("read what it says");
+    assert_eq!(said, "stored\n");
+    let children =
+        fs::read_to_string(format!("/proc/{0}/task/{0}/children", runner.id())).expect("its children");
+    runner.kill().expect("kill the runner");
+    runner.wait().expect("wait for the runner");
+    for child in children.split_whitespace() {
+        let killed = std::process::Command::new("kill").args(["-KILL", child]).status();
+        assert!(killed.expect("start kill").success());
+    }
+    let there = || fs::read(session.place.backend().join("f")).expect("read the file")[4096..4100].to_vec();
+    assert_eq!(there(), b"....", "nobody has written it back yet");
+    let outcome = session.defuse(["run", "-m", &mount, "--", "true"]);
+    assert_eq!(outcome.end, defuse_e2e::process::End::Exit(0), "{}", outcome.stderr_text());
+    assert_eq!(there(), b"kept");
+    session.assert_nothing_left();
+}
