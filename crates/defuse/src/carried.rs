@@ -208,6 +208,16 @@ impl Carried {
         }
     }
 
+    /// In a vfork child: appends the plugins' descriptors that its parent has not taken, for files that may or may not go
+    /// to the next image.
+    pub fn hand_on_perhaps(&self, list: &mut Vec<ExecEntry>) {
+        if self.count() > 0 {
+            let entries = self.entries.lock();
+            let kept = entries.iter().filter(|entry| Mark::of(entry) == Mark::Kept).flat_map(singly);
+            list.extend(kept.map(|entry| Mark::KeptPerhaps.entry(entry.fd as RawFd, entry.slot, false)));
+        }
+    }
+
     /// Frees the slots whose FDs exec has closed.
     pub fn free_closed(&self, process: &Process) {
         if self.any_closed.load(Ordering::Relaxed) && self.any_closed.swap(false, Ordering::AcqRel) {

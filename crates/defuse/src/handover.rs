@@ -155,6 +155,7 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
         }
     }
     lock_files::for_exec(process, &mut list, &mut kept);
+    process.carried.hand_on_perhaps(&mut list);
     list.extend(unclaimed());
     if list.is_empty() {
         return Ok(Prepared::default());

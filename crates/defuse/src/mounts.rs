@@ -66,6 +66,11 @@ impl MountTable {
         self.mounts.iter().position(|mount| mount.hidden == (dev, ino))
     }
 
+    /// What the paths begin with that lead to a mount by their text: its point, or a mirror.
+    pub fn beginnings(&self) -> impl Iterator<Item = &[u8]> {
+        self.points().chain(Some(self.mirrors.as_slice()).filter(|mirrors| !mirrors.is_empty()))
+    }
+
     /// All mount points.
     pub fn points(&self) -> impl Iterator<Item = &[u8]> {
         self.mounts.iter().map(|mount| mount.point.as_slice())

@@ -367,7 +367,7 @@ fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Bo
     let pages = rustix::fs::stat(pages).is_ok();
     let lists = Box::leak(Box::new(SessionLists::new(folder, pages)));
     let paths = Box::leak(Box::new(PathFilter::new(
-        process.table.points().chain(namei::MAGIC_PREFIXES),
+        process.table.beginnings().chain(namei::MAGIC_PREFIXES),
         process.table.hidden_inodes(),
         nofile::limit(),
     )));

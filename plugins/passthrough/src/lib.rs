@@ -122,6 +122,10 @@ impl FileSystem for Passthrough {
         if flags & libc::O_PATH as u32 != 0 || directory {
             return Ok(served(self.openat2(path.relative(), asked, mode)?, 0));
         }
+        if tmpfile {
+            // Never handed over: it gets its name by linkat, which is `EXDEV` between the program's own file and a mount.
+            return Ok(served(self.openat2(path.relative(), asked, mode)?, libc::S_IFREG));
+        }
         let fd = self.openat2(path.relative(), asked, mode)?;
         let (native, mode_type) = open::is_native(fd.as_fd(), self.backing_fd, asked)?;
         if !native {
