@@ -45,6 +45,10 @@ impl Prepared {
         }
         if let Some(token) = self.token {
             let _ = process.arena.drop_exec_map(token.process());
+            if token.process() != process.me() {
+                // A vfork child's, for an image that there will not be.
+                let _ = process.arena.unregister_process(token.process());
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub mod store;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use linux_raw_sys::general as sys;
 use plugin_abi::{Capabilities, Instance, Purpose};
@@ -62,6 +62,8 @@ impl Key {
 
 /// What this process knows of mapped files.
 pub struct Paging {
+    /// Some plugin of the session does not lend its pages. Set at the start.
+    pub possible: AtomicBool,
     /// `None` inside: this kernel has no userfaultfd for us.
     pager: OnceLock<Option<Pager>>,
     /// The files that this image has ever had mapped: what is in a ledger by our name of others is of a former image.
@@ -85,6 +87,7 @@ const KNOWN_MAX: usize = 8;
 impl Default for Paging {
     fn default() -> Self {
         Self {
+            possible: AtomicBool::new(true),
             pager: OnceLock::new(),
             joined: Lock::new(Vec::new()),
             live: Lock::new(Vec::new()),
@@ -107,6 +110,9 @@ pub fn generation(process: &Process) -> u64 {
 
 /// The identity of a file that would be mapped by us; `None` for one whose plugin lends pages, or whose pages others would not see.
 pub fn key_of(file: &OpenFile) -> Result<Option<Key>, Errno> {
+    if !file.process().paging.possible.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
     file.paged.get_or_try(|| {
         let instance = file.instance()?;
         if instance.capabilities().contains(Capabilities::PROCESS_LOCAL) || file.open_flags & sys::O_PATH != 0

@@ -365,6 +365,7 @@ fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Bo
     // Made by the runner if a plugin may need it.
     let pages = Path::new(OsStr::from_bytes(&process.shared_folder)).join(names::PAGES);
     let pages = rustix::fs::stat(pages).is_ok();
+    process.paging.possible.store(pages, Ordering::Relaxed);
     let lists = Box::leak(Box::new(SessionLists::new(folder, pages)));
     let paths = Box::leak(Box::new(PathFilter::new(
         process.table.beginnings().chain(namei::MAGIC_PREFIXES),
