@@ -152,7 +152,7 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
     if from.file.is_none() && to.file.is_none() {
         return Ok(Reply::Pass);
     }
-    if flags != 0 || from.offset.is_some_and(|at| at < 0) || to.offset.is_some_and(|at| at < 0) {
+    if flags as u32 != 0 || from.offset.is_some_and(|at| at < 0) || to.offset.is_some_and(|at| at < 0) {
         return Err(Errno::INVAL);
     }
     for end in [&from, &to] {
