@@ -122,7 +122,8 @@ fn string_at(fd: RawFd, offset: u64) -> Option<Vec<u8>> {
     }
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+/// The little-endian number at this place.
+pub fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 
 use linux_raw_sys::general as sys;
 
+use crate::dynamic::{self, START, u64_at};
 use crate::namei::{self, OpenHow};
 use crate::native;
 
@@ -54,9 +55,19 @@ pub fn look(dirfd: RawFd, path: &[u8]) -> Option<Outsider> {
 
 /// As [`look`], at an open file.
 pub fn look_at(fd: RawFd) -> Option<Outsider> {
+    // Nearly all of it lies at the beginning, which is read at once.
+    let mut start = [0; START];
+    let count = dynamic::read_at(fd, &mut start, 0);
     let read = |buffer: &mut [u8], offset: u64| {
-        let args = [fd as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, offset, 0, 0];
-        native::checked(sys::__NR_pread64, args).map_or(0, |count| count as usize)
+        let within =
+            usize::try_from(offset).ok().and_then(|at| start[..count].get(at..)?.get(..buffer.len()));
+        match within {
+            Some(bytes) => {
+                buffer.copy_from_slice(bytes);
+                bytes.len()
+            }
+            None => dynamic::read_at(fd, buffer, offset),
+        }
     };
     outsider_by_format(read).or_else(|| is_privileged(fd).then_some(Outsider::Privileged))
 }
@@ -168,10 +179,6 @@ fn u16_at(of: &[u8], at: usize) -> Option<u16> {
 
 fn u32_at(of: &[u8], at: usize) -> Option<u32> {
     bytes(of, at).map(u32::from_le_bytes)
-}
-
-fn u64_at(of: &[u8], at: usize) -> Option<u64> {
-    bytes(of, at).map(u64::from_le_bytes)
 }
 
 #[cfg(test)]
