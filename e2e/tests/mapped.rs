@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 
 use defuse_e2e::{Case, Serving, Session, same_as_plain_mapped, script};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// One part of the fixture, in the mount's root.
 fn part(name: &str) -> Case {
@@ -168,11 +170,16 @@ fn what_a_killed_session_stored_is_written_back_by_the_next() {
     assert_eq!(said, "stored\n");
     let children =
         fs::read_to_string(format!("/proc/{0}/task/{0}/children", runner.id())).expect("its children");
+    // A killed process still counts as one of the session's until it has ended, which takes its time.
+    let pids =
+        children.split_whitespace().map(|pid| pid.parse().ok().and_then(Pid::from_raw).expect("a PID"));
+    let children: Vec<_> =
+        pids.map(|pid| pidfd_open(pid, PidfdFlags::empty()).expect("open the child")).collect();
     runner.kill().expect("kill the runner");
     runner.wait().expect("wait for the runner");
-    for child in children.split_whitespace() {
-        let killed = std::process::Command::new("kill").args(["-KILL", child]).status();
-        assert!(killed.expect("start kill").success());
+    for child in &children {
+        pidfd_send_signal(child, Signal::KILL).expect("kill the child");
+        poll(&mut [PollFd::new(child, PollFlags::IN)], None).expect("wait for the child's end");
     }
     let there = || fs::read(session.place.backend().join("f")).expect("read the file")[4096..4100].to_vec();
     assert_eq!(there(), b"....", "nobody has written it back yet");
