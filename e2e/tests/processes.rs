@@ -14,6 +14,9 @@ same_as_plain! {
     /// close_range, closefrom, daemons, unshare, programs without standard streams.
     closed: transcript("closing");
 
+    /// clone and clone3 with memory, descriptors, working directory and handlers shared or not.
+    shared: transcript("sharing");
+
     /// fexecve, `#!` chains, exec from a thread and in vain.
     executed: script(r#"cp "$FIX/executing" "$MNT/program"; cd "$MNT"; PATH=$MNT:$PATH; ./program"#).fixture("executing");
 

@@ -114,7 +114,9 @@ pub fn limit() -> &'static AtomicU64 {
 /// Sets the limit that the program is shown.
 pub fn show(process: &Process, soft: u64) {
     process.nofile.0.store(soft, Ordering::Relaxed);
-    LIMIT.store(enforced(soft), Ordering::Relaxed);
+    // With a table in common no number is to be marked as the kernel's: all opens are looked at.
+    let limit = if process.common.table() { 0 } else { enforced(soft) };
+    LIMIT.store(limit, Ordering::Relaxed);
 }
 
 /// Before a fork: the child must not inherit a limit that is raised.

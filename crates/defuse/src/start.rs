@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use stash::Arena;
 
 use crate::carried::{Carried, Mark};
+use crate::common::Common;
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -147,6 +148,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         files: &FILES,
         carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
+        common: Common::nothing(),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
         serving: &SERVING,
