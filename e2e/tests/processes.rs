@@ -17,6 +17,9 @@ same_as_plain! {
     /// clone and clone3 with memory, descriptors, working directory and handlers shared or not.
     shared: transcript("sharing");
 
+    /// Children of vfork and posix_spawn that are killed at any moment.
+    killed_children: transcript("killed");
+
     /// fexecve, `#!` chains, exec from a thread and in vain.
     executed: script(r#"cp "$FIX/executing" "$MNT/program"; cd "$MNT"; PATH=$MNT:$PATH; ./program"#).fixture("executing");
 

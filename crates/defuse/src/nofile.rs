@@ -124,6 +124,16 @@ pub fn before_fork() {
     RAISING.acquire();
 }
 
+/// Before a vfork, whose child lets go, unless it is killed before.
+pub fn before_vfork() {
+    RAISING.acquire_for_child();
+}
+
+/// This thread's vfork child is gone. If it was killed with the limit raised, that was its own.
+pub fn forget_child() {
+    let _ = RAISED_BY.compare_exchange(thread::id(), 0, Ordering::Relaxed, Ordering::Relaxed);
+}
+
 /// After a fork, on both sides.
 pub fn after_fork() {
     RAISING.release();

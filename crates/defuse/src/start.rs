@@ -284,6 +284,9 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         native::raw_call(sys::__NR_prctl, [u64::from(PR_SET_NAME), name.as_ptr() as u64, 0, 0, 0, 0]);
     }
     process.serving.store(left.serving.into(), Ordering::Relaxed);
+    if left.locking {
+        serve::locks::set_used();
+    }
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;

@@ -8,7 +8,9 @@ use rustix::io::Errno;
 
 use crate::mount::Mount;
 use crate::process::Process;
-use crate::{common, handover, heap, lending, lock_files, nofile, paging, shadow, thread, working_directory};
+use crate::{
+    common, handover, heap, lending, lock_files, nofile, paging, shadow, sync, thread, working_directory,
+};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     // Somebody is going to run beside us on the same FD table.
@@ -58,7 +60,11 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         }
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
-    nofile::before_fork();
+    if fork.kind == ForkKind::Vfork {
+        nofile::before_vfork();
+    } else {
+        nofile::before_fork();
+    }
     if fork.kind == ForkKind::Fork {
         heap::before_fork();
     }
@@ -94,6 +100,8 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             if result < 0 {
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }
+            nofile::forget_child();
+            sync::release_of_child();
             let left = process.after_vfork();
             if result > 0 && fork.flags & u64::from(sys::CLONE_FILES) != 0 {
                 shadow::believe_the_kernel(process);
