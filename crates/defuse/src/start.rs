@@ -26,8 +26,8 @@ use crate::shadow::{self, Module, ShadowProvider};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
 use crate::{
-    address_space, handover, libraries, lock_files, log, namei, native, nofile, private_fd, site_lists,
-    trace, working_directory,
+    address_space, handover, libraries, lock_files, log, namei, native, nofile, private_fd, serve,
+    site_lists, trace, working_directory,
 };
 
 /// linux/prctl.h
