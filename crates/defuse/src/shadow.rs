@@ -119,13 +119,18 @@ fn provider<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p ShadowProvi
 
 /// Makes `file` a shadow if it is not one: from here on other processes may get it.
 pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
+    separate_at(process, file, None)
+}
+
+/// As [`separate`]; `only` is the one number that the file has, if it is known that there is no other.
+fn separate_at(process: &'static Process, file: &OpenFile, only: Option<(RawFd, bool)>) -> Result<(), Errno> {
     let _one_at_a_time = process.rebuilding.lock();
     if file.form() == Form::Shadow {
         return Ok(());
     }
     let shared = file.shared()?;
     if let ShadowProvider::Module(_) = provider(process, &shared)? {
-        return module::share(process, file, &shared);
+        return module::share(process, file, &shared, only.map(|(fd, _)| fd));
     }
     lock_files::share(process, file);
     let kind = u64::from(file.kind()?);
@@ -141,11 +146,15 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
         }
     }
     let mut result = Ok(());
-    process.files.for_each(|fd, other, cloexec| {
-        if other.slot == file.slot {
-            result = result.and(replace(process, shadow, fd, cloexec));
-        }
-    });
+    if let Some((fd, cloexec)) = only {
+        result = replace(process, shadow, fd, cloexec);
+    } else {
+        process.files.for_each(|fd, other, cloexec| {
+            if other.slot == file.slot {
+                result = result.and(replace(process, shadow, fd, cloexec));
+            }
+        });
+    }
     native::close(shadow);
     file.set_form(Form::Shadow);
     result
@@ -154,10 +163,18 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
 /// Makes every file a shadow: before fork and exec.
 pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
     process.carried.settle(process);
+    let _together = process.descriptors.lock();
+    separate_rest(process)
+}
+
+/// As [`separate_all`], for what has come since; the caller holds `Process::descriptors`.
+pub fn separate_rest(process: &'static Process) -> Result<(), Errno> {
     let mut result = Ok(());
-    process.files.for_each(|_, file, _| {
+    process.files.for_each(|fd, file, cloexec| {
         if file.form() != Form::Shadow {
-            result = result.and(separate(process, file));
+            // Not for each file a look at all numbers.
+            let only = (Ref::fds(file) == 1).then_some((fd, cloexec));
+            result = result.and(separate_at(process, file, only));
         }
     });
     result

@@ -339,7 +339,9 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
         let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(message)?;
         for_each_passed(control, length, |fd| {
             if let Some(file) = file::served(process, fd) {
+                let together = process.descriptors.lock();
                 shadow::separate(process, &file)?;
+                drop(together);
                 lending::offer(process, &file);
             }
             Ok(())

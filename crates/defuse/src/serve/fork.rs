@@ -31,7 +31,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();
         // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
-        if let Err(error) = shadow::separate_all(process) {
+        if let Err(error) = shadow::separate_rest(process) {
             process.descriptors.release();
             return Err(error);
         }
