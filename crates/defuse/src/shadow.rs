@@ -20,7 +20,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{Slot, SlotId};
 
-use crate::file::{FileRef, OpenFile, Owner};
+use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
 use crate::{handover, lock_files, native, nofile, private_fd, trace};
 
@@ -44,6 +44,9 @@ pub const KIND: usize = 1;
 
 /// The user word of a slot that says who owns the file, for the module (upper half), and who opened the shadow (lower half).
 pub const USERS: usize = 2;
+
+/// The user word of a slot that says which process has the descriptors that its blob names.
+pub const LENDER: usize = 3;
 
 /// Who makes the shadows of a mount's files.
 pub enum ShadowProvider {
@@ -95,13 +98,17 @@ fn place_by(
     cloexec: bool,
     waiting: Waiting,
 ) -> Result<(RawFd, Form), Errno> {
-    let vfork_child = interpose::in_vfork_child();
+    // Others may come by its number before they could be given a shadow.
+    let at_once = interpose::in_vfork_child() || process.common.table();
     let fd = match provider(process, slot)? {
         ShadowProvider::Module(module) => module.open(process, slot, cloexec, waiting)?,
-        ShadowProvider::Folder if vfork_child => folder::open(process, slot.id(), cloexec)?,
+        ShadowProvider::Folder if at_once => folder::open(process, slot.id(), cloexec)?,
         ShadowProvider::Folder => folder::place(process, cloexec)?,
     };
-    let form = if vfork_child { Form::Shadow } else { Form::Placeholder };
+    if at_once {
+        slot.mark_shared().map_err(stash_errno)?;
+    }
+    let form = if at_once { Form::Shadow } else { Form::Placeholder };
     Ok((process.check_limit(fd)?, form))
 }
 
@@ -235,7 +242,7 @@ pub fn vacate(
     Ok(())
 }
 
-/// Somebody else has used our FD table: forgets what is not so any more.
+/// Somebody else has used our FD table, and does not any more: forgets what is not so now.
 pub fn believe_the_kernel(process: &'static Process) {
     let _together = process.descriptors.lock();
     let mut gone = Vec::new();
@@ -246,6 +253,11 @@ pub fn believe_the_kernel(process: &'static Process) {
     });
     for fd in gone {
         drop(process.files.remove(fd));
+    }
+    let mut left = Vec::new();
+    process.files.for_each(|fd, _, _| left.push(fd));
+    for fd in left {
+        process.files.set_cloexec(fd, is_cloexec(fd));
     }
     STATES.forget_range(0, u32::MAX);
 }
@@ -264,6 +276,11 @@ pub fn let_go(process: &'static Process, slot: SlotId) {
 pub fn sweep(process: &'static Process) {
     let swept = process.arena.sweep(process.holder(), usize::MAX, |slot| is_held(process, &slot));
     trace::debug(format_args!("slots freed of processes that ended: {swept:?}"));
+}
+
+/// Whether the description is open in any process.
+pub fn is_anywhere(process: &'static Process, slot: SlotId) -> bool {
+    process.arena.slot(slot).is_ok_and(|slot| is_held(process, &slot))
 }
 
 /// Whether any descriptor of the slot's shadow is open anywhere.

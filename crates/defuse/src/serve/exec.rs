@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served, descriptors, outsider};
+use crate::common;
 use crate::environment::{self, Environment, NextImage};
 use crate::file;
 use crate::handover;
@@ -274,6 +275,9 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         outsider::tell(process, why, plan.name(), words.as_ref().map_or(argv, Words::pointer));
     }
     let surely = outsider.is_none() && is_intercepted(process, &plan.program);
+    if !interpose::in_vfork_child() {
+        common::own_table(process);
+    }
     let prepared = handover::prepare_exec(process, surely)?;
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),

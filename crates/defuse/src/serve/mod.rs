@@ -15,7 +15,7 @@ mod exec;
 mod fork;
 mod inner;
 mod limits;
-mod locks;
+pub mod locks;
 mod mapping;
 mod metadata;
 mod names;
