@@ -64,7 +64,7 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
-fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
+pub fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
     locks::drop_record_locks(process, file);
     match file.with_handle(plugin_abi::Instance::flush) {
         Ok(()) | Err(Errno::INTR) => file.take_error(),

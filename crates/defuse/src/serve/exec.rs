@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::paths::{self, At};
-use super::{Reply, Served, descriptors, outsider};
+use super::{Reply, Served, descriptors, ending, outsider};
 use crate::common;
 use crate::environment::{self, Environment, NextImage};
 use crate::file;
@@ -258,6 +258,7 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     let words = Words::new(plan, argv)?;
     if !interpose::in_vfork_child() {
         paging::live::write_back_all(process);
+        ending::flush_all(process);
     }
     let library_path = match &plan.program {
         Program::Path(file, name) => {

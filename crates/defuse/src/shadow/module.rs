@@ -161,12 +161,7 @@ impl Module {
 }
 
 /// Makes the file known to others: from now on they can look it up by its token, and see its status flags.
-pub fn share(
-    process: &Process,
-    file: &OpenFile,
-    slot: &Slot<'_>,
-    only: Option<RawFd>,
-) -> Result<(), Errno> {
+pub fn share(process: &Process, file: &OpenFile, slot: &Slot<'_>, only: Option<RawFd>) -> Result<(), Errno> {
     slot.mark_shared().map_err(stash_errno)?;
     let flags = u64::from(slot.status_flags() & SHOWN);
     let mut number = only;
