@@ -20,6 +20,9 @@ same_as_plain! {
     /// Children of vfork and posix_spawn that are killed at any moment.
     killed_children: transcript("killed");
 
+    /// Processes that are killed with more files open, all in all, than a session has room for.
+    killed_with_open_files: script(r#"cd "$MNT"; "$FIX/killed" 36 4000"#).fixture("killed");
+
     /// fexecve, `#!` chains, exec from a thread and in vain.
     executed: script(r#"cp "$FIX/executing" "$MNT/program"; cd "$MNT"; PATH=$MNT:$PATH; ./program"#).fixture("executing");
 
