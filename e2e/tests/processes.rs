@@ -41,7 +41,7 @@ same_as_plain! {
 ' one two three four five >f
         coproc { read -r line <&3; echo "coproc $line"; read -r line; echo "told $line"; } 3<f; echo hello >&"${COPROC[1]}"; cat <&"${COPROC[0]}"; wait
         exec 4<f; read -r x <&4; coproc P { cat <&4; }; cat <&"${P[0]}"; wait; read -r x <&4 || echo "at the end: $x"; exec 4<&-
-        cat /dev/stdin <f | head -n 1; bash /dev/stdin <<<'echo from stdin'; (read -r x; cat /dev/fd/0) <f | head -n 1; cat /proc/self/fd/0 <f | tail -n 1
+        cat /dev/stdin <f | head -n 1; bash /dev/stdin <<<'echo from stdin'; (read -r x; cat /dev/fd/0) <f | head -n 1; for i in /proc/self/fd/0 /dev/stdin; do (read -r x; cat $i; :) <f | head -n 1; done
         exec 255<f; read -r -u 255 x; echo "$x"; (read -r -u 255 x; echo "$x"); bash -c 'read -r -u 255 x; echo "$x"'; exec 255<&-
         for n in 10 11 19 63 99; do eval "exec $n<f"; done; for n in 10 11 19 63 99; do eval "read -r x <&$n; read -r x <&$n; echo $n \$x"; done; ls /proc/self/fd | grep -c '^[1-9][0-9]'
         exec 10<&- 11<&99; read -r x <&11; echo "$x"; read -r x <&99; echo "$x"
