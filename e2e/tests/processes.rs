@@ -14,6 +14,13 @@ same_as_plain! {
     /// close_range, closefrom, daemons, unshare, programs without standard streams.
     closed: transcript("closing");
 
+    /// The first who touches the mount is a child of vfork, whose FD table is not its parent's.
+    first_use: script(r#"
+        cd /; for case in opens enters spawns overtaken together nested; do
+            mkdir -p "$MNT/$case/d/e"; echo held >"$MNT/$case/d/e/file"; echo "== $case"; "$FIX/first_use" "$MNT/$case" $case | sort; cat "$MNT/$case/log"; ls "$MNT/$case"
+        done
+        python3 -c 'import os, subprocess, sys; m = sys.argv[1]; subprocess.run(["ls"], cwd=m); print(sorted(os.listdir(m))); os.mkdir(m + "/made"); print(open(m + "/opens/log").read())' "$MNT""#).fixture_with("first_use", &["-pthread"]);
+
     /// clone and clone3 with memory, descriptors, working directory and handlers shared or not.
     shared: transcript("sharing");
 

@@ -157,7 +157,6 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         staging: Lock::new(()),
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
-        vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
         restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),

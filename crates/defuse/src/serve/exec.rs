@@ -24,6 +24,7 @@ use crate::program::{self, Header};
 use crate::resolve::PathBytes;
 use crate::running;
 use crate::user;
+use crate::vfork;
 
 /// Files that the kernel looks at in one exec: as many scripts but one, and the program that the last of them names.
 const NESTED: usize = 6;
@@ -297,7 +298,7 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         let argv = words.as_ref().map_or(argv, Words::pointer);
         let envp = environment.pointer();
         if interpose::in_vfork_child() {
-            process.leave_to_parent(Box::new((words, environment)));
+            vfork::children().leave_to_parent(Box::new((words, environment)));
         }
         match &plan.program {
             Program::Path(path, _) => {
