@@ -13,6 +13,8 @@ mod file;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;
+#[allow(unsafe_code)]
+mod helper_process;
 pub mod image;
 mod libraries;
 mod lock_files;
@@ -38,6 +40,7 @@ mod serve;
 pub mod session;
 mod shadow;
 pub mod site_lists;
+pub mod standing;
 #[allow(unsafe_code)]
 mod start;
 #[allow(unsafe_code)]
