@@ -5,6 +5,7 @@
 
 mod address_space;
 mod carried;
+mod common;
 mod dynamic;
 #[allow(unsafe_code)]
 mod environment;
@@ -16,6 +17,7 @@ mod heap;
 #[allow(unsafe_code)]
 mod helper_process;
 pub mod image;
+mod lending;
 mod libraries;
 mod lock_files;
 pub mod log;

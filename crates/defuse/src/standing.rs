@@ -131,17 +131,25 @@ pub fn limits(base: u32) -> Result<(u64, u64), String> {
     let resource = u64::from(sys::RLIMIT_NOFILE);
     native::checked(sys::__NR_prlimit64, [0, resource, 0, now.as_mut_ptr() as u64, 0, 0])
         .map_err(|errno| format!("cannot read the limit of open files: {errno}"))?;
-    let wanted = [now[0].min(base), now[1].max(base + LEAST_ROOM)];
-    if wanted != now {
-        native::checked(sys::__NR_prlimit64, [0, resource, wanted.as_ptr() as u64, 0, 0, 0]).map_err(
-            |_| format!("the hard limit of open files ({}) is not above the session's {base}", now[1]),
-        )?;
+    let set = |limits: &[u64; 2]| {
+        native::checked(sys::__NR_prlimit64, [0, resource, limits.as_ptr() as u64, 0, 0, 0])
+    };
+    // One private number for each of the program's; raising the hard limit is for the privileged.
+    let soft = now[0].min(base);
+    let wanted = [soft, now[1].max(base + soft.max(LEAST_ROOM))];
+    if wanted == now || set(&wanted).is_ok() {
+        return Ok((now[0], now[1]));
+    }
+    let room = now[1].saturating_sub(base);
+    if room < LEAST_ROOM || set(&[soft.min(room), now[1]]).is_err() {
+        let hard = now[1];
+        return Err(format!("the hard limit of open files ({hard}) is too near to the session's {base}"));
     }
     Ok((now[0], now[1]))
 }
 
-/// Private FDs that there must be room for.
-const LEAST_ROOM: u64 = 64;
+/// The least number of private FDs that there must be room for.
+const LEAST_ROOM: u64 = 256;
 
 /// Whether this program is the command, with the library in it by `/etc/ld.so.preload`. It asks the kernel about mounts, and makes the session.
 fn is_command(library: &[u8]) -> bool {

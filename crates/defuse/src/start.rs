@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use stash::Arena;
 
 use crate::carried::{Carried, Mark};
+use crate::common::Common;
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -27,7 +28,7 @@ use crate::standing::{self, Joined};
 use crate::sync::Lock;
 use crate::{
     address_space, handover, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd,
-    site_lists, trace, working_directory,
+    serve, site_lists, trace, working_directory,
 };
 
 /// linux/prctl.h
@@ -220,6 +221,7 @@ fn start(
         files: &FILES,
         carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
+        common: Common::nothing(),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
         serving: &SERVING,
@@ -355,6 +357,9 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         native::raw_call(sys::__NR_prctl, [u64::from(PR_SET_NAME), name.as_ptr() as u64, 0, 0, 0, 0]);
     }
     process.serving.store(left.serving.into(), Ordering::Relaxed);
+    if left.locking {
+        serve::locks::set_used();
+    }
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
