@@ -280,12 +280,14 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     if !interpose::in_vfork_child() {
         common::own_table(process);
     }
-    let prepared = handover::prepare_exec(process, surely)?;
+    let leaves = process.leaves_session();
+    let prepared =
+        if leaves { handover::prepare_to_leave(process)? } else { handover::prepare_exec(process, surely)? };
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
-    let arena = handover::carry_arena(process);
+    let arena = if leaves { None } else { handover::carry_arena(process) };
     let next = NextImage {
         outsider,
         token: prepared.token,
@@ -293,6 +295,7 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         executable,
         name: base_name(&plan.called),
         library_path: library_path.as_deref(),
+        leaves,
     };
     let result = Environment::for_next_image(process, envp, &next).map(|environment| {
         let argv = words.as_ref().map_or(argv, Words::pointer);
