@@ -37,7 +37,12 @@ static RAW_HOST: abi::Host = abi::Host {
     ctx: std::ptr::null_mut(),
     log: Some(plugin_line),
     brief: Some(brief),
+    vforked: Some(vforked),
 };
+
+unsafe extern "C" fn vforked(_: *mut c_void) -> c_int {
+    interpose::in_vfork_child().into()
+}
 
 unsafe extern "C" fn brief(_: *mut c_void, on: u32) -> c_int {
     thread::set_brief(on != 0);

@@ -47,6 +47,10 @@ c_constants! { CONSTANTS;
     /// handed over with DEFUSE_OPENED_NATIVE is open. The host then does not look at it again.
     pub const DEFUSE_CAP_CLOEXEC: u64 = 1024;
 
+    /// `access` answers ELOOP for a symbolic link unless its `flags` have AT_SYMLINK_NOFOLLOW, and so does `setattr` if
+    /// DEFUSE_SET_NO_LINK is in `valid`: the host need not look first at what is there.
+    pub const DEFUSE_CAP_TELLS_LINKS: u64 = 2048;
+
     /// The program's descriptor becomes backing_fd itself; the handle is not used again.
     pub const DEFUSE_OPENED_NATIVE: u32 = 1;
     /// The host need not ask the plugin for locks on this handle: it has none.
@@ -76,6 +80,9 @@ c_constants! { CONSTANTS;
     pub const DEFUSE_SET_ATIME_NOW: u32 = 64;
     /// Set mtime to now; the value given is ignored.
     pub const DEFUSE_SET_MTIME_NOW: u32 = 128;
+
+    /// Nothing to set: a symbolic link is to be answered with ELOOP. For DEFUSE_CAP_TELLS_LINKS.
+    pub const DEFUSE_SET_NO_LINK: u32 = 256;
 
     /// Level of a log line: something went wrong.
     pub const DEFUSE_LOG_ERROR: u32 = 1;
@@ -116,6 +123,9 @@ c_struct! { HOST;
         /// Then the host need not keep them out of the program's sight at once, which takes four system calls each. With 0:
         /// others again.
         fn brief(ctx: *mut c_void, on: u32);
+        /// 1 in the child of a vfork, which runs in its parent's memory with descriptors of its own: what the plugin has noted about
+        /// descriptors need not be so here, and what it notes here is not so for the parent. Else 0.
+        fn vforked(ctx: *mut c_void);
     }
 }
 
@@ -254,7 +264,7 @@ c_struct! { TABLE;
         fn readlink(fs: *mut c_void, path: *const c_char, buf: *mut c_char, size: size_t, out_len: *mut size_t);
         /// A FIFO, socket, device or plain file.
         fn mknod(fs: *mut c_void, path: *const c_char, mode: mode_t, dev: dev_t);
-        /// access(2); `flags` may hold AT_EACCESS. Default: from getattr.
+        /// access(2); `flags` may hold AT_EACCESS (and see DEFUSE_CAP_TELLS_LINKS). Default: from getattr.
         fn access(fs: *mut c_void, path: *const c_char, mode: c_int, flags: c_int);
 
         /// statfs(2). Default: made up by the host.

@@ -54,12 +54,9 @@ impl Host {
 
     /// Writes a line to the log. Allocates nothing and may be called from fork hooks.
     pub fn log(self, level: Level, line: fmt::Arguments<'_>) {
-        // SAFETY: `raw` is null or valid, as `from_raw` demands.
-        let Some(host) = (unsafe { self.raw.as_ref() }) else { return };
-        if (host.size as usize) < core::mem::offset_of!(abi::Host, log) + size_of::<usize>() {
+        let Some((host, log)) = self.function(|host| host.log, core::mem::offset_of!(abi::Host, log)) else {
             return;
-        }
-        let Some(log) = host.log else { return };
+        };
         let mut text = Line { bytes: [0; LOG_LINE], len: 0 };
         // Only the buffer's end makes this fail, and then the line is cut.
         let _ = text.write_fmt(line);
@@ -73,18 +70,38 @@ impl Host {
     /// returns: the host need not keep them out of the program's sight, which takes four system calls each. Only inside an
     /// operation, not in `init`.
     pub fn briefly<R>(self, open: impl FnOnce() -> R) -> R {
-        // SAFETY: `raw` is null or valid, as `from_raw` demands.
-        let host = unsafe { self.raw.as_ref() };
-        let known = size_of::<abi::Host>();
-        let brief =
-            host.filter(|host| host.size as usize >= known).and_then(|host| Some((host, host.brief?)));
-        let Some((host, brief)) = brief else { return open() };
+        let Some((host, brief)) = self.function(|host| host.brief, core::mem::offset_of!(abi::Host, brief))
+        else {
+            return open();
+        };
         // SAFETY: the host's own function, with its context.
         unsafe { brief(host.ctx, 1) };
         let result = open();
         // SAFETY: as above.
         unsafe { brief(host.ctx, 0) };
         result
+    }
+
+    /// Whether this is the child of a vfork, which runs in its parent's memory with descriptors of its own: what was noted about
+    /// descriptors need not be so here, and what is noted here is not so for the parent. Also if the host does not say.
+    pub fn is_vforked(self) -> bool {
+        let vforked = self.function(|host| host.vforked, core::mem::offset_of!(abi::Host, vforked));
+        // SAFETY: the host's own function, with its context.
+        vforked.is_none_or(|(host, vforked)| unsafe { vforked(host.ctx) } != 0)
+    }
+
+    /// A function of the host, if it has it, and the host; `at` is where it stands.
+    fn function<F>(
+        self,
+        function: impl FnOnce(&abi::Host) -> Option<F>,
+        at: usize,
+    ) -> Option<(&'static abi::Host, F)> {
+        // SAFETY: `raw` is null or valid for as long as copies of this are used, as `from_raw` demands.
+        let host: &'static abi::Host = unsafe { self.raw.as_ref() }?;
+        if (host.size as usize) < at + size_of::<usize>() {
+            return None;
+        }
+        Some((host, function(host)?))
     }
 }
 
@@ -120,7 +137,12 @@ static STDERR: abi::Host = abi::Host {
     ctx: core::ptr::null_mut(),
     log: Some(log_to_stderr),
     brief: None,
+    vforked: Some(is_never_vforked),
 };
+
+unsafe extern "C" fn is_never_vforked(_ctx: *mut core::ffi::c_void) -> core::ffi::c_int {
+    0
+}
 
 unsafe extern "C" fn log_to_stderr(
     _ctx: *mut core::ffi::c_void,

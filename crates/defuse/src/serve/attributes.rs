@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
-use plugin_abi::Instance;
+use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
 
 use super::paths::{self, At};
@@ -254,7 +254,7 @@ pub fn faccessat2(process: &'static Process, call: &Call) -> Served {
     if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
         let Some(file) = file::served(process, dirfd as RawFd) else { return Ok(Reply::Pass) };
         let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
-        spot.call(|instance, path| instance.access(path, mode as i32, (flags & sys::AT_EACCESS) as i32))?;
+        access_itself(&spot, mode, flags & sys::AT_EACCESS)?;
         return DONE;
     }
     check_access(process, call, At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0), mode, flags & sys::AT_EACCESS)
@@ -269,12 +269,29 @@ fn check_access(process: &'static Process, call: &Call, at: At, mode: u32, flags
         return DONE;
     }
     paths::lookup_argument(process, call, at, &argument, |spot| {
-        attributes_at(spot, at.follow)?;
-        if mode != 0 {
-            spot.call(|instance, path| instance.access(path, mode as i32, flags as i32))?;
+        let looked = mode == 0 || spot.directory || !tells_links(spot)?;
+        if looked {
+            attributes_at(spot, at.follow)?;
+        }
+        match mode {
+            0 => {}
+            _ if looked || !at.follow => access_itself(spot, mode, flags)?,
+            _ => spot.call(|instance, path| instance.access(path, mode as i32, flags as i32))?,
         }
         Ok(0)
     })
+}
+
+/// Whether the plugin answers `ELOOP` by itself for a link that is to be followed, where it can be told so.
+pub fn tells_links(spot: &Spot) -> Result<bool, Errno> {
+    Ok(spot.mount.instance()?.capabilities().contains(Capabilities::TELLS_LINKS))
+}
+
+/// access(2) to what is at `spot`, a symbolic link too; `flags` may hold `AT_EACCESS`.
+pub fn access_itself(spot: &Spot, mode: u32, flags: u32) -> Result<(), Errno> {
+    // Others are told nothing of links.
+    let itself = if tells_links(spot)? { sys::AT_SYMLINK_NOFOLLOW } else { 0 };
+    spot.call(|instance, path| instance.access(path, mode as i32, (flags | itself) as i32))
 }
 
 pub fn statfs(process: &'static Process, call: &Call) -> Served {

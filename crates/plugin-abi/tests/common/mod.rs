@@ -89,6 +89,7 @@ impl Log {
             ctx: std::ptr::from_ref(lines).cast_mut().cast(),
             log: Some(keep_line),
             brief: None,
+            vforked: None,
         }));
         Self { lines, host: Host::new(raw) }
     }
