@@ -11,6 +11,7 @@
 //! walks. Nothing leads out of the directory. An operation allocates nothing.
 
 mod attributes;
+mod kept;
 mod locks;
 mod open;
 mod resolve;
@@ -40,6 +41,7 @@ const BLOB: &[u8] = b"passthrough 2";
 #[derive(Debug)]
 pub struct Passthrough {
     root: OwnedFd,
+    kept: kept::Kept,
     backing_fd: bool,
     lends: bool,
     locks: bool,
@@ -56,7 +58,8 @@ impl FileSystem for Passthrough {
         .union(Capabilities::BARE_FD)
         .union(Capabilities::APPEND)
         .union(Capabilities::UMASK)
-        .union(Capabilities::CLOEXEC);
+        .union(Capabilities::CLOEXEC)
+        .union(Capabilities::TELLS_LINKS);
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
         let (mut backing_fd, mut locks, mut lends) = (false, true, true);
@@ -89,7 +92,10 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd, lends, locks, host: setup.host }),
+            Ok(root) => {
+                let kept = kept::Kept::new(root.as_fd());
+                Ok(Self { root, kept, backing_fd, lends, locks, host: setup.host })
+            }
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }
@@ -228,9 +234,15 @@ impl FileSystem for Passthrough {
     }
 
     fn rename(&self, old: &MountPath, new: &MountPath, flags: u32) -> Result<()> {
-        let (old, new) = (self.locate_entry(old, Errno::EBUSY)?, self.locate_entry(new, Errno::EBUSY)?);
         let flags = RenameFlags::from_bits_retain(flags);
-        Ok(renameat_with(old.dir(), old.name(), new.dir(), new.name(), flags)?)
+        let from = self.locate_entry(old, Errno::EBUSY)?;
+        if let (Some((one, _)), Some((other, name))) = (old.split(), new.split())
+            && one == other
+        {
+            return Ok(renameat_with(from.dir(), from.name(), from.dir(), name, flags)?);
+        }
+        let to = self.locate_entry(new, Errno::EBUSY)?;
+        Ok(renameat_with(from.dir(), from.name(), to.dir(), to.name(), flags)?)
     }
 
     fn link(&self, path: &MountPath, new: &MountPath) -> Result<()> {
@@ -275,7 +287,11 @@ impl FileSystem for Passthrough {
     fn access(&self, path: &MountPath, mode: c_int, flags: c_int) -> Result<()> {
         let at = self.locate(path)?;
         let mode = rustix::fs::Access::from_bits_retain(mode as u32);
-        let flags = AtFlags::from_bits_retain(flags as u32) & AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+        let flags = AtFlags::from_bits_retain(flags as u32);
+        if !flags.contains(AtFlags::SYMLINK_NOFOLLOW) {
+            at.expect_no_link()?;
+        }
+        let flags = flags & AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
         Ok(rustix::fs::accessat(at.dir(), at.name(), mode, flags)?)
     }
 
