@@ -4,8 +4,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Command;
 
-use defuse_e2e::{Case, Serving, Session, same_as_plain_mapped, script};
+use defuse_e2e::product::Product;
+use defuse_e2e::{Case, Serving, Session, need_programs, requirement, same_as_plain_mapped, script};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -146,6 +149,55 @@ END
         fsx -f "$OUT/fsx.toml" -N 5000 -S 11 -P "$OUT" one
         for seed in 12 13 14 15; do fsx -f "$OUT/fsx.toml" -N 1500 -S $seed -P "$OUT" "file$seed" & done; wait; cksum *
     "#).needs(&["fsx"]);
+}
+
+/// Mounts a small tmpfs on the directory `$1` and runs the rest of the arguments.
+const WITH_LITTLE_ROOM: &str =
+    r#"mount -t tmpfs -o size=4m,mode=755 small "$1" && export DEFUSE_RUN_DIR="$1" && shift && exec "$@""#;
+
+/// The session's folder is on a file system of a fraction of the file's size: clean pages are given back, dirty ones written back to make
+/// room, whoever has them mapped.
+#[test]
+fn files_larger_than_the_room_for_their_pages() {
+    need_programs!("unshare");
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("larger", &[]);
+    let place = &session.place;
+    let room = place.root().join("room");
+    fs::create_dir(&room).expect("make a mount point");
+    let with_little_room = |command: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        let flags = if requirement::is_root() { "-m" } else { "-rm" };
+        unshare.args([flags, "bash", "-c", WITH_LITTLE_ROOM, "room"]).arg(&room).args(command);
+        let environment = session.command::<&str>([]);
+        let variables = environment.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        session.finish(unshare.env_clear().envs(variables).current_dir(place.root()))
+    };
+    if !with_little_room(&["true"]).end.is_success() {
+        return requirement::skip("no mount namespace with a small tmpfs can be made here");
+    }
+    let larger = place.root().join("fixtures/larger");
+    // ripgrep has several threads, whose stacks for signals are as small as can be.
+    let run = |directory: &Path| {
+        let larger = larger.display();
+        format!(
+            r#"cd {}; {larger} large copy; if command -v rg >/dev/null; then rg --mmap -ac '^' | sort; rg --mmap -j1 -ac x copy; fi"#,
+            directory.display()
+        )
+    };
+    let plain = with_little_room(&["bash", "-c", &run(&place.out())]);
+    let mount = Serving::Paged.mount_argument(&place.mnt(), &place.backend());
+    let defuse = Product::get().defuse();
+    let defuse = defuse.to_str().expect("a path in UTF-8");
+    let served = with_little_room(&[defuse, "run", "-m", &mount, "--", "bash", "-c", &run(&place.mnt())]);
+    let differences = defuse_e2e::diff::outcomes(&plain, &served);
+    assert!(differences.is_empty(), "{differences}");
+    assert!(plain.stdout_text().contains("the other alone: 0\n"), "{}", plain.stdout_text());
+    for file in ["large", "copy"] {
+        let same = fs::read(place.out().join(file)).ok() == fs::read(place.backend().join(file)).ok();
+        assert!(same, "{file} differs in the end");
+    }
+    session.assert_nothing_left();
 }
 
 /// Stores `kept` to the file `f` by a mapping, and then waits for the end.

@@ -14,6 +14,12 @@ same_as_plain! {
     /// close_range, closefrom, daemons, unshare, programs without standard streams.
     closed: transcript("closing");
 
+    /// clone and clone3 with memory, descriptors, working directory and handlers shared or not.
+    shared: transcript("sharing");
+
+    /// Children of vfork and posix_spawn that are killed at any moment.
+    killed_children: transcript("killed");
+
     /// fexecve, `#!` chains, exec from a thread and in vain.
     executed: script(r#"cp "$FIX/executing" "$MNT/program"; cd "$MNT"; PATH=$MNT:$PATH; ./program"#).fixture("executing");
 
@@ -23,8 +29,8 @@ same_as_plain! {
     /// RLIMIT_NOFILE lowered and raised, numbers above and below.
     limited: script(r#"ulimit -Sn 1000; cd "$MNT"; "$FIX/limits""#).fixture("limits");
 
-    /// As many open files as the limits leave room for, up to 100,000.
-    many_open_files: script(r#"cd "$MNT"; n=$(($(ulimit -Sn) / 5)); "$FIX/limits" $((n < 100000 ? n : 100000))"#).fixture("limits");
+    /// As many open files as the limits leave room for; 100,000 are in `many_files`.
+    many_open_files: script(r#"cd "$MNT"; n=$(($(ulimit -Sn) / 2 - 100)); "$FIX/limits" $((n < 20000 ? n : 20000))"#).fixture("limits");
 
     /// Coprocesses, /dev/stdin, descriptor 255, numbers from 10 on.
     shells: script(r#"

@@ -24,7 +24,7 @@ const GLIBC_NAME: &[u8] = b"/preload/$LIB/libdefuse.so";
 const LIBRARY_PATH: &[u8] = b"LD_LIBRARY_PATH=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
-/// What this image leaves to the next: `PROCESS ARENA SERVING TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
+/// What this image leaves to the next: `PROCESS ARENA STATE TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
 const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
 
 /// What the previous image left.
@@ -36,6 +36,8 @@ pub struct Inheritance {
     pub arena: Option<RawFd>,
     /// The previous image has served files, so that FDs of them may be here.
     pub serving: bool,
+    /// It has used record locks of plugins, which exec keeps.
+    pub locking: bool,
     /// Names the list of kept descriptors in the arena.
     pub token: Option<ExecToken>,
     /// RLIMIT_NOFILE as the program saw it.
@@ -53,9 +55,10 @@ impl Inheritance {
         let process = self.process.map_or(0, ProcessId::to_bits);
         let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
         let (soft, hard) = self.nofile;
-        let (serving, cwd, executable) = (u8::from(self.serving), self.cwd.len(), self.executable.len());
+        let state = u8::from(self.serving) | u8::from(self.locking) << 1;
+        let (cwd, executable) = (self.cwd.len(), self.executable.len());
         let arena = self.arena.map_or(0, |fd| fd + 1);
-        let numbers = format!("{process} {arena} {serving} {token} {soft} {hard} {cwd} {executable} ");
+        let numbers = format!("{process} {arena} {state} {token} {soft} {hard} {cwd} {executable} ");
         [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, &self.name, b"\0"].concat()
     }
 
@@ -65,7 +68,7 @@ impl Inheritance {
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let process = number()?;
         let arena = i32::try_from(number()?).ok()?;
-        let serving = number()? != 0;
+        let state = number()?;
         let token = words.next()?.1?;
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let nofile = (number()?, number()?);
@@ -75,7 +78,8 @@ impl Inheritance {
         Some(Self {
             process: (process != 0).then(|| ProcessId::from_bits(process as u32)),
             arena: (arena > 0).then(|| arena - 1),
-            serving,
+            serving: state & 1 != 0,
+            locking: state & 2 != 0,
             token: if token == "-" { None } else { Some(token.parse().ok()?) },
             nofile,
             cwd: cwd.to_vec(),
@@ -278,6 +282,8 @@ impl Environment {
             process: token.map(ExecToken::process).or(own),
             arena,
             serving: process.serving.load(Ordering::Relaxed) != 0,
+            // A vfork child has none.
+            locking: crate::serve::locks::used() && !interpose::in_vfork_child(),
             token,
             nofile: process.nofile(),
             cwd,

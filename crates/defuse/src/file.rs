@@ -7,7 +7,7 @@
 use std::ops::Deref;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use fdtable::{FdState, Ref};
 use linux_raw_sys::general as sys;
@@ -16,12 +16,12 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use stash::{Holder, Slot, SlotId, StashError};
 
-use crate::carried;
 use crate::mount::Mount;
 use crate::paging::Key;
 use crate::process::{Process, STATES};
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form, ShadowProvider};
+use crate::{carried, common};
 use crate::{lock_files, native, private_fd, trace};
 
 /// An open file in use by a call.
@@ -67,6 +67,8 @@ pub struct OpenFile {
     pub paged: Paged,
     /// It has no cache of pages as long as [`paging::generation`](crate::paging::generation) is this.
     pub uncached_at: AtomicU64,
+    /// The handle has descriptors in common with another process: it is not closed.
+    lent: AtomicBool,
     /// An error of writing back mapped pages that nobody has been told of; 0: none.
     error: AtomicI32,
 }
@@ -125,8 +127,19 @@ impl OpenFile {
             locks: lock_files::Held::new(),
             paged: Paged::default(),
             uncached_at: AtomicU64::new(0),
+            lent: AtomicBool::new(false),
             error: AtomicI32::new(0),
         }
+    }
+
+    /// From now on another process has the same handle, with the same descriptors: nobody closes it.
+    pub fn lend(&self) {
+        self.lent.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`lend`](Self::lend) was called.
+    pub fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
     }
 
     /// Keeps an error of writing back for who next calls [`take_error`](Self::take_error).
@@ -276,7 +289,7 @@ impl OpenFile {
 impl Drop for OpenFile {
     /// The last FD of this process and the last call that used it are gone.
     fn drop(&mut self) {
-        if let Some(instance) = self.process.mounts[self.mount].loaded() {
+        if let Some(instance) = self.process.mounts[self.mount].loaded().filter(|_| !self.is_lent()) {
             let handle = borrowed(*self.handle.get_mut());
             // The descriptor that the plugin closes has a number of the program's.
             let adopted = matches!(self.form(), Form::Backing(_));
@@ -287,7 +300,9 @@ impl Drop for OpenFile {
                 trace::debug(format_args!("close: {error}"));
             }
         }
-        lock_files::let_go(self.process, &self.locks);
+        if !self.is_lent() {
+            lock_files::let_go(self.process, &self.locks);
+        }
         shadow::let_go(self.process, self.slot);
     }
 }
@@ -321,6 +336,9 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
         // The table is the parent's; only the kernel knows about our FDs.
         return look(process, fd);
     }
+    if process.common.table() {
+        return checked_owner(process, fd);
+    }
     match STATES.get(fd) {
         FdState::Foreign => return Owner::Foreign,
         FdState::Served | FdState::Unknown => {
@@ -337,6 +355,25 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
         return Owner::Served(FileRef::Entered(file));
     }
     look(process, fd)
+}
+
+/// As [`owner`], where the table knows nothing for sure: somebody else may have changed what the kernel has.
+fn checked_owner(process: &'static Process, fd: RawFd) -> Owner {
+    load_plugin(process, fd);
+    let together = process.descriptors.lock();
+    let one_at_a_time = process.rebuilding.lock();
+    let slot = shadow::slot_behind(process, fd, &native::fstat(fd));
+    let mut gone = None;
+    if let Some(file) = process.files.get(fd) {
+        if Some(file.slot) == slot {
+            return Owner::Served(FileRef::Entered(file));
+        }
+        gone = process.files.remove(fd);
+    }
+    let owner = look(process, fd);
+    drop((one_at_a_time, together));
+    drop(gone);
+    owner
 }
 
 /// Loads the plugin of an FD that is to be rebuilt, before any lock is taken: the dynamic linker may be locked by a thread that
@@ -381,7 +418,7 @@ fn look(process: &'static Process, fd: RawFd) -> Owner {
         }
     }
     if !interpose::in_vfork_child() {
-        STATES.learn(fd, FdState::Foreign);
+        common::learn_foreign(process, fd);
     }
     Owner::Foreign
 }

@@ -5,6 +5,7 @@
 
 mod address_space;
 mod carried;
+mod common;
 mod dynamic;
 #[allow(unsafe_code)]
 mod environment;
@@ -14,6 +15,7 @@ mod handover;
 #[allow(unsafe_code)]
 mod heap;
 pub mod image;
+mod lending;
 mod libraries;
 mod lock_files;
 pub mod log;

@@ -306,7 +306,7 @@ pub fn working_path(process: &'static Process) -> Result<PathBytes, Errno> {
         return path;
     }
     let path = kernel_cwd()?;
-    process.set_cwd(Cwd::Native(path.clone()));
+    process.know_cwd(Cwd::Native(path.clone()));
     Ok(path)
 }
 
@@ -322,7 +322,7 @@ pub fn directory_itself(process: &'static Process, argument: &PathArgument) -> O
 }
 
 /// The working directory as an open file, if it lies on a mount.
-pub fn working_file(process: &Process) -> Option<FileRef> {
+pub fn working_file(process: &'static Process) -> Option<FileRef> {
     working_directory::held(process)?.file().map(FileRef::WorkingDirectory)
 }
 

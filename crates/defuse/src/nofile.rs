@@ -114,12 +114,24 @@ pub fn limit() -> &'static AtomicU64 {
 /// Sets the limit that the program is shown.
 pub fn show(process: &Process, soft: u64) {
     process.nofile.0.store(soft, Ordering::Relaxed);
-    LIMIT.store(enforced(soft), Ordering::Relaxed);
+    // With a table in common no number is to be marked as the kernel's: all opens are looked at.
+    let limit = if process.common.table() { 0 } else { enforced(soft) };
+    LIMIT.store(limit, Ordering::Relaxed);
 }
 
 /// Before a fork: the child must not inherit a limit that is raised.
 pub fn before_fork() {
     RAISING.acquire();
+}
+
+/// Before a vfork, whose child lets go, unless it is killed before.
+pub fn before_vfork() {
+    RAISING.acquire_for_child();
+}
+
+/// This thread's vfork child is gone. If it was killed with the limit raised, that was its own.
+pub fn forget_child() {
+    let _ = RAISED_BY.compare_exchange(thread::id(), 0, Ordering::Relaxed, Ordering::Relaxed);
 }
 
 /// After a fork, on both sides.

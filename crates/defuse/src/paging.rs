@@ -13,6 +13,7 @@
 pub mod coherent;
 pub mod live;
 pub mod prefault;
+pub mod reclaim;
 pub mod source;
 pub mod store;
 

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use stash::{Arena, Description, Holder, ProcessId, Slot, StashError};
 
 use crate::carried::Carried;
+use crate::common::{self, Common};
 use crate::file::{OpenFile, stash_errno};
 use crate::mount::Mount;
 use crate::mounts::MountTable;
@@ -54,6 +55,8 @@ pub struct Process {
     pub carried: Carried,
     /// The working directory.
     pub cwd: Lock<Cwd>,
+    /// What other processes use as well.
+    pub common: Common,
     /// umask(2), tracked.
     pub umask: AtomicU32,
     /// RLIMIT_NOFILE as the program sees it: soft and hard.
@@ -171,7 +174,7 @@ impl Process {
     }
 
     /// Looks at the working directory.
-    pub fn with_cwd<R>(&self, look: impl FnOnce(&Cwd) -> R) -> R {
+    pub fn with_cwd<R>(&'static self, look: impl FnOnce(&Cwd) -> R) -> R {
         if interpose::in_vfork_child() {
             let children = self.vfork.lock();
             let mine = children.iter().find(|child| child.thread == thread::id());
@@ -179,15 +182,44 @@ impl Process {
                 return look(cwd);
             }
         }
+        if !interpose::in_vfork_child() {
+            common::follow(self);
+        }
         look(&self.cwd.lock())
     }
 
     /// Replaces the working directory; a vfork child's is its own.
-    pub fn set_cwd(&self, cwd: Cwd) {
+    pub fn set_cwd(&'static self, cwd: Cwd) {
+        let own = !interpose::in_vfork_child();
+        self.know_cwd(cwd);
+        if own {
+            common::moved(self);
+        }
+    }
+
+    /// Replaces what is known of the working directory, which is the same as before.
+    pub fn know_cwd(&self, cwd: Cwd) {
         if interpose::in_vfork_child() {
             self.with_vfork_child(|child| child.cwd = Some(cwd));
         } else {
             let former = std::mem::replace(&mut *self.cwd.lock(), cwd);
+            drop(former);
+        }
+    }
+
+    /// Forgets what the kernel's working directory was, and that of a mount if the kernel's is not the unlinked one any more.
+    pub fn know_cwd_of_kernel(&self) {
+        let here = native::stat(c".").map_or(0, |stat| stat.st_dev);
+        let mut cwd = self.cwd.lock();
+        let kernels = match &*cwd {
+            Cwd::Native(_) => true,
+            Cwd::Served { .. } => here != self.folder_device,
+            Cwd::Unknown => false,
+        };
+        if kernels {
+            let former = std::mem::replace(&mut *cwd, Cwd::Unknown);
+            self.nowhere.store(false, Ordering::Relaxed);
+            drop(cwd);
             drop(former);
         }
     }
@@ -218,7 +250,7 @@ impl Process {
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.
     pub fn enter_nowhere(&self) -> Result<(), Errno> {
         let shared_memory = interpose::in_vfork_child();
-        if !shared_memory && self.nowhere.load(Ordering::Relaxed) {
+        if !shared_memory && !self.common.place() && self.nowhere.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut path = self.folder.clone();
@@ -275,7 +307,7 @@ impl Process {
 
     /// `mode` with the bits of the umask cleared.
     pub fn masked(&self, mode: u32) -> u32 {
-        mode & !self.umask.load(Ordering::Relaxed)
+        mode & !common::umask(self)
     }
 
     /// The number below which the program's FDs are.

@@ -20,7 +20,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{Slot, SlotId};
 
-use crate::file::{FileRef, OpenFile, Owner};
+use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
 use crate::{handover, lock_files, native, nofile, private_fd, trace};
 
@@ -44,6 +44,9 @@ pub const KIND: usize = 1;
 
 /// The user word of a slot that says who owns the file, for the module (upper half), and who opened the shadow (lower half).
 pub const USERS: usize = 2;
+
+/// The user word of a slot that says which process has the descriptors that its blob names.
+pub const LENDER: usize = 3;
 
 /// Who makes the shadows of a mount's files.
 pub enum ShadowProvider {
@@ -95,13 +98,17 @@ fn place_by(
     cloexec: bool,
     waiting: Waiting,
 ) -> Result<(RawFd, Form), Errno> {
-    let vfork_child = interpose::in_vfork_child();
+    // Others may come by its number before they could be given a shadow.
+    let at_once = interpose::in_vfork_child() || process.common.table();
     let fd = match provider(process, slot)? {
         ShadowProvider::Module(module) => module.open(process, slot, cloexec, waiting)?,
-        ShadowProvider::Folder if vfork_child => folder::open(process, slot.id(), cloexec)?,
+        ShadowProvider::Folder if at_once => folder::open(process, slot.id(), cloexec)?,
         ShadowProvider::Folder => folder::place(process, cloexec)?,
     };
-    let form = if vfork_child { Form::Shadow } else { Form::Placeholder };
+    if at_once {
+        slot.mark_shared().map_err(stash_errno)?;
+    }
+    let form = if at_once { Form::Shadow } else { Form::Placeholder };
     Ok((process.check_limit(fd)?, form))
 }
 
@@ -112,13 +119,18 @@ fn provider<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p ShadowProvi
 
 /// Makes `file` a shadow if it is not one: from here on other processes may get it.
 pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
+    separate_at(process, file, None)
+}
+
+/// As [`separate`]; `only` is the one number that the file has, if it is known that there is no other.
+fn separate_at(process: &'static Process, file: &OpenFile, only: Option<(RawFd, bool)>) -> Result<(), Errno> {
     let _one_at_a_time = process.rebuilding.lock();
     if file.form() == Form::Shadow {
         return Ok(());
     }
     let shared = file.shared()?;
     if let ShadowProvider::Module(_) = provider(process, &shared)? {
-        return module::share(process, file, &shared);
+        return module::share(process, file, &shared, only.map(|(fd, _)| fd));
     }
     lock_files::share(process, file);
     let kind = u64::from(file.kind()?);
@@ -134,11 +146,15 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
         }
     }
     let mut result = Ok(());
-    process.files.for_each(|fd, other, cloexec| {
-        if other.slot == file.slot {
-            result = result.and(replace(process, shadow, fd, cloexec));
-        }
-    });
+    if let Some((fd, cloexec)) = only {
+        result = replace(process, shadow, fd, cloexec);
+    } else {
+        process.files.for_each(|fd, other, cloexec| {
+            if other.slot == file.slot {
+                result = result.and(replace(process, shadow, fd, cloexec));
+            }
+        });
+    }
     native::close(shadow);
     file.set_form(Form::Shadow);
     result
@@ -147,10 +163,18 @@ pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno>
 /// Makes every file a shadow: before fork and exec.
 pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
     process.carried.settle(process);
+    let _together = process.descriptors.lock();
+    separate_rest(process)
+}
+
+/// As [`separate_all`], for what has come since; the caller holds `Process::descriptors`.
+pub fn separate_rest(process: &'static Process) -> Result<(), Errno> {
     let mut result = Ok(());
-    process.files.for_each(|_, file, _| {
+    process.files.for_each(|fd, file, cloexec| {
         if file.form() != Form::Shadow {
-            result = result.and(separate(process, file));
+            // Not for each file a look at all numbers.
+            let only = (Ref::fds(file) == 1).then_some((fd, cloexec));
+            result = result.and(separate_at(process, file, only));
         }
     });
     result
@@ -235,7 +259,7 @@ pub fn vacate(
     Ok(())
 }
 
-/// Somebody else has used our FD table: forgets what is not so any more.
+/// Somebody else has used our FD table, and does not any more: forgets what is not so now.
 pub fn believe_the_kernel(process: &'static Process) {
     let _together = process.descriptors.lock();
     let mut gone = Vec::new();
@@ -246,6 +270,11 @@ pub fn believe_the_kernel(process: &'static Process) {
     });
     for fd in gone {
         drop(process.files.remove(fd));
+    }
+    let mut left = Vec::new();
+    process.files.for_each(|fd, _, _| left.push(fd));
+    for fd in left {
+        process.files.set_cloexec(fd, is_cloexec(fd));
     }
     STATES.forget_range(0, u32::MAX);
 }
@@ -264,6 +293,11 @@ pub fn let_go(process: &'static Process, slot: SlotId) {
 pub fn sweep(process: &'static Process) {
     let swept = process.arena.sweep(process.holder(), usize::MAX, |slot| is_held(process, &slot));
     trace::debug(format_args!("slots freed of processes that ended: {swept:?}"));
+}
+
+/// Whether the description is open in any process.
+pub fn is_anywhere(process: &'static Process, slot: SlotId) -> bool {
+    process.arena.slot(slot).is_ok_and(|slot| is_held(process, &slot))
 }
 
 /// Whether any descriptor of the slot's shadow is open anywhere.

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use stash::Arena;
 
 use crate::carried::{Carried, Mark};
+use crate::common::Common;
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
@@ -25,8 +26,8 @@ use crate::shadow::{self, Module, ShadowProvider};
 use crate::site_lists::SessionLists;
 use crate::sync::Lock;
 use crate::{
-    address_space, handover, libraries, lock_files, log, namei, native, nofile, private_fd, site_lists,
-    trace, working_directory,
+    address_space, handover, libraries, lock_files, log, namei, native, nofile, private_fd, serve,
+    site_lists, trace, working_directory,
 };
 
 /// linux/prctl.h
@@ -147,6 +148,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         files: &FILES,
         carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
+        common: Common::nothing(),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
         serving: &SERVING,
@@ -282,6 +284,9 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         native::raw_call(sys::__NR_prctl, [u64::from(PR_SET_NAME), name.as_ptr() as u64, 0, 0, 0, 0]);
     }
     process.serving.store(left.serving.into(), Ordering::Relaxed);
+    if left.locking {
+        serve::locks::set_used();
+    }
     if let Some((mount, below)) = process.table.find(&left.cwd) {
         let below = if below.is_empty() { b"/".as_slice() } else { below };
         let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;

@@ -6,13 +6,19 @@
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use rustix::thread::futex;
 
+use crate::thread;
+
 const FREE: u32 = 0;
+/// Somebody has it. The bits above the lowest two name the suspended thread whose vfork child that is, if it is one.
 const HELD: u32 = 1;
-const CONTENDED: u32 = 2;
+/// Somebody waits.
+const WAITED: u32 = 2;
+const THREAD: u32 = 2;
 
 /// Mutual exclusion around a `T`, private to this process.
 pub struct Lock<T> {
@@ -38,20 +44,106 @@ impl<T> Lock<T> {
 
     /// Waits for the lock without a guard: to hold it across a fork.
     pub fn acquire(&self) {
-        if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-            return;
+        if interpose::in_vfork_child() {
+            return self.acquire_for_child();
         }
-        while self.word.swap(CONTENDED, Ordering::Acquire) != FREE {
-            // A wake-up for no reason, a signal and a changed word all mean the same: look again.
-            let _ = futex::wait(&self.word, futex::Flags::PRIVATE, CONTENDED, None);
-        }
+        take(&self.word, HELD);
+    }
+
+    /// As [`acquire`](Self::acquire), for the vfork child that this thread is or is about to make: if it is killed before it lets go,
+    /// [`release_of_child`] does.
+    pub fn acquire_for_child(&self) {
+        let thread = thread::id();
+        Held::note(&self.word, thread);
+        take(&self.word, HELD | thread << THREAD);
     }
 
     /// Gives up what [`acquire`](Self::acquire) took. Must be called by the side that took it, or, after a fork,
     /// once on each side.
     pub fn release(&self) {
-        if self.word.swap(FREE, Ordering::Release) == CONTENDED {
-            let _ = futex::wake(&self.word, futex::Flags::PRIVATE, 1);
+        let word = give(&self.word);
+        if word >> THREAD != 0 {
+            Held::forget(&self.word, word >> THREAD);
+        }
+    }
+}
+
+fn take(word: &AtomicU32, mine: u32) {
+    if word.compare_exchange(FREE, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        return;
+    }
+    loop {
+        // Who has waited does not know whether others do.
+        let Err(seen) = word.compare_exchange(FREE, mine | WAITED, Ordering::Acquire, Ordering::Relaxed)
+        else {
+            return;
+        };
+        let waited = seen | WAITED;
+        if seen == waited || word.compare_exchange(seen, waited, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            // A wake-up for no reason, a signal and a changed word all mean the same: look again.
+            let _ = futex::wait(word, futex::Flags::PRIVATE, waited, None);
+        }
+    }
+}
+
+fn give(word: &AtomicU32) -> u32 {
+    let before = word.swap(FREE, Ordering::Release);
+    if before & WAITED != 0 {
+        let _ = futex::wake(word, futex::Flags::PRIVATE, 1);
+    }
+    before
+}
+
+/// A lock that a vfork child has, or is about to take. It runs on its parent's memory, and may be killed with the lock.
+struct Held {
+    thread: AtomicU32,
+    word: AtomicPtr<AtomicU32>,
+}
+
+/// More than all vfork children of a process have at one time; one that finds no place holds its lock unnoted.
+static HELD_BY_CHILDREN: [Held; 128] =
+    [const { Held { thread: AtomicU32::new(0), word: AtomicPtr::new(ptr::null_mut()) } }; 128];
+
+impl Held {
+    fn note(word: &AtomicU32, thread: u32) {
+        let claims = |held: &&Self| {
+            held.thread.compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
+        if let Some(held) = HELD_BY_CHILDREN.iter().find(claims) {
+            held.word.store(ptr::from_ref(word).cast_mut(), Ordering::Release);
+        }
+    }
+
+    fn forget(word: &AtomicU32, thread: u32) {
+        let is_it = |held: &&Self| {
+            held.thread.load(Ordering::Relaxed) == thread && ptr::eq(held.word.load(Ordering::Relaxed), word)
+        };
+        if let Some(held) = HELD_BY_CHILDREN.iter().find(is_it) {
+            held.free();
+        }
+    }
+
+    fn free(&self) {
+        self.word.store(ptr::null_mut(), Ordering::Relaxed);
+        self.thread.store(0, Ordering::Release);
+    }
+}
+
+/// The vfork child of this thread has ended or has its own memory: lets go of the locks that it had if it was killed.
+///
+/// What such a lock protects may be half changed. Nothing of ours is, but for the heap: whoever is killed inside of an allocation, for
+/// some 50 ns, may leave that broken.
+pub fn release_of_child() {
+    let thread = thread::id();
+    for held in HELD_BY_CHILDREN.iter().filter(|held| held.thread.load(Ordering::Acquire) == thread) {
+        let word = held.word.load(Ordering::Acquire);
+        held.free();
+        // SAFETY: `note` got it from a lock, and all are statics or parts of the process's state or of its mounts, which stay.
+        if let Some(word) = unsafe { word.as_ref() }
+            && word.load(Ordering::Relaxed) >> THREAD == thread
+        {
+            give(word);
         }
     }
 }
@@ -84,7 +176,24 @@ impl<T> Drop for Guard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::Lock;
+    use super::{Lock, release_of_child};
+
+    #[test]
+    fn what_a_killed_child_had_is_let_go_of_by_its_parent() {
+        static LOCK: Lock<u32> = Lock::new(1);
+        static OTHER: Lock<u32> = Lock::new(2);
+        LOCK.acquire_for_child();
+        OTHER.acquire_for_child();
+        OTHER.release();
+        let other = OTHER.lock();
+        let waiting = std::thread::spawn(|| *LOCK.lock());
+        release_of_child();
+        assert_eq!(waiting.join().unwrap(), 1);
+        // Nobody's child has this one.
+        assert!(OTHER.word.load(std::sync::atomic::Ordering::Relaxed) != super::FREE);
+        drop(other);
+        assert_eq!((*LOCK.lock(), *OTHER.lock()), (1, 2));
+    }
 
     #[test]
     fn increments_from_many_threads_are_all_counted() {

@@ -89,6 +89,16 @@ impl Directory {
             .ok()
     }
 
+    /// The directory of `slot`, which another process holds.
+    pub fn found(process: &'static Process, slot: SlotId) -> Self {
+        Self { process, slot, file: OnceLock::new(), shadow: AtomicI32::new(NONE) }
+    }
+
+    /// Its slot.
+    pub fn slot(&self) -> SlotId {
+        self.slot
+    }
+
     /// Its path below the mount point.
     pub fn path(&self) -> Result<PathBytes, Errno> {
         let mut buffer = [0; stash::PATH_MAX_LEN];
@@ -138,7 +148,7 @@ impl Drop for Directory {
 }
 
 /// The held working directory, if there is one; a vfork child that has changed its own has none.
-pub fn held(process: &Process) -> Option<Arc<Directory>> {
+pub fn held(process: &'static Process) -> Option<Arc<Directory>> {
     process.with_cwd(|cwd| match cwd {
         Cwd::Served { held, .. } => held.clone(),
         _ => None,
@@ -146,7 +156,7 @@ pub fn held(process: &Process) -> Option<Arc<Directory>> {
 }
 
 /// Whether the working directory is one on a mount that was removed.
-pub fn is_removed(process: &Process) -> bool {
+pub fn is_removed(process: &'static Process) -> bool {
     process.with_cwd(|cwd| matches!(cwd, Cwd::Served { held: Some(held), .. } if held.is_removed()))
 }
 

@@ -84,6 +84,13 @@ impl ForkCall {
     pub fn shares_files(&self) -> bool {
         self.flags & CLONE_FILES != 0
     }
+
+    /// Whether the child's calls are not offered but go to the kernel: it runs beside its caller on the same memory, and what is in
+    /// there of thread, FDs or working directory is not its own.
+    pub fn is_lodger(&self) -> bool {
+        let all = CLONE_SETTLS | CLONE_FILES | CLONE_FS;
+        matches!(self.kind, ForkKind::Thread | ForkKind::SharedVm) && self.flags & all != all
+    }
 }
 
 /// What a fork-like call makes.
@@ -102,6 +109,7 @@ pub enum ForkKind {
 }
 
 pub(crate) const CLONE_VM: u64 = 0x100;
+pub(crate) const CLONE_FS: u64 = 0x200;
 pub(crate) const CLONE_FILES: u64 = 0x400;
 pub(crate) const CLONE_VFORK: u64 = 0x4000;
 /// The child's handled signals are reset (`posix_spawn` since glibc 2.38).

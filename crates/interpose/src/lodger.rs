@@ -1,6 +1,8 @@
-//! A child of clone that shares memory *and* thread pointer with a caller that goes on running.
+//! A child of clone that is a process of its own, runs beside its caller on the same memory, and does not have all in common that
+//! is kept there: thread pointer, FDs, working directory ([`ForkCall::is_lodger`](crate::ForkCall::is_lodger)).
 //!
-//! Both would use one block and one handler stack at the same time. The C library makes no such child; some tracers do. It
+//! With one thread pointer both would use one block and one handler stack at the same time; with an FD table of its own it would
+//! find its caller's files in ours. The C library makes no such child; some tracers do (LeakSanitizer's). It
 //! is marked in its GS base, which 64-bit programs leave alone, and its calls go straight to the kernel.
 
 use core::arch::asm;

@@ -65,7 +65,9 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         ForkKind::Fork | ForkKind::Vfork if own_tls => return LEAVE_PASS,
         // Two threads on one stack: whatever that is, it is not for us to make it work.
         ForkKind::Thread | ForkKind::SharedVm if request.stack == 0 => return LEAVE_PASS,
-        ForkKind::SharedVm if !own_tls && !lodger::supported() => return LEAVE_PASS,
+        ForkKind::Thread | ForkKind::SharedVm if fork.is_lodger() && !lodger::supported() => {
+            return LEAVE_PASS;
+        }
         // From a signal handler on the alternate stack.
         ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => {
             if own_tls {
@@ -188,7 +190,7 @@ pub extern "C" fn vfork_child(child: *mut VforkChild) -> ! {
 fn beside(frame: &mut Frame, tls: &mut Tls, request: &Request) -> u64 {
     // SAFETY: the frame's `resume` is a live stub's.
     let done = unsafe { site::done(frame.resume) };
-    let lodger = u64::from(request.fork.flags & CLONE_SETTLS == 0);
+    let lodger = u64::from(request.fork.is_lodger());
     if lodger != 0 {
         lodger::expect();
     }

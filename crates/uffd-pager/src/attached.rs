@@ -13,7 +13,7 @@ use crate::source::PageSource;
 use crate::uffd::Uffd;
 use rustix::io::Errno;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 /// In a child of a fork for which there was no slot.
 const NO_SLOT: usize = usize::MAX;
@@ -24,25 +24,38 @@ pub(crate) struct Attached {
     pub(crate) ledger: Ledger,
     pub(crate) window: Window,
     pub(crate) runs: Runs,
+    /// Pages that may come in before it is to be seen how much room there is.
+    pub(crate) credit: AtomicI64,
+    /// Pages opened for stores since that was last seen.
+    pub(crate) opened: AtomicU64,
+    /// Not 0 while a thread closes pages for stores.
+    pub(crate) closing: AtomicUsize,
     /// This process's slot in the ledger.
     slot: AtomicUsize,
     owner: AtomicU64,
 }
 
 impl Attached {
-    pub(crate) fn new(uffd: &Uffd, source: Arc<dyn PageSource>, cache: Cache) -> Result<Self> {
+    /// `gated`: see [`Ledger::gated`].
+    pub(crate) fn new(uffd: &Uffd, gated: bool, source: Arc<dyn PageSource>, cache: Cache) -> Result<Self> {
         let ledger = Ledger::map(&cache.ledger)?;
         let window = Window::default();
         window.cover(uffd, &cache, ledger.length())?;
         let owner = Owner::this_process();
-        let slot = AtomicUsize::new(ledger.claim(owner)?);
+        let slot = ledger.claim(&cache.ledger, owner)?;
+        if gated {
+            ledger.gated(slot);
+        }
         Ok(Self {
             source,
             cache,
             ledger,
             window,
             runs: Runs::default(),
-            slot,
+            credit: AtomicI64::new(0),
+            opened: AtomicU64::new(0),
+            closing: AtomicUsize::new(0),
+            slot: AtomicUsize::new(slot),
             owner: AtomicU64::new(owner.0),
         })
     }
@@ -60,14 +73,18 @@ impl Attached {
     }
 
     /// In the child of a fork: a slot and a window of its own.
-    pub(crate) fn renew(&self, uffd: &Uffd) -> Result<()> {
+    pub(crate) fn renew(&self, uffd: &Uffd, gated: bool) -> Result<()> {
         let owner = Owner::this_process();
         self.owner.store(owner.0, Ordering::Relaxed);
-        let claimed = self.ledger.claim(owner);
+        let claimed = self.ledger.claim(&self.cache.ledger, owner);
+        self.closing.store(0, Ordering::SeqCst);
         self.ledger.expect_no_more();
         // Without a slot of its own this process must not touch the parent's.
         self.slot.store(claimed.unwrap_or(NO_SLOT), Ordering::Relaxed);
-        claimed?;
+        let slot = claimed?;
+        if gated {
+            self.ledger.gated(slot);
+        }
         self.window.forget();
         self.window.cover(uffd, &self.cache, self.ledger.length())
     }

@@ -67,6 +67,12 @@ impl Buffers {
         })
     }
 
+    /// Whether this thread has a buffer: it is reading or writing some source.
+    pub(crate) fn any_in_use_here(&self) -> bool {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.users.iter().any(|(user, _)| user.load(Ordering::Relaxed) == thread)
+    }
+
     /// In the child of a fork: the other threads, and what they had, are gone.
     pub(crate) fn free_all(&self) {
         for (user, _) in &self.users {

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
+use crate::page::PAGE;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
@@ -54,6 +55,13 @@ impl Cache {
                 .map_err(Error::on("duplicating the FDs of a mapped file"))
         };
         Ok(Self { pages: clone(&self.pages)?, ledger: clone(&self.ledger)? })
+    }
+
+    /// Sets how many bytes of the source may be resident at a time, 0 for as many as there is room for: in the file system of the pages, and in the machine's
+    /// memory. Counts for all processes.
+    pub fn set_limit(&self, bytes: u64) -> Result<()> {
+        Ledger::map(&self.ledger)?.set_limit(bytes.div_ceil(PAGE as u64));
+        Ok(())
     }
 
     /// The pages' file.

@@ -9,8 +9,12 @@ use crate::memory;
 use crate::page::{PAGE, intersection, offset_of, pages_of};
 use crate::pager::{Mode, Pager};
 use crate::resident::{first_data, first_hole, hole_at};
+use crate::room::Room;
+use crate::runs::MAX_RUN;
+use crate::wait::Backoff;
 use rustix::io::Errno;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 /// Aligned blocks in which scattered stores are looked at together, and how many of a block's pages
 /// are dirty when all of them are opened for stores.
@@ -53,6 +57,7 @@ impl Pager {
                 }
                 Handled::Retry
             }
+            Ok(Served::Entered) => Handled::Retry,
             Ok(Served::PastEnd) => Handled::PastEnd,
             Err(errno) => Handled::Failed(errno),
         }
@@ -60,18 +65,101 @@ impl Pager {
 
     fn serve(&self, mapping: &Mapping, page: u64, write: bool) -> std::result::Result<Served, Errno> {
         let attached = &*mapping.attached;
+        let mut room = Wanted::default();
+        loop {
+            match self.try_serve(mapping, page, write, &room) {
+                Ok(served) => return Ok(served),
+                Err(stop) => self.resume(attached, &(page..page + 1), &stop, &mut room)?,
+            }
+        }
+    }
+
+    /// Inside: serves the fault, or says what is to be done first outside.
+    fn try_serve(
+        &self,
+        mapping: &Mapping,
+        page: u64,
+        write: bool,
+        room: &Wanted,
+    ) -> std::result::Result<Served, Stop> {
+        let attached = &*mapping.attached;
         let _inside = self.enter(attached)?;
         if page >= pages_of(attached.ledger.length()) {
             return Ok(Served::PastEnd);
         }
         if page >= attached.ledger.capacity_pages() {
-            return Err(Errno::FBIG);
+            return Err(Errno::FBIG.into());
         }
-        let filled = self.bring_in(attached, page)?;
+        if page >= attached.ledger.reserved() {
+            return Err(Stop::Unreserved(page + 1));
+        }
+        let filled = self.bring_in(attached, page, room)?;
         if write && mapping.tracked {
-            return self.open_for_stores(mapping, page).map(Served::Ready);
+            return self.open_for_stores(mapping, page, room).map(Served::Ready);
         }
-        Ok(Served::Ready(intersection(&filled, &mapping.pages())))
+        if !self.enters(mapping) {
+            return Ok(Served::Ready(intersection(&filled, &mapping.pages())));
+        }
+        // Up to a page that is not there, in both directions.
+        let block = page / BLOCK * BLOCK..page / BLOCK * BLOCK + BLOCK;
+        self.enter_pages(mapping, &(page..filled.end.max(block.end)));
+        self.enter_pages(mapping, &(filled.start.min(block.start)..page));
+        Ok(Served::Entered)
+    }
+
+    /// Outside: does what made [`Pager::try_serve`] stop.
+    fn resume(
+        &self,
+        attached: &Attached,
+        pages: &Range<u64>,
+        stop: &Stop,
+        room: &mut Wanted,
+    ) -> std::result::Result<(), Errno> {
+        match *stop {
+            Stop::Failed(errno) => return Err(errno),
+            Stop::Short(wanted) => {
+                room.asked = true;
+                self.make_room(attached, pages, wanted);
+            }
+            Stop::Full(wanted) => {
+                room.asked = true;
+                room.attempts += 1;
+                if self.make_room(attached, pages, wanted) == 0 && room.attempts > ATTEMPTS {
+                    return Err(Errno::NOMEM);
+                }
+            }
+            Stop::Unreserved(pages) => {
+                let patience = !self.buffers.any_in_use_here();
+                let locked =
+                    attached.ledger.lock_in_fault(attached.owner(), patience).ok_or(Errno::DEADLK)?;
+                let reserved = locked.reserve(&attached.cache.ledger, pages);
+                drop(locked);
+                if let Err(errno) = reserved {
+                    room.attempts += 1;
+                    if self.make_room(attached, &(0..0), BLOCK) == 0 || room.attempts > ATTEMPTS {
+                        return Err(errno);
+                    }
+                }
+            }
+            Stop::TooManyOpen(now) => {
+                room.limited = true;
+                self.limit_open(attached, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether resident pages are entered into the page table by us, as the kernel does not do it by itself.
+    fn enters(&self, mapping: &Mapping) -> bool {
+        mapping.tracked && self.features.minor_faults()
+    }
+
+    /// Enters resident pages that are not entered, protected against stores.
+    fn enter_pages(&self, mapping: &Mapping, pages: &Range<u64>) {
+        let memory = mapping.addresses(pages);
+        if self.enters(mapping) && !memory.is_empty() {
+            self.uffd.enter_protected(&memory);
+        }
     }
 
     /// A thread that is reading from this source already is inside; one that is changing its length would wait
@@ -86,10 +174,17 @@ impl Pager {
 
     /// Makes a page resident, and those that the plan for it takes along. Returns what is resident
     /// now around the page.
-    fn bring_in(&self, attached: &Attached, page: u64) -> std::result::Result<Range<u64>, Errno> {
+    fn bring_in(
+        &self,
+        attached: &Attached,
+        page: u64,
+        room: &Wanted,
+    ) -> std::result::Result<Range<u64>, Stop> {
         let file = &attached.cache.pages;
         let length = attached.ledger.length();
-        let plan = attached.runs.plan(page, pages_of(length));
+        let most = self.most_at_once(attached, room)?;
+        let plan = attached.runs.plan(page, pages_of(length).min(attached.ledger.reserved()));
+        let plan = plan.start.max((page + 1).saturating_sub(most))..plan.end.min(page + most);
         let hole = hole_at(file, &(page..plan.end));
         if hole.is_empty() {
             return Ok(page..page + 1);
@@ -98,24 +193,58 @@ impl Pager {
         while let Some(data) = first_data(file, &(pages.start..page)) {
             pages.start = data.end;
         }
-        let Some(mut buffer) = self.buffers.take(attached.id()) else { return Err(Errno::DEADLK) };
+        let Some(mut buffer) = self.buffers.take(attached.id()) else { return Err(Errno::DEADLK.into()) };
         // Reading ahead must not fail what was asked for.
         if read(attached, &mut buffer, &pages, length).is_err() {
             pages = page..page + 1;
             read(attached, &mut buffer, &pages, length)?;
         }
-        let data = &buffer.bytes()[..offset_of(pages.end - pages.start) as usize];
-        attached.window.fill(&self.uffd, &attached.cache, pages.start, data)?;
+        let count = pages.end - pages.start;
+        let data = &buffer.bytes()[..offset_of(count) as usize];
+        match attached.window.fill(&self.uffd, &attached.cache, pages.start, data) {
+            Err(Errno::NOMEM | Errno::NOSPC) => return Err(Stop::Full(count.max(BLOCK))),
+            other => other?,
+        }
         attached.runs.filled(&pages);
+        attached.credit.fetch_sub(count as i64, Ordering::Relaxed);
+        self.memory.filled(count);
         Ok(pages)
     }
 
+    /// Looks now and then how much room there is, and says how many pages may come in at once.
+    fn most_at_once(&self, attached: &Attached, room: &Wanted) -> std::result::Result<u64, Stop> {
+        if attached.credit.load(Ordering::Relaxed) > MAX_RUN as i64 {
+            return Ok(MAX_RUN);
+        }
+        let now = Room::of(&attached.cache, &attached.ledger, &self.memory);
+        attached.credit.store(now.credit(), Ordering::Relaxed);
+        let most = now.most_at_once().min(MAX_RUN);
+        match now.lacks(most) {
+            0 => Ok(most),
+            // What there is is used when there is no more to be had.
+            _ if room.asked => Ok(most.min(now.free).max(1)),
+            wanted => Err(Stop::Short(wanted)),
+        }
+    }
+
     /// Enters pages as dirty and lets them be stored to: the one, and those around it that are likely next.
-    fn open_for_stores(&self, mapping: &Mapping, page: u64) -> std::result::Result<Range<u64>, Errno> {
+    fn open_for_stores(
+        &self,
+        mapping: &Mapping,
+        page: u64,
+        room: &Wanted,
+    ) -> std::result::Result<Range<u64>, Stop> {
         let attached = &*mapping.attached;
-        let limits = intersection(&mapping.pages(), &(0..pages_of(attached.ledger.length())));
+        if attached.opened.load(Ordering::Relaxed) >= OPENED && !room.limited {
+            attached.opened.store(0, Ordering::Relaxed);
+            return Err(Stop::TooManyOpen(Room::of(&attached.cache, &attached.ledger, &self.memory)));
+        }
+        let end = pages_of(attached.ledger.length()).min(attached.ledger.reserved());
+        let limits = intersection(&mapping.pages(), &(0..end));
         let pages = intersection(&likely(attached, page), &limits);
+        attached.opened.fetch_add(pages.end - pages.start, Ordering::Relaxed);
         let memory = mapping.addresses(&pages);
+        self.enter_pages(mapping, &pages);
         // Who writes back takes the entry away and then protects: if that fell between our two steps,
         // the pages would be open and not entered.
         loop {
@@ -130,30 +259,67 @@ impl Pager {
     /// Prepares memory for a system call: its served parts are read, and opened for stores if `write`, and
     /// stay so until the result is dropped. Signal handlers may call it.
     ///
-    /// Past the end of the file nothing is prepared: the call fails there as it would on a kernel file system.
+    /// Past the end of the file nothing is prepared: the call fails there as it would on a kernel file system. Nor is what lies behind as much as
+    /// there is room for at a time ([`Prefaulted::memory`]): there a call that transfers ends early.
     /// EIO and other errors: the source's.
     pub fn prefault(&self, memory: Range<usize>, write: bool) -> Result<Prefaulted<'_>> {
-        let prefaulted = Prefaulted { reader: self.table.read(), memory };
+        const ACTION: &str = "reading mapped memory for a system call";
+        let reader = self.table.read();
+        let mut end = memory.start;
+        let mut left = u64::MAX;
+        for mapping in reader.overlapping(&memory) {
+            let Room { total, .. } =
+                Room::of(&mapping.attached.cache, &mapping.attached.ledger, &self.memory);
+            left = left.min((total / 8).max(MIN_HELD));
+            let part = mapping.part(&whole(&memory));
+            let pages = (part.memory.len() / PAGE) as u64;
+            end = part.memory.start + offset_of(pages.min(left)) as usize;
+            left = left.saturating_sub(pages);
+            if left == 0 {
+                break;
+            }
+        }
+        let memory = if left == 0 { memory.start..memory.end.min(end) } else { memory };
+        let prefaulted = Prefaulted { reader, memory };
         for mapping in prefaulted.mappings() {
-            mapping.attached.ledger.pin(mapping.attached.slot());
+            let attached = &*mapping.attached;
+            attached.ledger.pin(attached.slot(), &prefaulted.pages(mapping));
+            let mut backoff = Backoff::default();
+            while attached.closing.load(Ordering::SeqCst) != 0 {
+                backoff.pause();
+            }
         }
         for mapping in prefaulted.mappings() {
             let part = mapping.part(&whole(&prefaulted.memory));
-            self.prepare(&part, write).map_err(Error::on("reading mapped memory for a system call"))?;
+            self.prepare(&part, write).map_err(Error::on(ACTION))?;
         }
         Ok(prefaulted)
     }
 
     fn prepare(&self, part: &Mapping, write: bool) -> std::result::Result<(), Errno> {
+        let mut room = Wanted { limited: true, ..Wanted::default() };
+        loop {
+            match self.try_prepare(part, write, &room) {
+                Ok(()) => return Ok(()),
+                Err(stop) => self.resume(&part.attached, &(0..0), &stop, &mut room)?,
+            }
+        }
+    }
+
+    fn try_prepare(&self, part: &Mapping, write: bool, room: &Wanted) -> std::result::Result<(), Stop> {
         let attached = &*part.attached;
         let _inside = self.enter(attached)?;
         let pages = intersection(&part.pages(), &(0..pages_of(attached.ledger.length())));
         if pages.end > attached.ledger.capacity_pages() {
-            return Err(Errno::FBIG);
+            return Err(Errno::FBIG.into());
+        }
+        if pages.end > attached.ledger.reserved() {
+            return Err(Stop::Unreserved(pages.end));
         }
         while let Some(hole) = first_hole(&attached.cache.pages, &pages) {
-            self.bring_in(attached, hole.start)?;
+            self.bring_in(attached, hole.start, room)?;
         }
+        self.enter_pages(part, &pages);
         if write && part.tracked && !pages.is_empty() {
             let memory = part.addresses(&pages);
             attached.ledger.mark(attached.slot(), pages);
@@ -162,6 +328,40 @@ impl Pager {
         Ok(())
     }
 }
+
+/// What is to be done outside before a fault can be served.
+enum Stop {
+    Failed(Errno),
+    /// There is little room: as many pages are to be given back, if they can.
+    Short(u64),
+    /// There was none.
+    Full(u64),
+    /// There is no memory for the bits of as many pages.
+    Unreserved(u64),
+    /// It is to be seen whether too many pages are open for stores, with this room.
+    TooManyOpen(Room),
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Failed(errno)
+    }
+}
+
+/// What was tried for a fault.
+#[derive(Default)]
+struct Wanted {
+    asked: bool,
+    limited: bool,
+    attempts: u32,
+}
+
+/// How often a page is brought in again after there was no room for it and none could be made: others may give some back.
+const ATTEMPTS: u32 = 20;
+/// How many pages are opened before it is seen whether too many are open.
+const OPENED: u64 = 16;
+/// As many pages a system call gets however little room there is.
+const MIN_HELD: u64 = 4;
 
 /// Memory that a system call may use. Keep it until the call has returned.
 pub struct Prefaulted<'a> {
@@ -174,6 +374,16 @@ impl Prefaulted<'_> {
         self.reader.overlapping(&whole(&self.memory))
     }
 
+    /// The pages of a mapping that are held.
+    fn pages(&self, mapping: &Mapping) -> Range<u64> {
+        mapping.part(&whole(&self.memory)).pages()
+    }
+
+    /// What was prepared: of what was asked for all, or the beginning.
+    pub fn memory(&self) -> Range<usize> {
+        self.memory.clone()
+    }
+
     /// To be called in the child of a fork made while this was held: it is the parent's.
     pub fn disown(self) {
         std::mem::forget(self);
@@ -183,7 +393,7 @@ impl Prefaulted<'_> {
 impl Drop for Prefaulted<'_> {
     fn drop(&mut self) {
         for mapping in self.mappings() {
-            mapping.attached.ledger.unpin(mapping.attached.slot());
+            mapping.attached.ledger.unpin(mapping.attached.slot(), &self.pages(mapping));
         }
     }
 }
@@ -191,6 +401,8 @@ impl Drop for Prefaulted<'_> {
 enum Served {
     /// These pages can be touched without the pager.
     Ready(Range<u64>),
+    /// So can this one, and neighbours that are in the page table now.
+    Entered,
     PastEnd,
 }
 

@@ -9,7 +9,7 @@ use crate::mapping::{Mapping, Sharing};
 use crate::memory::{self, Place};
 use crate::page::{PAGE, offset_of};
 use crate::pager::Pager;
-use crate::uffd::Uffd;
+use crate::uffd::{Faults, Uffd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
 use std::cell::UnsafeCell;
@@ -75,16 +75,17 @@ impl Pager {
         self.buffers.free_all();
         self.table.reset();
         self.attached.let_go();
-        self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?.moved(self.home));
+        self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?.moved(self.host.home));
         let mut result = Ok(());
         // SAFETY: the only thread of this process.
         let saved = std::mem::take(unsafe { &mut *self.saved.0.get() });
         // First what has its place: a window, or memory allocated, could come to lie there.
         for mapping in self.table.read().rows().iter().filter(|mapping| mapping.inherited) {
-            result = result.and(map_again(&self.uffd, mapping, &saved).map_err(Error::on(ACTION)));
+            let faults = self.faults(mapping.tracked);
+            result = result.and(map_again(&self.uffd, faults, mapping, &saved).map_err(Error::on(ACTION)));
         }
         for attached in self.attached.all() {
-            result = result.and(attached.renew(&self.uffd));
+            result = result.and(attached.renew(&self.uffd, self.features.minor_faults()));
         }
         let mut change = self.table.change();
         for row in change.rows().iter().filter(|row| row.inherited && !row.attached.is_usable()) {
@@ -100,7 +101,12 @@ impl Pager {
     }
 }
 
-fn map_again(uffd: &Uffd, mapping: &Mapping, saved: &[(usize, Vec<u8>)]) -> std::result::Result<(), Errno> {
+fn map_again(
+    uffd: &Uffd,
+    faults: Faults,
+    mapping: &Mapping,
+    saved: &[(usize, Vec<u8>)],
+) -> std::result::Result<(), Errno> {
     let memory = &mapping.memory;
     let place = Place::FixedNoReplace(memory.start);
     memory::reserve(
@@ -110,7 +116,7 @@ fn map_again(uffd: &Uffd, mapping: &Mapping, saved: &[(usize, Vec<u8>)]) -> std:
         offset_of(mapping.first_page),
         mapping.sharing,
     )?;
-    memory::register(uffd, memory, mapping.tracked)?;
+    memory::register(uffd, memory, faults)?;
     for (address, pages) in saved.iter().filter(|(address, _)| memory.contains(address)) {
         uffd.copy(*address, pages)?;
     }

@@ -1,7 +1,8 @@
 //! What the processes that map one file know together: its length, which pages are dirty, who writes back.
 //!
 //! A shared file of its own beside the pages, so that it outlives each of the processes. Layout: a
-//! [`Header`] in the first page, then one bitmap per slot. Slot 0 has no owner: its bits are *orphans*,
+//! [`Header`] in the first pages, then one bitmap per slot, of which there is memory for all slots in use: no store to it can
+//! fail for want of room. Slot 0 has no owner: its bits are *orphans*,
 //! pages that are to be written back though no page table may write them. Every other slot belongs to
 //! one process. The rule that everything rests on: **a page that a process can store to without a fault
 //! has its bit set in that process's slot.**
@@ -9,25 +10,30 @@
 mod bits;
 mod gate;
 mod lock;
+mod pins;
 
 pub(crate) use bits::Dirty;
-pub(crate) use gate::InFlight;
+pub(crate) use gate::{Closed, InFlight};
 pub(crate) use lock::Locked;
 
 use crate::error::{Error, Result};
 use crate::owner::Owner;
 use crate::page::{PAGE, pages_of};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
+use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg02");
+const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg03");
 /// Owners' slots and the orphans' one: as many processes can have one file attached, less one.
 pub(crate) const SLOTS: usize = 128;
 /// The slot of pages whose writer is gone.
 pub(crate) const ORPHANS: usize = 0;
+/// Bytes before the bitmaps.
+const HEADER: usize = 4 * PAGE;
 
 #[repr(C)]
 pub(crate) struct Header {
@@ -43,6 +49,18 @@ pub(crate) struct Header {
     closer: AtomicU32,
     /// Children of forks that have not taken a slot yet.
     expected: AtomicU32,
+    /// The thread that holds the lock.
+    locker: AtomicU32,
+    /// Odd while pages are being given back; another value each time.
+    given_back: AtomicU64,
+    /// The page from which on the next ones are given back.
+    hand: AtomicU64,
+    /// As many pages as may be resident; 0: as many as there is room for.
+    limit: AtomicU64,
+    /// As many pages have their bits' memory in every slot that is used.
+    reserved: AtomicU64,
+    /// What `reserved` is going to be: who takes a slot meanwhile reserves that much.
+    reserving: AtomicU64,
     slots: [Slot; SLOTS],
 }
 
@@ -51,11 +69,12 @@ struct Slot {
     owner: AtomicU64,
     /// Faults being served.
     in_flight: AtomicU32,
-    /// Ranges that must stay resident.
-    pins: AtomicU32,
+    /// 1: no page is entered into this process's page tables behind the gate's back ([`Ledger::gated`]).
+    gated: AtomicU32,
+    pins: pins::Pins,
 }
 
-const _: () = assert!(size_of::<Header>() <= PAGE);
+const _: () = assert!(size_of::<Header>() <= HEADER);
 
 /// A ledger file, mapped.
 #[derive(Debug)]
@@ -83,12 +102,21 @@ impl Ledger {
     pub(crate) fn create_in(file: OwnedFd, length: u64, capacity: u64) -> Result<OwnedFd> {
         let capacity_pages = pages_of(capacity.max(length)).next_multiple_of(8 * PAGE as u64);
         let create = || {
-            rustix::fs::ftruncate(&file, (PAGE + SLOTS * stride(capacity_pages)) as u64)?;
-            let mut header = [0; 24];
-            header[..8].copy_from_slice(&MAGIC.to_ne_bytes());
-            header[8..16].copy_from_slice(&capacity_pages.to_ne_bytes());
-            header[16..].copy_from_slice(&length.to_ne_bytes());
-            rustix::io::pwrite(&file, &header, 0)?;
+            let stride = stride(capacity_pages);
+            rustix::fs::ftruncate(&file, (HEADER + SLOTS * stride) as u64)?;
+            fallocate(&file, FallocateFlags::empty(), 0, HEADER as u64)?;
+            let reserved = reservation(pages_of(length), capacity_pages);
+            allocate(&file, stride, ORPHANS, reserved)?;
+            let fields = [
+                (offset_of!(Header, magic), MAGIC),
+                (offset_of!(Header, capacity_pages), capacity_pages),
+                (offset_of!(Header, length), length),
+                (offset_of!(Header, reserved), reserved),
+                (offset_of!(Header, reserving), reserved),
+            ];
+            for (offset, value) in fields {
+                rustix::io::pwrite(&file, &value.to_ne_bytes(), offset as u64)?;
+            }
             Ok(file)
         };
         create().map_err(Error::on("creating the ledger of a mapped file"))
@@ -103,7 +131,7 @@ impl Ledger {
             return Err(Error::new(ACTION, Errno::INVAL));
         }
         let stride = stride(u64::from_ne_bytes(capacity.try_into().expect("eight bytes")));
-        let size = PAGE + SLOTS * stride;
+        let size = HEADER + SLOTS * stride;
         if rustix::fs::fstat(file).map_err(Error::on(ACTION))?.st_size != size as i64 {
             return Err(Error::new(ACTION, Errno::INVAL));
         }
@@ -127,14 +155,29 @@ impl Ledger {
         crate::page::offset_of(self.header().capacity_pages)
     }
 
-    /// A slot for this process. EAGAIN: all are taken by processes that live.
-    pub(crate) fn claim(&self, me: Owner) -> Result<usize> {
+    /// How many pages may be resident, 0 for no limit.
+    pub(crate) fn limit(&self) -> u64 {
+        self.header().limit.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_limit(&self, pages: u64) {
+        self.header().limit.store(pages, Ordering::Relaxed);
+    }
+
+    /// A slot for this process, with memory for its bits. EAGAIN: all are taken by processes that live; ENOSPC.
+    pub(crate) fn claim(&self, file: &OwnedFd, me: Owner) -> Result<usize> {
+        const ACTION: &str = "attaching to a mapped file";
         for attempt in 0..2 {
             for index in 1..SLOTS {
                 let slot = self.slot(index);
-                if slot.owner.compare_exchange(0, me.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                if slot.owner.compare_exchange(0, me.0, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
                     slot.in_flight.store(0, Ordering::Relaxed);
-                    slot.pins.store(0, Ordering::Relaxed);
+                    slot.gated.store(0, Ordering::SeqCst);
+                    slot.pins.reset();
+                    if let Err(errno) = self.reserve_claimed(file, index) {
+                        slot.owner.store(0, Ordering::Release);
+                        return Err(Error::new(ACTION, errno));
+                    }
                     return Ok(index);
                 }
             }
@@ -143,6 +186,28 @@ impl Ledger {
             }
         }
         Err(Error::new("attaching to a mapped file: too many processes", Errno::AGAIN))
+    }
+
+    fn reserve_claimed(&self, file: &OwnedFd, slot: usize) -> std::result::Result<(), Errno> {
+        // Either who reserves more sees that this slot is taken, or we see how much that is.
+        loop {
+            let wanted = self.header().reserving.load(Ordering::SeqCst);
+            allocate(file, self.stride, slot, wanted)?;
+            if self.header().reserving.load(Ordering::SeqCst) == wanted {
+                return Ok(());
+            }
+        }
+    }
+
+    /// As many pages can be dirty: there is memory for their bits.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.header().reserved.load(Ordering::Acquire)
+    }
+
+    /// All pages that this process enters into its page tables, where they can be stored to, it enters while it is
+    /// [inside](Ledger::enter).
+    pub(crate) fn gated(&self, slot: usize) {
+        self.slot(slot).gated.store(1, Ordering::SeqCst);
     }
 
     /// Gives the slot back; what is dirty in it becomes an orphan.
@@ -170,21 +235,8 @@ impl Ledger {
         self.header().expected.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// A range of this process is about to be used by a system call.
-    pub(crate) fn pin(&self, slot: usize) {
-        self.slot(slot).pins.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn unpin(&self, slot: usize) {
-        self.slot(slot).pins.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn pinned(&self, slot: usize) -> bool {
-        self.slot(slot).pins.load(Ordering::SeqCst) != 0
-    }
-
     fn owner(&self, slot: usize) -> Owner {
-        Owner(self.slot(slot).owner.load(Ordering::Acquire))
+        Owner(self.slot(slot).owner.load(Ordering::SeqCst))
     }
 
     fn header(&self) -> &Header {
@@ -200,9 +252,9 @@ impl Ledger {
     /// 64 pages' bits of a slot.
     fn word(&self, slot: usize, word: usize) -> &AtomicU64 {
         assert!(slot < SLOTS && word < self.stride / 8);
-        // SAFETY: inside the mapping by the assertion (header page, then `SLOTS` bitmaps of `stride`
+        // SAFETY: inside the mapping by the assertion (header, then `SLOTS` bitmaps of `stride`
         // bytes), aligned, and accessed as an atomic everywhere.
-        unsafe { self.base.add(PAGE + slot * self.stride).cast::<AtomicU64>().add(word).as_ref() }
+        unsafe { self.base.add(HEADER + slot * self.stride).cast::<AtomicU64>().add(word).as_ref() }
     }
 }
 
@@ -212,6 +264,19 @@ impl Drop for Ledger {
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.size) };
         debug_assert_eq!(unmapped, Ok(()));
     }
+}
+
+/// As many pages' bits as are in whole pages of a bitmap.
+fn reservation(pages: u64, capacity_pages: u64) -> u64 {
+    pages.next_multiple_of(8 * PAGE as u64).min(capacity_pages)
+}
+
+/// Has memory for the bits of `pages` pages of a slot.
+fn allocate(file: &OwnedFd, stride: usize, slot: usize, pages: u64) -> std::result::Result<(), Errno> {
+    if pages == 0 {
+        return Ok(());
+    }
+    fallocate(file, FallocateFlags::empty(), (HEADER + slot * stride) as u64, pages / 8)
 }
 
 /// Bytes of a slot's bitmap, whole pages.

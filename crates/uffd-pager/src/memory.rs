@@ -2,7 +2,7 @@
 
 use crate::cache::Cache;
 use crate::mapping::{Mapping, Protection, Sharing};
-use crate::uffd::Uffd;
+use crate::uffd::{Faults, Uffd};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags};
 use std::ffi::c_void;
@@ -50,9 +50,9 @@ pub(crate) fn reserve(
 }
 
 /// Has faults in a mapping reported; stores to pages not entered as dirty too, if it is tracked.
-pub(crate) fn register(uffd: &Uffd, memory: &Range<usize>, tracked: bool) -> Result<(), Errno> {
-    uffd.register(memory, tracked)?;
-    if tracked {
+pub(crate) fn register(uffd: &Uffd, memory: &Range<usize>, faults: Faults) -> Result<(), Errno> {
+    uffd.register(memory, faults)?;
+    if faults != Faults::Missing {
         uffd.write_protect(memory, true)?;
     }
     Ok(())

@@ -17,6 +17,10 @@ impl Owner {
         Self((pid.as_raw_nonzero().get() as u64) << 32 | u64::from(start))
     }
 
+    pub(crate) fn is_somebody(self) -> bool {
+        self != Self::NOBODY
+    }
+
     /// Whether the process runs; when in doubt, it does. Microseconds: `/proc` is read.
     pub(crate) fn is_alive(self) -> bool {
         let Some(pid) = Pid::from_raw((self.0 >> 32) as i32) else { return false };

@@ -9,9 +9,10 @@ use crate::mapping::{Mapping, Protection, Sharing};
 use crate::memory::{self, Remap};
 use crate::page::{PAGE, offset_of};
 use crate::request::MapRequest;
+use crate::room::Memory;
 use crate::source::PageSource;
 use crate::table::{Change, Table};
-use crate::uffd::{Features, Uffd};
+use crate::uffd::{Faults, Features, Uffd};
 use crate::wait::Backoff;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -30,6 +31,28 @@ pub enum Mode {
     Monitor,
 }
 
+/// What the surroundings of a pager do for it.
+pub struct Host {
+    /// Each userfaultfd that is opened, in a child of a fork too, goes through this, which may move it to where the program does not
+    /// meet it.
+    pub home: fn(OwnedFd) -> OwnedFd,
+    /// Is asked to give back pages of caches that this pager has not attached ([`View::give_back`](crate::View::give_back)), as many as this if it can, when there is no room for
+    /// those of its own. Returns how many. Called from the handler of a fault.
+    pub reclaim: Box<dyn Fn(u64) -> u64 + Send + Sync>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { home: |fd| fd, reclaim: Box::new(|_| 0) }
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").finish_non_exhaustive()
+    }
+}
+
 /// Maps sources into this process's memory and serves the faults there.
 ///
 /// Every method may be called from any thread; from a signal handler only [`Pager::handle_fault`],
@@ -38,7 +61,8 @@ pub enum Mode {
 pub struct Pager {
     pub(crate) uffd: Uffd,
     pub(crate) mode: Mode,
-    pub(crate) home: fn(OwnedFd) -> OwnedFd,
+    pub(crate) host: Host,
+    pub(crate) memory: Memory,
     pub(crate) features: Features,
     pub(crate) table: Table,
     pub(crate) buffers: Buffers,
@@ -84,12 +108,11 @@ impl Pager {
     /// A pager for this process; only one may serve a given mapping. ENOSYS, EPERM: the kernel does not let
     /// us ([`Mode`]); EOPNOTSUPP: it is older than 6.1.
     pub fn new(mode: Mode) -> Result<Self> {
-        Self::with_home(mode, |fd| fd)
+        Self::with_host(mode, Host::default())
     }
 
-    /// As [`Pager::new`], for a host that keeps descriptors where its program does not meet them: each userfaultfd that is
-    /// opened, in a child of a fork too, goes through `home`, which may move it.
-    pub fn with_home(mode: Mode, home: fn(OwnedFd) -> OwnedFd) -> Result<Self> {
+    /// As [`Pager::new`], for a host of several pagers, or of a program that does not know of it.
+    pub fn with_host(mode: Mode, host: Host) -> Result<Self> {
         const ACTION: &str = "opening a userfaultfd";
         let user_mode_only = mode == Mode::Signal;
         let features = Uffd::probe(user_mode_only).map_err(Error::on(ACTION))?;
@@ -97,9 +120,10 @@ impl Pager {
             return Err(Error::new(ACTION, Errno::OPNOTSUPP));
         }
         Ok(Self {
-            uffd: open(mode).map_err(Error::on(ACTION))?.moved(home),
+            uffd: open(mode).map_err(Error::on(ACTION))?.moved(host.home),
             mode,
-            home,
+            host,
+            memory: Memory::default(),
             features,
             table: Table::new(),
             buffers: Buffers::new()?,
@@ -116,7 +140,8 @@ impl Pager {
     /// Makes a source mappable. The cache's length is the source's at the time it was made: who makes the
     /// cache passes [`PageSource::len`].
     pub fn attach(&self, source: Arc<dyn PageSource>, cache: Cache) -> Result<Source> {
-        let attached = Arc::new(Attached::new(&self.uffd, source, cache)?);
+        let gated = self.features.minor_faults();
+        let attached = Arc::new(Attached::new(&self.uffd, gated, source, cache)?);
         self.attached.add(&attached);
         Ok(Source(attached))
     }
@@ -151,7 +176,7 @@ impl Pager {
             inherited: true,
             tracked: sharing == Sharing::Shared && protection.writable(),
         };
-        let registered = memory::register(&self.uffd, &memory, mapping.tracked);
+        let registered = memory::register(&self.uffd, &memory, self.faults(mapping.tracked));
         let garbage = match registered {
             Ok(()) => change.publish(&memory, vec![mapping]),
             // What was mapped there before is gone in any case, as with mmap(2).
@@ -168,6 +193,15 @@ impl Pager {
             return Err(Error::new(ACTION, errno));
         }
         Ok(memory.start)
+    }
+
+    /// The faults that are reported of a mapping.
+    pub(crate) fn faults(&self, tracked: bool) -> Faults {
+        match tracked {
+            false => Faults::Missing,
+            true if self.features.minor_faults() => Faults::All,
+            true => Faults::Stores,
+        }
     }
 
     /// Whether any of the addresses is mapped by this pager. Signal handlers may call it.
@@ -253,7 +287,7 @@ impl Pager {
         }
         let result = rows.iter_mut().try_for_each(|part| {
             if part.sharing == Sharing::Shared && protection.writable() && !part.tracked {
-                memory::register(&self.uffd, &part.memory, true)?;
+                memory::register(&self.uffd, &part.memory, self.faults(true))?;
                 part.tracked = true;
             }
             memory::protect(&part.memory, protection)?;
@@ -291,7 +325,7 @@ impl Pager {
         let new = memory::remap(&memory, size, place).map_err(Error::on(ACTION))?;
         // Moving ends the registration, growing leaves the new part without protection. Nobody
         // knows the new address yet.
-        let registered = memory::register(&self.uffd, &new, part.tracked);
+        let registered = memory::register(&self.uffd, &new, self.faults(part.tracked));
         let garbage = [
             change.publish(&memory, Vec::new()),
             change.publish(&new, vec![Mapping { memory: new.clone(), ..part }]),

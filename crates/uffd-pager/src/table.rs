@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 pub(crate) type Rows = Vec<Mapping>;
 
+/// Pauses of a fault for another thread's change: some 50 ms.
+const PATIENCE: u32 = 450;
+
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: AtomicPtr<Rows>,
@@ -52,6 +55,18 @@ impl Table {
             backoff.pause();
         }
         Change { table: self }
+    }
+
+    /// As [`Table::change`] for who serves a fault, maybe of a thread that is changing the table: `None` after a while.
+    pub(crate) fn change_in_fault(&self) -> Option<Change<'_>> {
+        let mut backoff = Backoff::default();
+        for _ in 0..PATIENCE {
+            if !self.changing.swap(true, Ordering::Acquire) {
+                return Some(Change { table: self });
+            }
+            backoff.pause();
+        }
+        None
     }
 
     /// Gives up the right to change whose [`Change`] was forgotten, over a fork.

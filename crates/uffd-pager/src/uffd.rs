@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 #[cfg(feature = "monitor")]
 const UFFDIO_POISON: Opcode = 3 << 30 | (size_of::<kernel::uffdio_poison>() as u32) << 16 | 0xAA << 8 | 8;
 const WRITEPROTECT_MODE_WP: u64 = 1;
+const CONTINUE_MODE_WP: u64 = 1 << 1;
 
 /// Bits of `UFFDIO_API`'s features that the kernel has. Linux 6.1 has all that the pager cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +35,26 @@ impl Features {
         self.0 & Self::NEEDED == Self::NEEDED
     }
 
+    /// Faults on pages that are resident can be served, and entered protected against stores (6.4: `UFFDIO_CONTINUE_MODE_WP` has no
+    /// bit of its own and came with `UFFD_FEATURE_WP_UNPOPULATED`).
+    pub fn minor_faults(self) -> bool {
+        self.has(kernel::UFFD_FEATURE_MINOR_SHMEM) && self.has(kernel::UFFD_FEATURE_WP_UNPOPULATED)
+    }
+
     fn has(self, bit: u32) -> bool {
         self.0 & u64::from(bit) != 0
     }
+}
+
+/// Which faults of a range are reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Faults {
+    /// Those on pages that are not resident.
+    Missing,
+    /// And stores to protected ones.
+    Stores,
+    /// And those on resident pages that are not in the page table ([`Features::minor_faults`]).
+    All,
 }
 
 /// A userfaultfd of this process's memory. The number can be replaced after a fork; readers in other
@@ -72,14 +90,36 @@ impl Uffd {
         *other.fd.get_mut() = self.fd.swap(*other.fd.get_mut(), Ordering::Relaxed);
     }
 
-    /// Reports missing pages, and stores to write-protected ones if `write_protect`.
-    pub(crate) fn register(&self, memory: &Range<usize>, write_protect: bool) -> Result<(), Errno> {
-        let mut mode = kernel::UFFDIO_REGISTER_MODE_MISSING;
-        if write_protect {
-            mode |= kernel::UFFDIO_REGISTER_MODE_WP;
-        }
+    /// Reports the faults that `faults` says.
+    pub(crate) fn register(&self, memory: &Range<usize>, faults: Faults) -> Result<(), Errno> {
+        let mode = kernel::UFFDIO_REGISTER_MODE_MISSING
+            | match faults {
+                Faults::Missing => 0,
+                Faults::Stores => kernel::UFFDIO_REGISTER_MODE_WP,
+                Faults::All => kernel::UFFDIO_REGISTER_MODE_WP | kernel::UFFDIO_REGISTER_MODE_MINOR,
+            };
         let mut arg = kernel::uffdio_register { range: range(memory), mode: mode.into(), ioctls: 0 };
         self.call::<{ request::UFFDIO_REGISTER }, _>(&mut arg)
+    }
+
+    /// Enters the resident pages of `memory` into the page table, protected against stores, as far as they are not
+    /// there; where one is not resident, or memory is short, it ends.
+    pub(crate) fn enter_protected(&self, memory: &Range<usize>) {
+        let mut at = memory.start;
+        while at < memory.end {
+            let mut arg = kernel::uffdio_continue {
+                range: range(&(at..memory.end)),
+                mode: CONTINUE_MODE_WP,
+                mapped: 0,
+            };
+            match self.call::<{ request::UFFDIO_CONTINUE }, _>(&mut arg) {
+                // One is there already.
+                Err(Errno::EXIST) => at += crate::PAGE,
+                // A part was done, or the memory map was being changed.
+                Err(Errno::AGAIN) => at += arg.mapped.max(0) as usize,
+                _ => return,
+            }
+        }
     }
 
     /// Gives the shmem file below `memory` the pages in `data`, each of them at once and only where there

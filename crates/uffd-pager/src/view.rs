@@ -70,9 +70,26 @@ impl View {
         (!found.is_empty()).then_some(found)
     }
 
-    /// Reads bytes that are resident. To be called soon after [`View::resident`]: what is cut off or given back meanwhile reads as zeros.
-    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        rustix::io::pread(&self.cache.pages, buffer, offset).map_err(Error::on("reading resident pages"))
+    /// Reads bytes that [`View::resident`] has found. `None`: they are not resident any more, and what is in the buffer is nothing; the source has
+    /// them.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>> {
+        let bytes = offset..(offset + buffer.len() as u64).min(self.length());
+        let read = self.ledger.unless_given_back(self.me, || {
+            let pages = touched(&bytes);
+            match first_data(&self.cache.pages, &pages) {
+                Some(data) if data == pages => rustix::io::pread(&self.cache.pages, buffer, offset).map(Some),
+                _ => Ok(None),
+            }
+        });
+        read.unwrap_or(Ok(None)).map_err(Error::on("reading resident pages"))
+    }
+
+    /// Gives back at most `pages` resident pages that nobody can have stored to, and returns how many: where the room that they take is needed for others. Signal
+    /// handlers may call it if they interrupt no method of a [`View`] or a pager.
+    pub fn give_back(&self, pages: u64) -> Result<u64> {
+        let Some(locked) = self.ledger.lock_in_fault(self.me, true) else { return Ok(0) };
+        crate::give_back::give_back_clean(&locked, &self.ledger, &self.cache, pages)
+            .map_err(Error::on("giving clean pages back"))
     }
 
     /// Changes the source by `change`, while no fault is served and nobody else writes to it through a cache, and brings
@@ -106,6 +123,8 @@ impl View {
             changed = 0..0;
         }
         self.read_again(&read, changed)?;
+        // Without room for their bits the new pages cannot be touched until there is.
+        let _ = locked.reserve(&self.cache.ledger, pages_of(length));
         closed.set_length(length);
         Ok(value)
     }
@@ -192,7 +211,9 @@ impl View {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let length = offset_of(pages_of(self.length()));
         if length > 0 {
-            fallocate(&self.cache.pages, flags, 0, length).map_err(Error::on(ACTION))?;
+            closed
+                .giving_back(|| fallocate(&self.cache.pages, flags, 0, length))
+                .map_err(Error::on(ACTION))?;
         }
         drop(closed);
         Ok(())

@@ -1,4 +1,4 @@
-//! Writing back what is dirty, giving clean pages back, changing the length.
+//! Writing back what is dirty, changing the length.
 //!
 //! A page on its way to the source is an orphan from before its protection until the source has it, so that
 //! whoever finds the writer dead, or the source failing, writes it again. It is read by FD, not
@@ -11,9 +11,11 @@ use crate::ledger::{Dirty, Ledger, Locked, ORPHANS};
 use crate::page::{intersection, offset_of, pages_of, touched};
 use crate::pager::{Pager, Source};
 use crate::resident::first_data;
-use rustix::fs::{FallocateFlags, fallocate, ftruncate};
+use crate::signals::block_all;
+use rustix::fs::ftruncate;
 use rustix::io::Errno;
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 const SYNC: &str = "writing mapped pages back";
 
@@ -39,63 +41,66 @@ impl Pager {
     fn sync_pages(&self, attached: &Attached, pages: Range<u64>) -> Result<()> {
         let locked = attached.ledger.lock(attached.owner());
         locked.adopt_orphans();
-        self.write_back(&locked, attached, pages).map_err(Error::on(SYNC))
+        self.write_back(&locked, attached, pages, true).map_err(Error::on(SYNC))
     }
 
-    fn write_back(
+    /// Without `patience`, for faults, it fails where other threads' changes of mappings take long.
+    pub(crate) fn write_back(
         &self,
         _: &Locked<'_>,
         attached: &Attached,
         pages: Range<u64>,
+        patience: bool,
     ) -> std::result::Result<(), Errno> {
         let mut buffer = self.buffers.take(attached.writing()).ok_or(Errno::DEADLK)?;
         each_dirty(&attached.ledger, pages, |dirty| {
-            self.close_for_stores(attached, dirty)?;
+            self.close_for_stores(attached, dirty, patience)?;
             write_out(attached, &mut buffer, dirty)
         })
     }
 
-    /// Makes dirty pages orphans that this process cannot store to without a fault.
-    fn close_for_stores(&self, attached: &Attached, dirty: &Dirty) -> std::result::Result<(), Errno> {
-        dirty.runs().for_each(|run| attached.ledger.mark(ORPHANS, run));
-        if attached.ledger.pinned(attached.slot()) {
-            // A system call may be storing to them: they stay open, and dirty.
-            return Ok(());
-        }
+    /// Makes dirty pages orphans that this process cannot store to without a fault, but for those that a system call may be storing to:
+    /// they stay open, and dirty.
+    fn close_for_stores(
+        &self,
+        attached: &Attached,
+        dirty: &Dirty,
+        patience: bool,
+    ) -> std::result::Result<(), Errno> {
+        let (ledger, slot) = (&attached.ledger, attached.slot());
+        dirty.runs().for_each(|run| ledger.mark(ORPHANS, run));
         let (Some(first), Some(last)) = (dirty.runs().next(), dirty.runs().last()) else { return Ok(()) };
         // Mappings must not come and go between the two steps.
-        let change = self.table.change();
-        dirty.runs().for_each(|run| attached.ledger.clear(attached.slot(), run));
-        let result = change
-            .rows()
-            .iter()
-            .filter(|row| row.tracked && std::ptr::eq(&raw const *row.attached, attached))
-            .map(|row| row.addresses(&(first.start..last.end)))
-            .filter(|memory| !memory.is_empty())
-            .try_for_each(|memory| self.uffd.write_protect(&memory, true));
+        let change =
+            if patience { self.table.change() } else { self.table.change_in_fault().ok_or(Errno::BUSY)? };
+        // A system call's memory is held, then it waits while this is not 0, then it is opened: so either we see it, or it is
+        // opened after us. No handler of this thread may wait for us.
+        let signals = block_all();
+        attached.closing.fetch_add(1, Ordering::SeqCst);
+        let held = ledger.pinned_by(slot);
+        let hull = first.start..last.end;
+        let protect = |pages: Range<u64>| {
+            let rows = change.rows().iter();
+            rows.filter(|row| row.tracked && std::ptr::eq(&raw const *row.attached, attached))
+                .map(|row| row.addresses(&pages))
+                .filter(|memory| !memory.is_empty())
+                .try_for_each(|memory| self.uffd.write_protect(&memory, true))
+        };
+        let result = if held.is_empty() {
+            dirty.runs().for_each(|run| ledger.clear(slot, run));
+            protect(hull)
+        } else {
+            dirty.runs().flat_map(|run| held.free(run)).try_for_each(|run| {
+                ledger.clear(slot, run.clone());
+                protect(run)
+            })
+        };
         if result.is_err() {
-            dirty.runs().for_each(|run| attached.ledger.mark(attached.slot(), run));
+            dirty.runs().for_each(|run| ledger.mark(slot, run));
         }
+        attached.closing.fetch_sub(1, Ordering::SeqCst);
+        drop(signals);
         result
-    }
-
-    /// Gives resident pages that are not dirty back to the kernel; the next touch, of whatever process, reads
-    /// them again from the source. Returns how many. With `write_back` all that is dirty in this process only
-    /// is written back before. Nothing is done while a system call uses the source's pages ([`Pager::prefault`]).
-    ///
-    /// This is also how a source that changed behind the cache's back comes to be seen.
-    pub fn drop_pages(&self, source: &Source, write_back: bool) -> Result<u64> {
-        let attached = &*source.0;
-        let locked = attached.ledger.lock(attached.owner());
-        locked.adopt_orphans();
-        if write_back {
-            self.write_back(&locked, attached, 0..u64::MAX).map_err(Error::on(SYNC))?;
-        }
-        let closed = locked.close_gate();
-        if closed.anything_pinned() {
-            return Ok(0);
-        }
-        drop_clean(attached).map_err(Error::on("giving clean pages back"))
     }
 
     /// ftruncate(2): the source's length, then the cache's. Mappings past the end give SIGBUS from then on, in
@@ -111,6 +116,7 @@ impl Pager {
             attached.window.cover(&self.uffd, &attached.cache, length)?;
         }
         let locked = attached.ledger.lock(attached.owner());
+        locked.reserve(&attached.cache.ledger, pages_of(length)).map_err(Error::on(ACTION))?;
         let closed = locked.close_gate();
         attached.source.set_len(length).map_err(Error::on(ACTION))?;
         // The ledger's length never passes the file's, whenever this process may be killed.
@@ -188,31 +194,4 @@ fn write_pages(
         }
     }
     if bytes.is_empty() { Ok(()) } else { attached.source.write(offset, bytes) }
-}
-
-/// Punches holes between the dirty pages.
-fn drop_clean(attached: &Attached) -> std::result::Result<u64, Errno> {
-    let file = &attached.cache.pages;
-    let mut dropped = 0;
-    let mut punch = |clean: Range<u64>| {
-        let mut rest = clean;
-        while let Some(data) = first_data(file, &rest) {
-            let pages = data.end - data.start;
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            fallocate(file, flags, offset_of(data.start), offset_of(pages))?;
-            dropped += pages;
-            rest.start = data.end;
-        }
-        Ok(())
-    };
-    let mut clean_from = 0;
-    each_dirty(&attached.ledger, 0..u64::MAX, |dirty| {
-        dirty.runs().try_for_each(|run| {
-            let clean = clean_from..run.start;
-            clean_from = run.end;
-            punch(clean)
-        })
-    })?;
-    punch(clean_from..pages_of(attached.ledger.length()))?;
-    Ok(dropped)
 }

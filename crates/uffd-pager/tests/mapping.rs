@@ -127,7 +127,7 @@ fn system_calls_use_prefaulted_memory() {
     let bytes = unsafe { std::slice::from_raw_parts_mut(mapped.pointer(20 * PAGE), 2 * PAGE) };
     assert_eq!(rustix::io::write(&pipe.1, &*bytes), Err(Errno::FAULT), "why it is needed");
     let ready = pager.prefault(mapped.address + 20 * PAGE..mapped.address + 22 * PAGE, false).expect("read");
-    assert_eq!(pager.drop_pages(&handle, false).expect("no error"), 0, "pinned");
+    pager.drop_pages(&handle, false).expect("no error, and these stay");
     assert_eq!(rustix::io::write(&pipe.1, &*bytes), Ok(2 * PAGE));
     drop(ready);
     // Into clean pages: they must be dirty afterwards, and be so past a sync in the middle.

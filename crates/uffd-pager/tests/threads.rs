@@ -57,6 +57,37 @@ fn no_store_is_lost_between_writing_back_and_dropping() {
     }
 }
 
+/// The kernel takes no fault of the pager's: without being held the memory would be closed between the two calls now and then.
+#[test]
+fn system_calls_store_to_memory_that_others_write_back_and_drop() {
+    const PAGES: usize = 1000;
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&vec![0; PAGES * PAGE]);
+    let handle = attach(pager, &source);
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(PAGES * PAGE));
+    let zeros = std::fs::File::open("/dev/zero").expect("/dev/zero");
+    std::thread::scope(|scope| {
+        let callers = [0, 1].map(|thread| {
+            let (mapped, zeros) = (&mapped, &zeros);
+            scope.spawn(move || {
+                for round in 0..8000 {
+                    let page = (round * 7 + thread * 500) % (PAGES - 1);
+                    let memory = mapped.address + page * PAGE + 8..mapped.address + page * PAGE + 16;
+                    let _held = pager.prefault(memory, true).expect("held");
+                    // SAFETY: inside the mapping, and of these bytes nobody has a reference.
+                    let bytes = unsafe { std::slice::from_raw_parts_mut(mapped.pointer(page * PAGE + 8), 8) };
+                    assert_eq!(rustix::io::read(zeros, bytes), Ok(8), "page {page}");
+                }
+            })
+        });
+        while callers.iter().any(|caller| !caller.is_finished()) {
+            pager.sync_source(&handle).expect("synced");
+            pager.drop_pages(&handle, true).expect("dropped");
+        }
+        callers.map(std::thread::ScopedJoinHandle::join).into_iter().for_each(|end| end.expect("no EFAULT"));
+    });
+}
+
 #[test]
 fn mappings_come_and_go_while_others_fault() {
     let Some(pager) = pager() else { return };

@@ -112,7 +112,9 @@ fn resident_runs_are_read_and_others_are_the_sources() {
     assert!(run.start <= 500 * PAGE as u64 && 501 * PAGE as u64 <= run.end, "{run:?}");
     assert_eq!(view.resident(500 * PAGE as u64 + 3..500 * PAGE as u64 + 5), Some(2_048_003..2_048_005));
     let mut byte = [0];
-    assert_eq!((view.read(500 * PAGE as u64 + 3, &mut byte), byte), (Ok(1), [42]));
+    assert_eq!((view.read(500 * PAGE as u64 + 3, &mut byte), byte), (Ok(Some(1)), [42]));
+    let mut page = vec![0; PAGE];
+    assert_eq!(view.read(900 * PAGE as u64, &mut page), Ok(None), "it is the source's");
 }
 
 #[test]

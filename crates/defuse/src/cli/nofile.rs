@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::failure::{Failure, RUN_FAILED};
 
-/// The least number of FDs that are set aside, if the limits allow that many at all.
+/// The least number of FDs that are set aside where the program has few, if the limits allow that many at all.
 const LEAST_ROOM: u64 = 256;
 
 /// How FD numbers are divided in a session.
@@ -56,7 +56,8 @@ fn highest_limit() -> u64 {
 }
 
 /// The divisions that are possible, the best first: above the soft limit where there is room below the hard one; above a hard limit that is raised,
-/// which takes a privilege; in the upper quarter of what the program believes to have.
+/// which takes a privilege; in the upper half of what the program believes to have. There is always one for each of the program's, as a
+/// file that a plugin serves may take two: what stands at the program's number, and the plugin's own.
 fn candidates(now: Nofile, highest: u64) -> Vec<Division> {
     let mut candidates = Vec::new();
     // FDs are 32 bits wide, whatever the limit says.
@@ -68,15 +69,15 @@ fn candidates(now: Nofile, highest: u64) -> Vec<Division> {
             candidates.push(Division { real, shown, private_fd_base: base as u32 });
         }
     };
-    if hard - soft >= LEAST_ROOM {
+    let enough = soft.max(LEAST_ROOM);
+    if hard - soft >= enough {
         add(hard, soft, now);
     }
-    let raised = (hard * 2).max(hard + LEAST_ROOM).min(highest);
-    if raised - soft >= LEAST_ROOM {
+    let raised = (soft + enough).max(hard).min(highest);
+    if raised - soft >= enough {
         add(raised, soft, now);
     }
-    let base = hard - (hard / 4).max(1);
-    add(hard, base.min(soft), now);
+    add(hard, (hard - hard / 2).min(soft), now);
     candidates
 }
 
@@ -107,7 +108,7 @@ mod tests {
         let [raised, less] = candidates(limits(20_000, 20_000), 1 << 20)[..] else { panic!("two ways") };
         assert_eq!((raised.real, raised.private_fd_base), (limits(20_000, 40_000), 20_000));
         assert_eq!(raised.shown, limits(20_000, 20_000));
-        assert_eq!((less.real, less.private_fd_base), (limits(15_000, 20_000), 15_000));
+        assert_eq!((less.real, less.private_fd_base), (limits(10_000, 20_000), 10_000));
         assert_eq!(less.shown, limits(20_000, 20_000));
     }
 
@@ -115,7 +116,7 @@ mod tests {
     fn the_highest_limit_is_not_exceeded() {
         let ways = candidates(limits(1 << 20, 1 << 20), 1 << 20);
         assert_eq!(ways.len(), 1);
-        assert_eq!(ways[0].private_fd_base, 3 << 18);
+        assert_eq!(ways[0].private_fd_base, 1 << 19);
     }
 
     #[test]
@@ -136,6 +137,7 @@ mod tests {
                 prop_assert_eq!(division.shown, limits(soft, soft + more));
                 prop_assert!(division.real.hard <= highest);
                 prop_assert!(division.private_fd_base > 2);
+                prop_assert!(division.real.hard - base + 1 >= base, "one for each of the program's");
             }
         }
     }

@@ -8,6 +8,7 @@ proptest! {
             process: (process != 0).then(|| ProcessId::from_bits(process)),
             arena: (hard % 3 == 0).then_some((hard % 1000) as i32),
             serving: soft % 2 == 1,
+            locking: soft % 3 == 1,
             token: None,
             nofile: (soft, hard),
             cwd: cwd.into_bytes(),

@@ -11,12 +11,12 @@ use super::{Key, key_of, lock, source, view, view_locked};
 use crate::file::OpenFile;
 
 /// Reads at `offset`: resident pages where there are any, by `plugin` where there are none. `plugin` reads `length` bytes from an offset to a
-/// place in the buffer, as does `resident`.
+/// place in the buffer, as does `resident`, which returns nothing where pages are resident no more.
 pub fn read(
     view: &View,
     offset: u64,
     length: usize,
-    resident: impl Fn(u64, Range<usize>) -> Result<usize, Errno>,
+    resident: impl Fn(u64, Range<usize>) -> Result<Option<usize>, Errno>,
     plugin: impl Fn(u64, Range<usize>) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
     let end = offset.saturating_add(length as u64).min(view.length());
@@ -28,10 +28,12 @@ pub fn read(
             None => (end, false),
         };
         let place = (at - offset) as usize..(upto - offset) as usize;
-        let read = if cached { resident(at, place) } else { plugin(at, place) };
+        let read = if cached { resident(at, place) } else { plugin(at, place).map(Some) };
         match read {
-            Ok(0) => break,
-            Ok(count) => at += count as u64,
+            Ok(Some(0)) => break,
+            Ok(Some(count)) => at += count as u64,
+            // Given back since it was looked for.
+            Ok(None) => {}
             Err(_) if at > offset => break,
             Err(error) => return Err(error),
         }

@@ -7,7 +7,7 @@ use fdtable::Ref;
 use interpose::set_alert;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use uffd_pager::{MapRequest, Mode, PAGE, Pager, Place, Protection, Sharing, Source, View};
+use uffd_pager::{Host, MapRequest, Mode, PAGE, Pager, Place, Protection, Sharing, Source, View};
 
 use super::source::Files;
 use super::{Key, Paging, lock, store, view_locked};
@@ -24,10 +24,11 @@ pub struct Live {
 
 impl Paging {
     /// The pager, made now if need be. `None`: this kernel has none for us.
-    fn pager_or_new(&self) -> Option<&Pager> {
+    fn pager_or_new(&self, process: &'static Process) -> Option<&Pager> {
         let new = || {
+            let reclaim = Box::new(move |wanted| super::reclaim::from_session(process, wanted));
             nofile::with_room(|| {
-                Pager::with_home(Mode::Signal, at_home).map_err(|error| {
+                Pager::with_host(Mode::Signal, Host { home: at_home, reclaim }).map_err(|error| {
                     trace::debug(format_args!("files cannot be mapped here: {error}"));
                     error.errno()
                 })
@@ -80,7 +81,7 @@ pub fn map(
     if flags & UNUSUAL != 0 || interpose::in_vfork_child() {
         return Ok(None);
     }
-    let Some(pager) = process.paging.pager_or_new() else { return Ok(None) };
+    let Some(pager) = process.paging.pager_or_new(process) else { return Ok(None) };
     if matches!(file.form(), shadow::Form::Backing(_)) {
         // The number is the program's to close, and the mapping keeps the file open.
         shadow::disown_all(process)?;

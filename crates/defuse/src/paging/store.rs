@@ -111,26 +111,39 @@ pub fn renamed(process: &Process, mount: u32, follow: impl Fn(&[u8]) -> Option<V
 /// Calls `each` with the name of each record in a session's shared folder, and the path below its mount that it holds. For the folder's owner: others
 /// may not list it.
 pub fn each_record(folder: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), Errno> {
-    let pages = [folder, b"/pages\0"].concat();
-    let flags = sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC | sys::O_NOFOLLOW;
-    let fd = native::new_fd(sys::__NR_open, [address(&pages), flags.into(), 0, 0, 0, 0])?;
-    // SAFETY: just opened.
-    let directory = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut buffer = vec![0; stash::PATH_MAX_LEN];
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&directory)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if name.ends_with(PATH.as_bytes()) {
-            names.push(name);
-        }
-    }
-    for name in names {
+    for name in list(folder)?.into_iter().filter(|name| name.ends_with(PATH.as_bytes())) {
         let path = [folder, b"/pages/", &name, b"\0"].concat();
         let Ok(record) = open_file(&path, 0) else { continue };
         let Ok(length) = rustix::io::read(&record, &mut buffer) else { continue };
         each(&name, &buffer[..length]);
     }
     Ok(())
+}
+
+/// Calls `each` with each cache in a session's shared folder until it says that it has had enough. As [`each_record`], for the folder's owner.
+pub fn each_cache(folder: &[u8], mut each: impl FnMut(Cache) -> bool) -> Result<(), Errno> {
+    for ledger in list(folder)?.into_iter().filter(|name| name.ends_with(LEDGER.as_bytes())) {
+        let pages = &ledger[..ledger.len() - LEDGER.len()];
+        let open = |name: &[u8]| open_file(&[folder, b"/pages/", name, b"\0"].concat(), 0);
+        // One that is being made or removed has not both.
+        if let (Ok(pages), Ok(ledger)) = (open(pages), open(&ledger))
+            && each(Cache::from_fds(pages, ledger))
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The names in a session's folder of caches.
+fn list(folder: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
+    let pages = [folder, b"/pages\0"].concat();
+    let flags = sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC | sys::O_NOFOLLOW;
+    let fd = native::new_fd(sys::__NR_open, [address(&pages), flags.into(), 0, 0, 0, 0])?;
+    // SAFETY: just opened.
+    let directory = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::fs::Dir::read_from(&directory)?.map(|entry| Ok(entry?.file_name().to_bytes().to_vec())).collect()
 }
 
 /// Removes the cache. By who holds the inode's lock.

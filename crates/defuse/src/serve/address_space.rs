@@ -202,13 +202,3 @@ pub fn remap_file_pages(process: &'static Process, call: &Call) -> Served {
         None => Ok(Reply::Pass),
     }
 }
-
-/// The process ends.
-pub fn exit_group(process: &'static Process, call: &Call) -> Served {
-    if interpose::in_vfork_child() {
-        return Ok(Reply::Pass);
-    }
-    live::leave(process);
-    // Not by the program's own instruction, which may have been in a mapped file.
-    Ok(Reply::Value(native::call(call)))
-}

@@ -23,6 +23,7 @@ pub fn kcmp(process: &'static Process, call: &Call) -> Served {
         if i64::from(pid as i32) == this
             && let Some(file) = file::served(process, fd as RawFd)
         {
+            let _together = process.descriptors.lock();
             shadow::separate(process, &file)?;
         }
     }

@@ -12,7 +12,7 @@ use super::{DONE, Reply, Served, locks, native_locks, sockets};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{native, private_fd, shadow, user};
+use crate::{common, lending, native, private_fd, shadow, user};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -26,7 +26,12 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
     if interpose::in_vfork_child() {
         return Ok(Reply::Pass);
     }
-    if process.files.get(fd).is_none() {
+    // With a table in common the number may be another file's by now, or nobody's.
+    let known = process.files.get(fd).is_some();
+    if known && process.common.table() && file::served(process, fd).is_none() {
+        return Ok(Reply::Pass);
+    }
+    if !known {
         if carried::close(process, fd) {
             return Ok(Reply::Value(0));
         }
@@ -59,7 +64,7 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
-fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
+pub fn finish(process: &Process, file: &Released<OpenFile>) -> Result<(), Errno> {
     locks::drop_record_locks(process, file);
     match file.with_handle(plugin_abi::Instance::flush) {
         Ok(()) | Err(Errno::INTR) => file.take_error(),
@@ -76,6 +81,9 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
     if !interpose::in_vfork_child() {
         process.carried.settle(process);
+        if flags & CLOSE_RANGE_UNSHARE != 0 {
+            common::own_table(process);
+        }
         if cloexec_only {
             process.files.cloexec_range(first, last);
         } else {
@@ -112,6 +120,9 @@ fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool)
     if private_fd::is_private(from) {
         return Err(Errno::BADF);
     }
+    if interpose::in_vfork_child() {
+        return duplicate_in_vfork_child(process, call);
+    }
     let owner = owner_for_dup(process, from);
     let together = process.descriptors.lock();
     let to = native::call(call);
@@ -124,7 +135,6 @@ fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool)
         Some(file) => {
             replaced = enter_duplicate(process, &file, to, cloexec)?;
         }
-        None if interpose::in_vfork_child() => {}
         // What was known of the former holder of the number was forgotten when that was closed.
         None => STATES.set(to, STATES.get(from)),
     }
@@ -133,11 +143,20 @@ fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool)
     Ok(Reply::Value(to.into()))
 }
 
-/// The served file that is about to be duplicated; none in a vfork child, which has no table to enter it in.
-fn owner_for_dup(process: &'static Process, from: RawFd) -> Option<FileRef> {
-    if interpose::in_vfork_child() {
-        return None;
+/// A vfork child has no table to enter the copy in, and takes no lock of its parent's, which would be left held if it were killed.
+fn duplicate_in_vfork_child(process: &'static Process, call: &Call) -> Served {
+    let to = native::call(call);
+    if to < 0 {
+        return Ok(Reply::Value(to));
     }
+    let to = process.check_limit(to as RawFd)?;
+    // What the parent knew of the number is not so here; it will look again.
+    STATES.forget(to);
+    Ok(Reply::Value(to.into()))
+}
+
+/// The served file that is about to be duplicated.
+fn owner_for_dup(process: &'static Process, from: RawFd) -> Option<FileRef> {
     match file::owner(process, from) {
         Owner::Served(file) => Some(file),
         _ => None,
@@ -173,7 +192,12 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     if to as u64 >= process.fd_limit() && to >= 0 {
         return Err(Errno::BADF);
     }
-    if interpose::in_vfork_child() || from == to {
+    if interpose::in_vfork_child() {
+        // What the parent knew of the number is not so here; it will look again.
+        STATES.forget(to);
+        return Ok(Reply::Pass);
+    }
+    if from == to {
         return Ok(Reply::Pass);
     }
     let source = owner_for_dup(process, from);
@@ -289,7 +313,7 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
 /// Whether exec closes `fd`; for a served FD the table says so, as a descriptor of a plugin that stands there is always closed.
 pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
     match process.files.cloexec(fd) {
-        Some(cloexec) if !interpose::in_vfork_child() => cloexec,
+        Some(cloexec) if !interpose::in_vfork_child() && !process.common.table() => cloexec,
         _ => {
             let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]);
             flags & i64::from(sys::FD_CLOEXEC) != 0
@@ -315,7 +339,10 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
         let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(message)?;
         for_each_passed(control, length, |fd| {
             if let Some(file) = file::served(process, fd) {
+                let together = process.descriptors.lock();
                 shadow::separate(process, &file)?;
+                drop(together);
+                lending::offer(process, &file);
             }
             Ok(())
         })?;

@@ -203,7 +203,7 @@ fn may_enter(spot: &Spot) -> Result<(), Errno> {
 }
 
 /// The kernel has another working directory now.
-fn leave(process: &Process) {
+fn leave(process: &'static Process) {
     process.set_cwd(Cwd::Unknown);
 }
 

@@ -17,7 +17,7 @@ use crate::paging;
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};
 use crate::thread::{self, Adopting};
-use crate::{native, private_fd};
+use crate::{common, lending, native, private_fd};
 
 /// What a plugin has opened.
 pub struct Opened {
@@ -168,8 +168,12 @@ pub fn enter(
     };
     if interpose::in_vfork_child() {
         drop(together);
+        STATES.forget(fd);
         crate::handover::leave_behind(process, file)?;
         return Ok(fd);
+    }
+    if process.common.table() {
+        lending::offer(process, &file);
     }
     let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
     STATES.set(fd, FdState::Served);
@@ -194,7 +198,7 @@ fn enter_native(process: &Process, fd: RawFd, cloexec: bool, ready: bool) -> Res
     };
     let fd = process.check_limit(fd)?;
     if !interpose::in_vfork_child() {
-        STATES.set(fd, FdState::Foreign);
+        common::mark_foreign(process, fd);
     }
     Ok(fd)
 }

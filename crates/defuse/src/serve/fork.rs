@@ -8,7 +8,9 @@ use rustix::io::Errno;
 
 use crate::mount::Mount;
 use crate::process::Process;
-use crate::{handover, heap, lock_files, nofile, paging, shadow, thread, working_directory};
+use crate::{
+    common, handover, heap, lending, lock_files, nofile, paging, shadow, sync, thread, working_directory,
+};
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     // Somebody is going to run beside us on the same FD table.
@@ -16,24 +18,32 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if beside && !process.threaded.swap(true, Ordering::AcqRel) {
         shadow::disown_all(process)?;
     }
-    if fork.kind == ForkKind::Thread {
+    if fork.kind == ForkKind::Thread && !fork.is_lodger() {
         return Ok(());
     }
     shadow::separate_all(process)?;
     working_directory::share(process);
+    if fork.is_lodger() {
+        common::admit_lodger(process, fork);
+    }
     if fork.kind == ForkKind::Fork {
+        common::before_fork(process, fork)?;
         // In this order everywhere: a lock is only waited for by holders of those before it.
         process.descriptors.acquire();
         // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
-        if let Err(error) = shadow::separate_all(process) {
+        if let Err(error) = shadow::separate_rest(process) {
             process.descriptors.release();
             return Err(error);
+        }
+        if fork.shares_files() {
+            common::share_table(process, fork);
         }
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
         process.vfork.acquire();
         handover::before_fork();
+        lending::before_fork();
         for mount in &process.mounts {
             mount.before_fork();
             if let Some(instance) = mount.loaded() {
@@ -50,7 +60,11 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         }
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
-    nofile::before_fork();
+    if fork.kind == ForkKind::Vfork {
+        nofile::before_vfork();
+    } else {
+        nofile::before_fork();
+    }
     if fork.kind == ForkKind::Fork {
         heap::before_fork();
     }
@@ -62,6 +76,7 @@ fn release_files(process: &Process) {
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
+    lending::after_fork();
     handover::after_fork();
     process.vfork.release();
     process.cwd.release();
@@ -85,6 +100,8 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             if result < 0 {
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }
+            nofile::forget_child();
+            sync::release_of_child();
             let left = process.after_vfork();
             if result > 0 && fork.flags & u64::from(sys::CLONE_FILES) != 0 {
                 shadow::believe_the_kernel(process);
@@ -97,6 +114,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             }
         }
         ForkKind::SharedVm => nofile::after_fork(),
+        ForkKind::Thread if fork.is_lodger() => nofile::after_fork(),
         ForkKind::Thread => {}
     }
 }
@@ -118,4 +136,5 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
         instance.fork_child();
     }
     process.register();
+    common::in_child(process, fork);
 }

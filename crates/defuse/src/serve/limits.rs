@@ -1,16 +1,14 @@
 //! umask, and `RLIMIT_NOFILE` as the program is to see it.
 
-use std::sync::atomic::Ordering;
-
 use interpose::Call;
 use linux_raw_sys::general as sys;
 
 use super::{DONE, Reply, Served};
 use crate::process::Process;
-use crate::{native, nofile, user};
+use crate::{common, native, nofile, user};
 
 pub fn umask(process: &'static Process, call: &Call) -> Served {
-    process.umask.store(call.args[0] as u32 & 0o777, Ordering::Relaxed);
+    common::set_umask(process, call.args[0] as u32 & 0o777);
     Ok(Reply::Pass)
 }
 

@@ -22,6 +22,11 @@ pub fn used() -> bool {
     USED.load(Ordering::Acquire)
 }
 
+/// The previous image of this process has used them.
+pub fn set_used() {
+    USED.store(true, Ordering::Release);
+}
+
 /// fcntl(2)'s lock commands, POSIX and OFD.
 pub fn record_lock(process: &'static Process, file: &FileRef, command: u32, address: u64) -> Served {
     if file.open_flags & sys::O_PATH != 0 {

@@ -10,12 +10,13 @@ mod comparing;
 mod copying;
 mod descriptors;
 mod directory;
+mod ending;
 mod enter;
 mod exec;
 mod fork;
 mod inner;
 mod limits;
-mod locks;
+pub mod locks;
 mod mapping;
 mod metadata;
 mod names;
@@ -209,7 +210,7 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_mlock | sys::__NR_mlock2 => address_space::mlock,
         sys::__NR_remap_file_pages => address_space::remap_file_pages,
         sys::__NR_shmat => address_space::shmat,
-        sys::__NR_exit_group => address_space::exit_group,
+        sys::__NR_exit_group => ending::exit_group,
 
         sys::__NR_execve => exec::execve,
         sys::__NR_execveat => exec::execveat,
@@ -243,6 +244,7 @@ const WAITING: [u32; 6] =
 
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
+        ending::wait_for_end();
         let ready = prefault::arguments(self, call);
         let Some(server) = server(call.nr) else { return pass(call, &ready) };
         let span = trace::Span::begin();

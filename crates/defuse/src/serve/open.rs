@@ -2,7 +2,6 @@
 
 use std::os::fd::RawFd;
 
-use fdtable::FdState;
 use interpose::Call;
 use linux_raw_sys::general as sys;
 use plugin_abi::Capabilities;
@@ -14,9 +13,9 @@ use super::{Reply, Served};
 use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::paging::{self, Key, coherent};
-use crate::process::{Process, STATES};
+use crate::process::Process;
 use crate::resolve::PathBytes;
-use crate::{native, running, user, working_directory};
+use crate::{common, native, running, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
 const KNOWN: u32 = sys::O_ACCMODE
@@ -315,7 +314,7 @@ fn open_native(
             let fd = process.check_limit(fd)?;
             let no_directory = flags & sys::O_ACCMODE != sys::O_RDONLY;
             if (no_directory || is_elsewhere(process, argument)) && !interpose::in_vfork_child() {
-                STATES.set(fd, FdState::Foreign);
+                common::mark_foreign(process, fd);
             }
             Ok(Reply::Value(fd.into()))
         }

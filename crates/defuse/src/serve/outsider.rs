@@ -42,7 +42,7 @@ pub fn tell(process: &'static Process, why: Outsider, program: &[u8], argv: u64)
     }
 }
 
-fn working_directory(process: &Process) -> Option<Gift> {
+fn working_directory(process: &'static Process) -> Option<Gift> {
     process.with_cwd(|cwd| matches!(cwd, Cwd::Served { .. })).then_some(Gift::WorkingDirectory)
 }
 

@@ -4,7 +4,6 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 
-use fdtable::FdState;
 use interpose::Call;
 use linux_raw_sys::general as sys;
 use plugin_abi::Purpose;
@@ -13,9 +12,9 @@ use rustix::io::Errno;
 use super::open::STATUS;
 use super::{Reply, Served};
 use crate::file::OpenFile;
-use crate::process::{Process, STATES};
+use crate::process::Process;
 use crate::shadow::ShadowProvider;
-use crate::{file, native, shadow, start, thread};
+use crate::{common, file, native, shadow, start, thread};
 
 /// linux/prctl.h
 const PR_SET_SECCOMP: u32 = 22;
@@ -81,7 +80,7 @@ fn give_away(process: &'static Process) {
         native::close(behind);
         if moved.is_ok() {
             drop(process.files.remove(fd));
-            STATES.set(fd, FdState::Foreign);
+            common::mark_foreign(process, fd);
         }
     }
 }

@@ -161,15 +161,17 @@ impl Module {
 }
 
 /// Makes the file known to others: from now on they can look it up by its token, and see its status flags.
-pub fn share(process: &Process, file: &OpenFile, slot: &Slot<'_>) -> Result<(), Errno> {
+pub fn share(process: &Process, file: &OpenFile, slot: &Slot<'_>, only: Option<RawFd>) -> Result<(), Errno> {
     slot.mark_shared().map_err(stash_errno)?;
     let flags = u64::from(slot.status_flags() & SHOWN);
-    let mut number = None;
-    process.files.for_each(|fd, other, _| {
-        if other.slot == file.slot {
-            number = Some(fd);
-        }
-    });
+    let mut number = only;
+    if number.is_none() {
+        process.files.for_each(|fd, other, _| {
+            if other.slot == file.slot {
+                number = Some(fd);
+            }
+        });
+    }
     if let Some(fd) = number {
         native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFL), flags, 0, 0, 0]);
     }

@@ -1,6 +1,6 @@
 //! Processes, threads, their identity and limits.
 
-use super::Interest::{Always, Never, WhileAlert, WhileServing};
+use super::Interest::{Always, Never, WhileServing};
 use super::Length::{Arg, Depends, Fixed, Items};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
@@ -24,8 +24,8 @@ pub const ROWS: &[Row] = &[
         231,
         "exit_group",
         Served,
-        WhileAlert,
-        "mapped files are written back; the kernel closes shadows, the arena forgets dead processes",
+        WhileServing,
+        "files are flushed and closed, mapped ones written back; the kernel closes shadows, the arena forgets dead processes",
     ),
     Row::new(61, "wait4", Passed, Never, "children are the kernel's")
         .memory(&[Out(1, Fixed(4)), Out(3, Fixed(144))]),

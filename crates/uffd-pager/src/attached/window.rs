@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::memory::unmap;
 use crate::page::{PAGE, offset_of, pages_of};
-use crate::uffd::Uffd;
+use crate::uffd::{Faults, Uffd};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ops::Range;
@@ -104,7 +104,7 @@ fn map(uffd: &Uffd, cache: &Cache, size: usize, offset: u64) -> Result<Range<usi
     let memory = base.addr()..base.addr() + size;
     // SAFETY: the mapping just made, which nobody knows yet.
     unsafe { rustix::mm::madvise(base, size, Advice::LinuxDontFork) }
-        .and_then(|()| uffd.register(&memory, false))
+        .and_then(|()| uffd.register(&memory, Faults::Missing))
         .map_err(|errno| {
             // SAFETY: as above.
             let _ = unsafe { rustix::mm::munmap(base, size) };

@@ -50,9 +50,24 @@ impl Ledger {
         found
     }
 
+    /// The first run of pages that are dirty in no slot. Pages without bits are not looked at: they cannot be touched.
+    pub(crate) fn first_clean(&self, pages: Range<u64>) -> Option<Range<u64>> {
+        let pages = self.inside(pages);
+        let mut known = (u64::MAX, 0);
+        let mut is_clean = |page: &u64| {
+            if page / 64 != known.0 {
+                known = (page / 64, self.any((page / 64) as usize));
+            }
+            known.1 >> (page % 64) & 1 == 0
+        };
+        let start = pages.clone().find(&mut is_clean)?;
+        let end = (start..pages.end).find(|page| !is_clean(page)).unwrap_or(pages.end);
+        Some(start..end)
+    }
+
     /// As far as there are bits for them. A source may be longer; then pages past these cannot be touched.
     fn inside(&self, pages: Range<u64>) -> Range<u64> {
-        crate::page::intersection(&pages, &(0..self.capacity_pages()))
+        crate::page::intersection(&pages, &(0..self.reserved()))
     }
 
     fn any(&self, word: usize) -> u64 {
@@ -115,7 +130,7 @@ mod tests {
     const PAGES: u64 = 4096;
 
     fn ledger() -> Ledger {
-        Ledger::map(&Ledger::create(0, 4096 * PAGES).expect("a memfd")).expect("a mapping")
+        Ledger::map(&Ledger::create(4096 * PAGES, 4096 * PAGES).expect("a memfd")).expect("a mapping")
     }
 
     fn dirty_pages(ledger: &Ledger) -> BTreeSet<u64> {
@@ -146,6 +161,13 @@ mod tests {
                 }
                 prop_assert_eq!(ledger.count(ORPHANS, pages.clone()) as usize, model.range(pages).count());
             }
+            let mut clean = BTreeSet::new();
+            let mut from = 0;
+            while let Some(run) = ledger.first_clean(from..PAGES) {
+                from = run.end;
+                clean.extend(run);
+            }
+            prop_assert!((0..PAGES).all(|page| clean.contains(&page) != model.contains(&page)));
             prop_assert_eq!(dirty_pages(&ledger), model);
         }
     }

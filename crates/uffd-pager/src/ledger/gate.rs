@@ -38,6 +38,25 @@ impl Ledger {
         InFlight { ledger: self, slot }
     }
 
+    /// Runs `read`, which looks at resident pages by FD; `None` if some may have been given back before it was done.
+    pub(crate) fn unless_given_back<T>(&self, me: Owner, read: impl FnOnce() -> T) -> Option<T> {
+        let header = self.header();
+        let mut backoff = Backoff::default();
+        let before = loop {
+            let before = header.given_back.load(Ordering::SeqCst);
+            let closed_by = header.closed_by.load(Ordering::SeqCst);
+            let by_us = closed_by == me.0 && header.closer.load(Ordering::Relaxed) == this_thread();
+            if before.is_multiple_of(2) || closed_by == 0 || by_us {
+                break before;
+            }
+            if backoff.pause() {
+                self.break_gate();
+            }
+        };
+        let result = read();
+        (header.given_back.load(Ordering::SeqCst) == before).then_some(result)
+    }
+
     fn break_gate(&self) {
         let word = &self.header().closed_by;
         let holder = word.load(Ordering::Relaxed);
@@ -47,7 +66,7 @@ impl Ledger {
     }
 }
 
-fn this_thread() -> u32 {
+pub(super) fn this_thread() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32
 }
 
@@ -67,20 +86,36 @@ impl Locked<'_> {
     /// Closes the gate and waits for the faults inside. Signals are blocked until it opens again, but for those
     /// that the thread's own instructions raise: a handler of this thread that touches the file would fail.
     pub(crate) fn close_gate(&self) -> Closed<'_> {
-        let signals = block_all();
+        self.close(true).expect("whoever is patient closes it")
+    }
+
+    /// As [`Locked::close_gate`]; `None`, without `patience`, if somebody stays inside for more than a moment: for who may be
+    /// inside itself, or be waited for by those who are.
+    pub(crate) fn close_gate_in_fault(&self, patience: bool) -> Option<Closed<'_>> {
+        self.close(patience)
+    }
+
+    fn close(&self, patience: bool) -> Option<Closed<'_>> {
+        let closed = Closed { ledger: self.ledger, _signals: block_all() };
         let word = &self.ledger.header().closed_by;
         self.ledger.header().closer.store(this_thread(), Ordering::Relaxed);
         // Only the lock's holder closes; a dead one may have left it closed.
         word.store(self.me.0, Ordering::SeqCst);
-        for slot in 1..SLOTS {
+        // Who takes a slot from now on finds the gate closed.
+        for slot in (1..SLOTS).filter(|&slot| self.ledger.owner(slot).is_somebody()) {
             let mut backoff = Backoff::default();
             while self.ledger.slot(slot).in_flight.load(Ordering::SeqCst) != 0 {
-                if backoff.pause() && !self.ledger.owner(slot).is_alive() {
-                    break;
+                if backoff.pause() {
+                    if !self.ledger.owner(slot).is_alive() {
+                        break;
+                    }
+                    if !patience {
+                        return None;
+                    }
                 }
             }
         }
-        Closed { ledger: self.ledger, _signals: signals }
+        Some(closed)
     }
 }
 
@@ -91,9 +126,30 @@ pub(crate) struct Closed<'a> {
 }
 
 impl Closed<'_> {
-    /// Whether a system call in some process relies on resident pages.
-    pub(crate) fn anything_pinned(&self) -> bool {
-        (1..SLOTS).any(|slot| self.ledger.pinned(slot) && self.ledger.owner(slot).is_alive())
+    /// Whether every process but `mine` enters pages into its page tables inside only.
+    pub(crate) fn others_are_gated(&self, mine: Option<usize>) -> bool {
+        (1..SLOTS).filter(|&slot| Some(slot) != mine && self.ledger.owner(slot).is_somebody()).all(|slot| {
+            self.ledger.slot(slot).gated.load(Ordering::SeqCst) != 0 || !self.ledger.owner(slot).is_alive()
+        })
+    }
+
+    /// Runs `punch`, which takes pages away, and lets readers by FD know ([`Ledger::unless_given_back`]).
+    pub(crate) fn giving_back<T>(&self, punch: impl FnOnce() -> T) -> T {
+        let word = &self.ledger.header().given_back;
+        // A dead one may have left it odd.
+        word.store((word.load(Ordering::SeqCst) | 1) + 2, Ordering::SeqCst);
+        let result = punch();
+        word.fetch_add(1, Ordering::SeqCst);
+        result
+    }
+
+    /// Where to go on giving back; `set_hand` says it for the next time.
+    pub(crate) fn hand(&self) -> u64 {
+        self.ledger.header().hand.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_hand(&self, page: u64) {
+        self.ledger.header().hand.store(page, Ordering::Relaxed);
     }
 
     /// Sets the length. Of the pages past it only the orphans are forgotten: the processes' own bits also say

@@ -1,8 +1,11 @@
 //! One at a time writes back, evicts or changes the length.
 
+use super::gate::this_thread;
 use super::{Ledger, ORPHANS, SLOTS};
 use crate::owner::Owner;
 use crate::wait::Backoff;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use std::sync::atomic::Ordering;
 
 impl Ledger {
@@ -22,7 +25,30 @@ impl Ledger {
     pub(crate) fn try_lock(&self, me: Owner) -> Option<Locked<'_>> {
         let word = &self.header().locked_by;
         word.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        self.header().locker.store(this_thread(), Ordering::Relaxed);
         Some(Locked { ledger: self, me })
+    }
+
+    /// As [`Ledger::lock`] for who serves a fault: `None` if this thread holds the lock already, or, without
+    /// `patience`, anybody for more than a moment.
+    pub(crate) fn lock_in_fault(&self, me: Owner, patience: bool) -> Option<Locked<'_>> {
+        let header = self.header();
+        let mut backoff = Backoff::default();
+        loop {
+            if let Some(locked) = self.try_lock(me) {
+                return Some(locked);
+            }
+            let ours = header.locked_by.load(Ordering::Acquire) == me.0;
+            if ours && header.locker.load(Ordering::Relaxed) == this_thread() {
+                return None;
+            }
+            if backoff.pause() {
+                self.break_lock();
+                if !patience {
+                    return None;
+                }
+            }
+        }
     }
 
     fn break_lock(&self) {
@@ -59,8 +85,8 @@ impl Locked<'_> {
 
     /// Makes a slot's dirty pages orphans and frees the slot. Nobody may store by it any more.
     pub(crate) fn orphan(&self, slot: usize) {
-        let words = crate::page::pages_of(self.ledger.length()).div_ceil(64) as usize;
-        for word in 0..words.min(self.ledger.stride / 8) {
+        let pages = crate::page::pages_of(self.ledger.length()).min(self.ledger.reserved());
+        for word in 0..pages.div_ceil(64) as usize {
             let bits = self.ledger.word(slot, word);
             let dirty = bits.load(Ordering::Acquire);
             if dirty != 0 {
@@ -73,8 +99,30 @@ impl Locked<'_> {
     }
 }
 
+impl Locked<'_> {
+    /// Has memory for the bits of `pages` pages, in every slot.
+    pub(crate) fn reserve(&self, file: &OwnedFd, pages: u64) -> Result<(), Errno> {
+        let Ledger { stride, .. } = *self.ledger;
+        let header = self.ledger.header();
+        let wanted = super::reservation(pages, header.capacity_pages);
+        let reserved = self.ledger.reserved();
+        if wanted <= reserved {
+            return Ok(());
+        }
+        header.reserving.store(wanted, Ordering::SeqCst);
+        let in_use = |&slot: &usize| slot == ORPHANS || header.slots[slot].owner.load(Ordering::SeqCst) != 0;
+        let done = (0..SLOTS).filter(in_use).try_for_each(|slot| super::allocate(file, stride, slot, wanted));
+        match done {
+            Ok(()) => header.reserved.store(wanted, Ordering::Release),
+            Err(_) => header.reserving.store(reserved, Ordering::SeqCst),
+        }
+        done
+    }
+}
+
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
+        self.ledger.header().locker.store(0, Ordering::Relaxed);
         self.ledger.header().locked_by.store(0, Ordering::Release);
     }
 }

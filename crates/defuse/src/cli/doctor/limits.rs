@@ -8,7 +8,7 @@ use super::Finding;
 
 /// What a session's arena takes of a file's size and of each process's address space, in bytes.
 const ARENA: u64 = 200 << 20;
-/// Numbers that should be left for FDs that the program does not see.
+/// Numbers that should be left at least for FDs that the program does not see.
 const PRIVATE_FDS: u64 = 256;
 
 pub fn open_files() -> Finding {
@@ -18,19 +18,11 @@ pub fn open_files() -> Finding {
     let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
     let detail = format!("{soft}, at most {hard}");
     let may_raise = rustix::process::geteuid().is_root();
-    if hard.saturating_sub(soft) >= PRIVATE_FDS || may_raise {
+    if hard.saturating_sub(soft) >= soft.max(PRIVATE_FDS) || may_raise {
         return Finding::ok(subject, detail);
     }
-    let lower = (soft / 4).max(64);
-    let mend = format!(
-        "ulimit -Sn {} (or a higher hard limit in /etc/security/limits.conf)",
-        soft - lower.min(soft)
-    );
-    Finding::note(
-        subject,
-        format!("{detail}: programs meet EMFILE at three quarters, to leave room for plugins"),
-        mend,
-    )
+    let mend = format!("ulimit -Sn {} (or a higher hard limit in /etc/security/limits.conf)", hard / 2);
+    Finding::note(subject, format!("{detail}: programs meet EMFILE at half, to leave room for plugins"), mend)
 }
 
 pub fn file_size() -> Finding {

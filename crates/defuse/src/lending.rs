@@ -1,0 +1,142 @@
+//! Files that go to processes which have no handle for them: over a socket, or by an FD table in common.
+//!
+//! Whoever meets the shadow opens the file by its path, and that may be gone by then, or be another file's. So who passes an FD on says
+//! in the slot which of its private descriptors the handle consists of; whoever comes takes these out of the process (pidfd_getfd(2), or
+//! `/proc/PID/fd`), as long as that lives. For a file that has no name any more it keeps them until the FD is closed everywhere.
+//!
+//! The plugin's `restore` says whether they are what its `save` described.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use linux_raw_sys::general as sys;
+use plugin_abi::{Handle, Instance, Open};
+use rustix::io::Errno;
+use stash::{ProcessId, Slot, SlotId};
+
+use crate::file::{OpenFile, plugin_errno, stash_errno};
+use crate::handover::{self, Description};
+use crate::process::Process;
+use crate::shadow::LENDER;
+use crate::sync::Lock;
+use crate::{native, private_fd, shadow, trace};
+
+/// Descriptors of files without a name, which this process has passed on.
+static LENT: Lock<Vec<Lent>> = Lock::new(Vec::new());
+
+struct Lent {
+    slot: SlotId,
+    fds: Vec<RawFd>,
+}
+
+/// Before a fork, and [`after_fork`] on both sides.
+pub fn before_fork() {
+    LENT.acquire();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    LENT.release();
+}
+
+/// `file`, which is a shadow, is about to be passed on.
+pub fn offer(process: &'static Process, file: &OpenFile) {
+    take_back(process);
+    if let Err(error) = try_offer(process, file) {
+        trace::debug(format_args!("a file that is passed on can only be found by its path: {error}"));
+    }
+}
+
+fn try_offer(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
+    let attributes = file.with_handle(Instance::fgetattr)?;
+    let mut description = handover::describe(file).or_else(|error| match error {
+        // The path will do, if it leads to the same file.
+        Errno::NOSYS => Ok(Description::default()),
+        other => Err(other),
+    })?;
+    description.inode = [attributes.st_dev, attributes.st_ino];
+    if attributes.st_nlink == 0 && !description.kept.is_empty() && !interpose::in_vfork_child() {
+        let mut lent = LENT.lock();
+        if let Some(known) = lent.iter().find(|known| known.slot == file.slot) {
+            description.kept.clone_from(&known.fds);
+        } else {
+            let mut copies = Lent { slot: file.slot, fds: Vec::new() };
+            for &fd in &description.kept {
+                match private_fd::duplicate(fd) {
+                    Ok(copy) => copies.fds.push(copy),
+                    Err(error) => {
+                        copies.fds.into_iter().for_each(private_fd::close);
+                        return Err(error);
+                    }
+                }
+            }
+            description.kept.clone_from(&copies.fds);
+            lent.push(copies);
+        }
+    }
+    let shared = file.shared()?;
+    let guard = shared.lock(file.holder()).map_err(stash_errno)?;
+    guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
+    shared.user_words()[LENDER].store(process.me().to_bits().into(), Ordering::Release);
+    Ok(())
+}
+
+/// Closes what nobody can come for any more.
+fn take_back(process: &'static Process) {
+    let mut lent = LENT.lock();
+    let mut at = 0;
+    while at < lent.len() {
+        if shadow::is_anywhere(process, lent[at].slot) {
+            at += 1;
+        } else {
+            lent.swap_remove(at).fds.into_iter().for_each(private_fd::close);
+        }
+    }
+}
+
+/// A handle made of the descriptors of the process that has passed the file in `slot` on.
+pub fn borrow(
+    process: &Process,
+    instance: &Instance,
+    slot: &Slot<'_>,
+    description: &Description,
+) -> Result<Open<Handle>, Errno> {
+    let lender = ProcessId::from_bits(slot.user_words()[LENDER].load(Ordering::Acquire) as u32);
+    let lender = process.arena.process(lender).map_err(|_| Errno::SRCH)?;
+    let here = process.arena.process(process.me()).map_err(|_| Errno::SRCH)?;
+    if description.kept.is_empty() || lender.pid_namespace != here.pid_namespace {
+        return Err(Errno::SRCH);
+    }
+    let mut fds = Vec::new();
+    let taken = description.kept.iter().try_for_each(|&fd| {
+        fds.push(take_out(lender.pid, fd, slot)?);
+        Ok(())
+    });
+    let opened = taken.and_then(|()| instance.restore(&description.described, &fds).map_err(plugin_errno));
+    if opened.is_err() {
+        fds.into_iter().for_each(private_fd::close);
+    }
+    opened
+}
+
+/// A private descriptor of what `fd` is in process `pid`.
+fn take_out(pid: u32, fd: RawFd, slot: &Slot<'_>) -> Result<RawFd, Errno> {
+    let found = match native::new_fd(sys::__NR_pidfd_open, [pid.into(), 0, 0, 0, 0, 0]) {
+        Ok(pidfd) => {
+            let found = native::new_fd(sys::__NR_pidfd_getfd, [pidfd as u64, fd as u64, 0, 0, 0, 0]);
+            native::close(pidfd);
+            found
+        }
+        Err(error) => Err(error),
+    };
+    // Tracing may be allowed for descendants only; looking is for whoever has the same user.
+    let found = found.or_else(|_| {
+        let flags = slot.user_words()[0].load(Ordering::Relaxed) as u32;
+        let flags =
+            flags & (sys::O_ACCMODE | sys::O_PATH | sys::O_DIRECTORY | sys::O_DIRECT) | sys::O_CLOEXEC;
+        let flags = flags | slot.status_flags() & sys::O_APPEND;
+        let name = format!("/proc/{pid}/fd/{fd}\0");
+        native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0])
+    })?;
+    private_fd::take(found).inspect_err(|_| native::close(found))
+}
