@@ -61,10 +61,15 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
         user::write(buffer, &extended(&file.with_handle(Instance::fgetattr)?))?;
         return DONE;
     }
+    let mut on_mount = false;
     let served = paths::lookup_argument(process, call, at, &argument, |spot| {
         user::write(buffer, &extended(&attributes_at(spot, at.follow)?))?;
+        on_mount = true;
         Ok(0)
     })?;
+    if on_mount {
+        return Ok(served);
+    }
     if let (Reply::Value(0), Some(mode)) = (&served, link_mode(process, &argument, at)) {
         user::write(buffer, &sys::statx { stx_mode: mode as u16, ..user::read::<sys::statx>(buffer)? })?;
     }
@@ -88,10 +93,15 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
         user::write(buffer, &file.with_handle(Instance::fgetattr)?)?;
         return DONE;
     }
+    let mut on_mount = false;
     let served = paths::lookup_argument(process, call, at, &argument, |spot| {
         user::write(buffer, &attributes_at(spot, at.follow)?)?;
+        on_mount = true;
         Ok(0)
     })?;
+    if on_mount {
+        return Ok(served);
+    }
     if let (Reply::Value(0), Some(mode)) = (&served, link_mode(process, &argument, at)) {
         let mut attributes = user::read::<Stat>(buffer)?;
         attributes.st_mode = mode;
