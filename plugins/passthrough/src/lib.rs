@@ -203,8 +203,13 @@ impl FileSystem for Passthrough {
         Ok(rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), len)?)
     }
 
+    #[allow(
+        clippy::large_stack_arrays,
+        reason = "an eighth of the stack that there is, and nothing is allocated here"
+    )]
     fn readdir(&self, handle: &OwnedFd, cookie: u64, emit: &mut DirSink<'_>) -> Result<()> {
-        let mut buf = [MaybeUninit::uninit(); 16 * 1024];
+        // As much as libc asks for at a time, so that one call of the program's is one here.
+        let mut buf = [MaybeUninit::uninit(); 32 * 1024];
         rustix::fs::seek(handle, SeekFrom::Start(cookie))?;
         let mut entries = RawDir::new(handle, &mut buf);
         while let Some(entry) = entries.next() {

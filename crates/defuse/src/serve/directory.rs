@@ -84,7 +84,8 @@ fn read_entries(
             }
             filled += length;
             next = entry.next_cookie;
-            false
+            // Asking for an entry that may not fit makes many a plugin fetch another buffer of them, in vain.
+            size - filled < ENTRY_MAX.min(size / 16)
         })
     });
     guard.set_offset(next as i64).map_err(stash_errno)?;
