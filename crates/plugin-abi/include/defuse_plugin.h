@@ -122,10 +122,16 @@ struct defuse_host {
      */
     int (*brief)(void *ctx, uint32_t on);
     /*
-     * 1 in the child of a vfork, which runs in its parent's memory with descriptors of its own: what the plugin has noted about
-     * descriptors need not be so here, and what it notes here is not so for the parent. Else 0.
+     * 1 where memory and descriptors do not belong together: in the child of a vfork, which runs in its parent's memory with
+     * descriptors of its own, and where another process uses the same descriptors. A descriptor that was opened in another operation
+     * may be another one here, or closed; one that is opened here is not to be kept for another operation. Else 0.
      */
-    int (*vforked)(void *ctx);
+    int (*transient)(void *ctx);
+    /*
+     * openat2(2) for the descriptor that `open` is about to answer with, sooner than the plugin, whose system calls
+     * the host takes in, could make it. ENOSYS: the plugin is to make the call itself.
+     */
+    int (*openat2)(void *ctx, int dirfd, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve, int *out_fd);
 };
 
 /* Attributes to change, all of those in `valid` or none. */

@@ -123,9 +123,13 @@ c_struct! { HOST;
         /// Then the host need not keep them out of the program's sight at once, which takes four system calls each. With 0:
         /// others again.
         fn brief(ctx: *mut c_void, on: u32);
-        /// 1 in the child of a vfork, which runs in its parent's memory with descriptors of its own: what the plugin has noted about
-        /// descriptors need not be so here, and what it notes here is not so for the parent. Else 0.
-        fn vforked(ctx: *mut c_void);
+        /// 1 where memory and descriptors do not belong together: in the child of a vfork, which runs in its parent's memory with
+        /// descriptors of its own, and where another process uses the same descriptors. A descriptor that was opened in another operation
+        /// may be another one here, or closed; one that is opened here is not to be kept for another operation. Else 0.
+        fn transient(ctx: *mut c_void);
+        /// openat2(2) for the descriptor that `open` is about to answer with, sooner than the plugin, whose system calls
+        /// the host takes in, could make it. ENOSYS: the plugin is to make the call itself.
+        fn openat2(ctx: *mut c_void, dirfd: c_int, path: *const c_char, flags: u64, mode: u64, resolve: u64, out_fd: *mut c_int);
     }
 }
 

@@ -1,7 +1,10 @@
 //! The host as a plugin sees it, and a host for callers of [`crate::Instance`].
 
 use crate::abi;
+use crate::errno::{Errno, Result};
+use core::ffi::CStr;
 use core::fmt::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,12 +85,36 @@ impl Host {
         result
     }
 
-    /// Whether this is the child of a vfork, which runs in its parent's memory with descriptors of its own: what was noted about
-    /// descriptors need not be so here, and what is noted here is not so for the parent. Also if the host does not say.
-    pub fn is_vforked(self) -> bool {
-        let vforked = self.function(|host| host.vforked, core::mem::offset_of!(abi::Host, vforked));
+    /// Whether descriptors may be kept from one operation to another beside those of handles. Not in the child of a vfork, which runs in
+    /// its parent's memory with descriptors of its own, and not where another process uses the same descriptors: what was kept
+    /// may be another one there. Nor if the host does not say.
+    pub fn may_keep_descriptors(self) -> bool {
+        let transient = self.function(|host| host.transient, core::mem::offset_of!(abi::Host, transient));
         // SAFETY: the host's own function, with its context.
-        vforked.is_none_or(|(host, vforked)| unsafe { vforked(host.ctx) } != 0)
+        transient.is_some_and(|(host, transient)| unsafe { transient(host.ctx) } == 0)
+    }
+
+    /// openat2(2) for the descriptor that `open` is about to answer with, made by the host, which takes in the plugin's own system
+    /// calls. `None`: the plugin is to make the call itself.
+    pub fn openat2(
+        self,
+        directory: BorrowedFd<'_>,
+        path: &CStr,
+        flags: u64,
+        mode: u64,
+        resolve: u64,
+    ) -> Option<Result<OwnedFd>> {
+        let (host, openat2) =
+            self.function(|host| host.openat2, core::mem::offset_of!(abi::Host, openat2))?;
+        let (directory, path, mut fd) = (directory.as_raw_fd(), path.as_ptr(), -1);
+        // SAFETY: the host's own function, with its context, a C string, and room for the descriptor.
+        let answer = unsafe { openat2(host.ctx, directory, path, flags, mode, resolve, &raw mut fd) };
+        match answer {
+            // SAFETY: the host opened it for the caller.
+            0 if fd >= 0 => Some(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
+            libc::ENOSYS => None,
+            errno => Some(Err(Errno::from_raw(errno))),
+        }
     }
 
     /// A function of the host, if it has it, and the host; `at` is where it stands.
@@ -137,10 +164,11 @@ static STDERR: abi::Host = abi::Host {
     ctx: core::ptr::null_mut(),
     log: Some(log_to_stderr),
     brief: None,
-    vforked: Some(is_never_vforked),
+    transient: Some(never),
+    openat2: None,
 };
 
-unsafe extern "C" fn is_never_vforked(_ctx: *mut core::ffi::c_void) -> core::ffi::c_int {
+unsafe extern "C" fn never(_ctx: *mut core::ffi::c_void) -> core::ffi::c_int {
     0
 }
 

@@ -132,7 +132,7 @@ impl FileSystem for Passthrough {
             // Never handed over: it gets its name by linkat, which is `EXDEV` between the program's own file and a mount.
             return Ok(served(self.openat2(path.relative(), asked, mode)?, libc::S_IFREG));
         }
-        let fd = self.openat2(path.relative(), asked, mode)?;
+        let fd = self.open_to_answer(path.relative(), asked, mode)?;
         let (native, mode_type) = open::is_native(fd.as_fd(), self.backing_fd, asked)?;
         if !native {
             return Ok(served(fd, mode_type));
@@ -412,6 +412,17 @@ impl Passthrough {
     /// no `..`, and without `RESOLVE_BENEATH` the kernel need not look whether it did, which takes a fifth of the time.
     fn openat2(&self, relative: &CStr, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         rustix::fs::openat2(&self.root, relative, flags, mode, ResolveFlags::NO_SYMLINKS)
+    }
+
+    /// As [`openat2`](Self::openat2), for what `open` answers with.
+    fn open_to_answer(&self, relative: &CStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        let (root, resolve) = (self.root.as_fd(), ResolveFlags::NO_SYMLINKS.bits());
+        // What rustix adds as well.
+        let asked = u64::from((flags | OFlags::LARGEFILE).bits());
+        match self.host.openat2(root, relative, asked, mode.bits().into(), resolve) {
+            Some(opened) => opened,
+            None => Ok(self.openat2(relative, flags, mode)?),
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl Passthrough {
         room[..path.len()].copy_from_slice(path);
         let path = CStr::from_bytes_with_nul(room).map_err(|_| Errno::EINVAL)?;
         let open = || self.openat2(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        if !self.host.is_vforked() {
+        if self.host.may_keep_descriptors() {
             if let Some(kept) = self.kept.find(self.root.as_fd(), path) {
                 return Ok(Directory::Kept(kept));
             }

@@ -160,7 +160,7 @@ fn threads_do_not_close_what_others_use(mount: Mount) {
 
 /// In the child of a vfork the numbers that were noted may be anything, and its own are nothing to the parent.
 #[test]
-fn nothing_is_kept_in_a_vfork_child() {
+fn nothing_is_kept_where_descriptors_are_not_ones_own() {
     unsafe extern "C" fn log(_: *mut c_void, _: u32, _: *const c_char, _: usize) -> c_int {
         0
     }
@@ -173,7 +173,8 @@ fn nothing_is_kept_in_a_vfork_child() {
         ctx: std::ptr::null_mut(),
         log: Some(log),
         brief: None,
-        vforked: Some(yes),
+        transient: Some(yes),
+        openat2: None,
     }));
     let mount = Mount::new(Host::new(host));
     mount.use_it();
