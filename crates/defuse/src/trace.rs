@@ -12,7 +12,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::log::{self, Level, Subject};
 use crate::namei::OpenHow;
 use crate::serve::{Reply, Served, inner};
-use crate::{common, table, thread};
+use crate::{common, private_fd, table, thread};
 
 /// Something asked for cannot be done.
 pub fn error(text: fmt::Arguments<'_>) {
@@ -62,7 +62,7 @@ unsafe extern "C" fn openat2(
 }
 
 unsafe extern "C" fn transient(_: *mut c_void) -> c_int {
-    (interpose::in_vfork_child() || common::has_common_table()).into()
+    (interpose::in_vfork_child() || common::has_common_table() || private_fd::are_short()).into()
 }
 
 unsafe extern "C" fn brief(_: *mut c_void, on: u32) -> c_int {

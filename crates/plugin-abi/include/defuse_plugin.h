@@ -123,7 +123,8 @@ struct defuse_host {
     int (*brief)(void *ctx, uint32_t on);
     /*
      * 1 where memory and descriptors do not belong together: in the child of a vfork, which runs in its parent's memory with
-     * descriptors of its own, and where another process uses the same descriptors. A descriptor that was opened in another operation
+     * descriptors of its own, and where another process uses the same descriptors; also where there is no more room for them
+     * out of the program's sight. A descriptor that was opened in another operation
      * may be another one here, or closed; one that is opened here is not to be kept for another operation. Else 0.
      */
     int (*transient)(void *ctx);

@@ -124,7 +124,8 @@ c_struct! { HOST;
         /// others again.
         fn brief(ctx: *mut c_void, on: u32);
         /// 1 where memory and descriptors do not belong together: in the child of a vfork, which runs in its parent's memory with
-        /// descriptors of its own, and where another process uses the same descriptors. A descriptor that was opened in another operation
+        /// descriptors of its own, and where another process uses the same descriptors; also where there is no more room for them
+        /// out of the program's sight. A descriptor that was opened in another operation
         /// may be another one here, or closed; one that is opened here is not to be kept for another operation. Else 0.
         fn transient(ctx: *mut c_void);
         /// openat2(2) for the descriptor that `open` is about to answer with, sooner than the plugin, whose system calls

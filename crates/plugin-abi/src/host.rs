@@ -87,7 +87,7 @@ impl Host {
 
     /// Whether descriptors may be kept from one operation to another beside those of handles. Not in the child of a vfork, which runs in
     /// its parent's memory with descriptors of its own, and not where another process uses the same descriptors: what was kept
-    /// may be another one there. Nor if the host does not say.
+    /// may be another one there. Nor where the host has no more room for them, nor if it does not say.
     pub fn may_keep_descriptors(self) -> bool {
         let transient = self.function(|host| host.transient, core::mem::offset_of!(abi::Host, transient));
         // SAFETY: the host's own function, with its context.

@@ -81,10 +81,14 @@ impl Passthrough {
             if let Some(kept) = self.kept.find(self.root.as_fd(), path) {
                 return Ok(Directory::Kept(kept));
             }
-            if self.kept.wants(path)
-                && let Some(kept) = self.kept.keep(path, open()?)
-            {
-                return Ok(Directory::Kept(kept));
+            if self.kept.wants(path) {
+                let opened = open()?;
+                // Asked again: the host may have no place for it out of the program's sight.
+                if self.host.may_keep_descriptors()
+                    && let Some(kept) = self.kept.keep(path, opened)
+                {
+                    return Ok(Directory::Kept(kept));
+                }
             }
         }
         Ok(Directory::Opened(self.host.briefly(open)?))

@@ -49,7 +49,9 @@ fn new_fd(process: &Process, call: &Call) -> Outcome {
         error => Err(Errno::from_raw_os_error(-error as i32)),
     };
     match opened {
-        Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
+        Ok(fd) => {
+            Outcome::Return(private_fd::take(fd).unwrap_or_else(|_| private_fd::out_of_numbers(fd)).into())
+        }
         Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
     }
 }
