@@ -6,7 +6,7 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::attributes::attributes_at;
+use super::attributes::{access_itself, attributes_at};
 use super::paths::{self, At};
 use super::{Reply, Served, descriptors, ending, outsider};
 use crate::common;
@@ -190,7 +190,7 @@ fn served_program(process: &'static Process, spot: &Spot, name: &[u8]) -> Result
         sys::S_IFLNK => return Err(Errno::LOOP),
         _ => return Err(Errno::ACCESS),
     }
-    spot.call(|instance, path| instance.access(path, 1, sys::AT_EACCESS as i32))?;
+    access_itself(spot, 1, sys::AT_EACCESS)?;
     if attributes.st_mode & 0o111 == 0 {
         return Err(Errno::ACCESS);
     }
