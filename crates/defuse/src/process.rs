@@ -40,6 +40,8 @@ pub struct Process {
     pub arena_fd: RawFd,
     /// Who made the session.
     pub owner: u32,
+    /// The session is one that stands for all of its owner's processes.
+    pub standing: bool,
     /// The session's folder.
     pub folder: Vec<u8>,
     /// The folder in it that all processes of the session may make things in.
@@ -114,6 +116,12 @@ impl Process {
     /// This process in the arena.
     pub fn me(&self) -> ProcessId {
         ProcessId::from_bits(self.me.load(Ordering::Relaxed))
+    }
+
+    /// Whether the next image is to be in another session: a standing one is one user's.
+    pub fn leaves_session(&self) -> bool {
+        let effective = || native::raw_call(sys::__NR_geteuid, [0; 6]);
+        self.standing && effective() != i64::from(self.owner)
     }
 
     /// Sets who this process is in the arena.

@@ -10,7 +10,7 @@
 
 mod folder;
 mod module;
-mod module_abi;
+pub mod module_abi;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
