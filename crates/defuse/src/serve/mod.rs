@@ -14,7 +14,7 @@ mod ending;
 mod enter;
 mod exec;
 mod fork;
-mod inner;
+pub mod inner;
 mod limits;
 pub mod locks;
 mod mapping;
