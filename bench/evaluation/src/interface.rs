@@ -14,6 +14,8 @@ pub enum Interface {
     DefuseBacking,
     /// The same as `Defuse`, with shadows of the kernel module.
     DefuseModule,
+    /// The same as `Defuse`, and the plugin lends no pages: files are mapped by the pager.
+    DefusePager,
     /// The memory plugin on a mount of DEFUSE.
     Memory,
     /// The passthrough plugin behind wrapped symbols of libc.
@@ -35,17 +37,18 @@ pub enum Interface {
 }
 
 use Interface::{
-    Defuse, DefuseBacking, DefuseModule, Direct, Fuse, FuseDirectIo, FusePassthrough, FuseUring,
+    Defuse, DefuseBacking, DefuseModule, DefusePager, Direct, Fuse, FuseDirectIo, FusePassthrough, FuseUring,
     FuseWriteback, LibfuseFh, LibfuseHp, LibfuseLl, Memory, Preload,
 };
 
 impl Interface {
     /// In the order of the tables.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Direct,
         Defuse,
         DefuseBacking,
         DefuseModule,
+        DefusePager,
         Memory,
         Preload,
         Fuse,
@@ -69,6 +72,7 @@ impl Interface {
             Defuse => "defuse",
             DefuseBacking => "defuse-backing",
             DefuseModule => "defuse-module",
+            DefusePager => "defuse-pager",
             Memory => "memory",
             Preload => "preload",
             Fuse => "fuse",
@@ -89,6 +93,7 @@ impl Interface {
             Defuse => "DEFUSE",
             DefuseBacking => "DEFUSE, backing FD",
             DefuseModule => "DEFUSE, module",
+            DefusePager => "DEFUSE, pager",
             Memory => "DEFUSE, memory",
             Preload => "LD_PRELOAD",
             Fuse => "FUSE",
@@ -113,6 +118,7 @@ impl Interface {
                 "the same with `passthrough,backing-fd`: regular files are handed to the program as they are"
             }
             DefuseModule => "the same as DEFUSE, with the kernel module's shadows",
+            DefusePager => "the same as DEFUSE with `passthrough,map=pager`: the plugin lends no pages",
             Memory => "the memory plugin on a mount of `defuse run`",
             Preload => {
                 "the same plugin behind wrapped symbols of libc with FD numbers of its own (`bench/preload`)"

@@ -74,6 +74,7 @@ impl Mounted {
             Interface::Direct => self.directory.clone_from(&self.backend),
             Interface::Defuse => self.session(product, "passthrough", ""),
             Interface::DefuseBacking => self.session(product, "passthrough", ",backing-fd"),
+            Interface::DefusePager => self.session(product, "passthrough", ",map=pager"),
             Interface::Memory => self.session(product, "memory", ""),
             Interface::DefuseModule => {
                 place.peers.module.clone().map_err(io::Error::other)?;

@@ -1,7 +1,7 @@
 //! What is measured through what, and how often.
 
 use crate::interface::Interface::{
-    Defuse, DefuseBacking, DefuseModule, Direct, Fuse, FuseDirectIo, FusePassthrough, FuseUring,
+    Defuse, DefuseBacking, DefuseModule, DefusePager, Direct, Fuse, FuseDirectIo, FusePassthrough, FuseUring,
     FuseWriteback, LibfuseFh, LibfuseHp, LibfuseLl, Memory, Preload,
 };
 use crate::interface::{Interface, Store};
@@ -24,9 +24,21 @@ pub struct Section {
     pub seconds: f64,
 }
 
+/// Random accesses, one pass through all, stores and msync, stores to pages that are there.
+pub const MAPPED: &[&str] = &["map-read", "map-write", "map-scan", "map-write+msync", "map-write-again"];
+
 /// Works whose data is read back: the kernel's caches are cleared before, as the paper does.
 pub fn is_cold(work: &str) -> bool {
-    matches!(work, "small-read" | "large-read" | "mixed-read" | "map-read" | "map-write")
+    matches!(
+        work,
+        "small-read"
+            | "large-read"
+            | "mixed-read"
+            | "map-read"
+            | "map-write"
+            | "map-scan"
+            | "map-write+msync"
+    )
 }
 
 /// What a section does; nothing if there is no such section.
@@ -106,9 +118,18 @@ pub const SECTIONS: [Section; 8] = [
     },
     Section {
         id: "mapped",
-        works: &["map-read", "map-write"],
-        stores: &[Store::Tmpfs],
-        interfaces: &[Direct, Defuse, DefuseBacking, DefuseModule, Memory, Fuse, FusePassthrough, LibfuseLl],
+        works: MAPPED,
+        stores: &Store::ALL,
+        interfaces: &[
+            Direct,
+            Defuse,
+            DefuseBacking,
+            DefuseModule,
+            DefusePager,
+            Fuse,
+            FusePassthrough,
+            LibfuseLl,
+        ],
         rounds: [5, 1],
         quick_divisor: 8,
         seconds: 3.0,

@@ -8,7 +8,7 @@ use super::table::{Table, nothing, percent, published, time, times};
 use crate::interface::{Interface, Store};
 use crate::numbers::Key;
 use crate::paper;
-use crate::plan;
+use crate::plan::{self, MAPPED};
 
 const METADATA: [&str; 7] = ["create", "access", "chmod", "stat", "readdir", "rename", "unlink"];
 const PROGRAMS: [&str; 3] = ["untar", "rsync", "make"];
@@ -191,25 +191,31 @@ impl Page<'_> {
             return Ok(());
         }
         self.say(
-            "1.25 million random accesses to a mapped file of 128 MB, caches cleared before: seconds, and times direct's. The \
-             passthrough plugin lends its descriptor, so its mappings are the kernel's own; the memory plugin has none, so its \
-             files are what a pager in user space has to serve.\n",
+            "1.25 million random accesses to a mapped file of 128 MB: seconds, and times direct's. `map-scan` copies all of it once, \
+             `map-write-again` stores to pages that were stored to just before; before the others caches are cleared (what lies on \
+             tmpfs stays). The passthrough plugin lends its descriptor, so its mappings are the kernel's own; told not to lend \
+             (`map=pager`), its files are what the pager in user space serves.\n",
         );
-        let mut table = Table::new(["", "map-read", "x direct", "map-write", "x direct"]);
-        for &interface in &interfaces {
-            let mut row = vec![interface.title().to_owned()];
-            for work in ["map-read", "map-write"] {
-                let key = Key::wall("mapped", work, interface);
-                // Values are per access.
-                row.push(
-                    self.results
-                        .spread(key)
-                        .map_or_else(nothing, |found| format!("{:.3}", found.median * 1.25e6 / 1e9)),
-                );
-                row.push(times(self.results.cost(key, Interface::Direct)));
+        for store in Store::ALL {
+            let titles = MAPPED.iter().flat_map(|work| [*work, "x direct"]);
+            let mut table = Table::new(std::iter::once(store.id()).chain(titles));
+            for &interface in &interfaces {
+                let mut row = vec![interface.title().to_owned()];
+                for work in MAPPED {
+                    let key = Key { store, ..Key::wall("mapped", work, interface) };
+                    // Values are per access.
+                    row.push(
+                        self.results
+                            .spread(key)
+                            .map_or_else(nothing, |found| format!("{:.3}", found.median * 1.25e6 / 1e9)),
+                    );
+                    row.push(times(self.results.cost(key, Interface::Direct)));
+                }
+                table.row(row);
             }
-            table.row(row);
+            self.say(table.text());
         }
+        let mut table = Table::new(["", "map-read", "x direct", "map-write", "x direct"]);
         for (at, name) in ["paper: direct", "paper: DEFUSE", "paper: FUSE"].into_iter().enumerate() {
             let mut row = vec![name.to_owned()];
             for (_, seconds) in paper::MAPPED {
