@@ -24,6 +24,7 @@ use crate::program::{self, Header};
 use crate::resolve::PathBytes;
 use crate::running;
 use crate::user;
+use crate::vfork;
 
 /// Files that the kernel looks at in one exec: as many scripts but one, and the program that the last of them names.
 const NESTED: usize = 6;
@@ -279,12 +280,14 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     if !interpose::in_vfork_child() {
         common::own_table(process);
     }
-    let prepared = handover::prepare_exec(process, surely)?;
+    let leaves = process.leaves_session();
+    let prepared =
+        if leaves { handover::prepare_to_leave(process)? } else { handover::prepare_exec(process, surely)? };
     let executable = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
-    let arena = handover::carry_arena(process);
+    let arena = if leaves { None } else { handover::carry_arena(process) };
     let next = NextImage {
         outsider,
         token: prepared.token,
@@ -292,12 +295,13 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         executable,
         name: base_name(&plan.called),
         library_path: library_path.as_deref(),
+        leaves,
     };
     let result = Environment::for_next_image(process, envp, &next).map(|environment| {
         let argv = words.as_ref().map_or(argv, Words::pointer);
         let envp = environment.pointer();
         if interpose::in_vfork_child() {
-            process.leave_to_parent(Box::new((words, environment)));
+            vfork::children().leave_to_parent(Box::new((words, environment)));
         }
         match &plan.program {
             Program::Path(path, _) => {
