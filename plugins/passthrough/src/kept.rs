@@ -94,8 +94,16 @@ impl Kept {
             return Some(in_use);
         }
         drop(in_use);
-        slot.clear(path);
+        slot.clear(|directory| directory.is_at(path));
         None
+    }
+
+    /// Closes what is kept at `path` and below it: it was removed, or has another name. One that has none and is open would keep its
+    /// file system from being made read-only.
+    pub(crate) fn forget(&self, path: &CStr) {
+        for slot in self.slots.iter().filter(|slot| slot.hash.load(Ordering::Relaxed) != 0) {
+            slot.clear(|directory| directory.is_below(path));
+        }
     }
 
     /// Whether `path`, which was not found, is worth keeping: it was looked for before.
@@ -137,13 +145,16 @@ impl Slot {
     }
 
     fn read(&self, path: &CStr) -> Option<InUse<'_>> {
+        self.read_if(|directory| directory.is_at(path))
+    }
+
+    fn read_if(&self, which: impl FnOnce(&Directory) -> bool) -> Option<InUse<'_>> {
         let directory = match self.directory.try_read() {
             Ok(directory) => directory,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        let is_it = directory.as_ref().is_some_and(|directory| directory.is_at(path));
-        is_it.then_some(InUse(directory))
+        directory.as_ref().is_some_and(which).then_some(InUse(directory))
     }
 
     fn write(&self) -> Option<RwLockWriteGuard<'_, Option<Directory>>> {
@@ -154,10 +165,12 @@ impl Slot {
         }
     }
 
-    /// Closes the directory that was at `path`, unless it is in use.
-    fn clear(&self, path: &CStr) {
-        if let Some(mut directory) = self.write()
-            && directory.as_ref().is_some_and(|directory| directory.is_at(path))
+    /// Closes the directory if it is one of these, unless it is in use.
+    fn clear(&self, which: impl Fn(&Directory) -> bool) {
+        // Most are not, and need not be kept from others.
+        if self.read_if(&which).is_some()
+            && let Some(mut directory) = self.write()
+            && directory.as_ref().is_some_and(which)
         {
             self.hash.store(0, Ordering::Relaxed);
             *directory = None;
@@ -168,6 +181,12 @@ impl Slot {
 impl Directory {
     fn is_at(&self, path: &CStr) -> bool {
         self.path.starts_with(path.to_bytes_with_nul())
+    }
+
+    /// Or at it.
+    fn is_below(&self, path: &CStr) -> bool {
+        let rest = self.path.strip_prefix(path.to_bytes());
+        rest.is_some_and(|rest| matches!(rest.first(), Some(b'/' | 0)))
     }
 }
 

@@ -230,7 +230,9 @@ impl FileSystem for Passthrough {
 
     fn rmdir(&self, path: &MountPath) -> Result<()> {
         let at = self.locate_entry(path, Errno::EBUSY)?;
-        Ok(unlinkat(at.dir(), at.name(), AtFlags::REMOVEDIR)?)
+        unlinkat(at.dir(), at.name(), AtFlags::REMOVEDIR)?;
+        self.kept.forget(path.relative());
+        Ok(())
     }
 
     fn unlink(&self, path: &MountPath) -> Result<()> {
@@ -241,13 +243,18 @@ impl FileSystem for Passthrough {
     fn rename(&self, old: &MountPath, new: &MountPath, flags: u32) -> Result<()> {
         let flags = RenameFlags::from_bits_retain(flags);
         let from = self.locate_entry(old, Errno::EBUSY)?;
-        if let (Some((one, _)), Some((other, name))) = (old.split(), new.split())
-            && one == other
-        {
-            return Ok(renameat_with(from.dir(), from.name(), from.dir(), name, flags)?);
+        match (old.split(), new.split()) {
+            (Some((one, _)), Some((other, name))) if one == other => {
+                renameat_with(from.dir(), from.name(), from.dir(), name, flags)?;
+            }
+            _ => {
+                let to = self.locate_entry(new, Errno::EBUSY)?;
+                renameat_with(from.dir(), from.name(), to.dir(), to.name(), flags)?;
+            }
         }
-        let to = self.locate_entry(new, Errno::EBUSY)?;
-        Ok(renameat_with(from.dir(), from.name(), to.dir(), to.name(), flags)?)
+        self.kept.forget(old.relative());
+        self.kept.forget(new.relative());
+        Ok(())
     }
 
     fn link(&self, path: &MountPath, new: &MountPath) -> Result<()> {

@@ -121,6 +121,42 @@ fn nothing_is_found_in_one_that_was_removed(mount: Mount) {
     assert_eq!(mount.fs.mkdir(path(c"/d/e/new"), 0o700), Err(Errno::ENOENT));
 }
 
+/// One that is open and has no name keeps its file system from being made read-only.
+#[rstest]
+#[case::removed(|mount: &Mount| {
+    mount.fs.unlink(path(c"/d/e/old")).unwrap();
+    mount.fs.rmdir(path(c"/d/e")).unwrap();
+})]
+#[case::renamed_above(|mount: &Mount| mount.fs.rename(path(c"/d"), path(c"/x"), 0).unwrap())]
+#[case::replaced(|mount: &Mount| {
+    mount.fs.unlink(path(c"/d/e/old")).unwrap();
+    mount.fs.mkdir(path(c"/d/other"), 0o700).unwrap();
+    mount.fs.rename(path(c"/d/other"), path(c"/d/e"), 0).unwrap();
+})]
+fn what_goes_away_is_not_kept(mount: Mount, #[case] change: fn(&Mount)) {
+    mount.use_it();
+    change(&mount);
+    let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open = links.filter_map(|link| fs::read_link(link.path()).ok());
+    // The directory above it may be kept.
+    let is_it =
+        |to: &PathBuf| to.strip_prefix(mount.dir.path()).is_ok_and(|below| below.components().count() > 1);
+    let left: Vec<_> = open.filter(is_it).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// A file of almost the same name is another.
+#[rstest]
+fn what_stays_is_kept(mount: Mount) {
+    mount.use_it();
+    mount.fs.mkdir(path(c"/d/ee"), 0o700).unwrap();
+    mount.fs.rmdir(path(c"/d/ee")).unwrap();
+    fs::create_dir(mount.real("d/e/f")).unwrap();
+    mount.fs.rmdir(path(c"/d/e/f")).unwrap();
+    // And the directory above it.
+    assert!(mount.open_below() == 2 || !keeps(&mount));
+}
+
 #[rstest]
 fn few_are_kept(mount: Mount) {
     for number in 0..100 {
