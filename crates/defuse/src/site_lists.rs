@@ -21,11 +21,11 @@ const LONGEST_KEY: usize = 120;
 /// What every process of a session has the interposer look at, but for the memory that is its own. `pages`: files may be mapped by
 /// the pager.
 pub fn interests(pages: bool) -> Config {
-    let config = table::rows().fold(Config::new(), |config, row| {
-        let never_asked = !pages && row.interest == Interest::WhileAlert;
-        let config = config.interest(row.nr.into(), if never_asked { Interest::Never } else { row.interest });
+    let config = table::calls().fold(Config::new(), |config, (nr, call)| {
+        let never_asked = !pages && call.interest == Interest::WhileAlert;
+        let config = config.interest(nr, if never_asked { Interest::Never } else { call.interest });
         // Memory that is named by a call may be a mapped file.
-        if !pages || row.memory.is_empty() { config } else { config.alert(row.nr.into()) }
+        if !pages || call.memory().is_empty() { config } else { config.alert(nr) }
     });
     serve::INNER.iter().fold(config, |config, &nr| config.inner(nr))
 }
