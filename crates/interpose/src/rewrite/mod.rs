@@ -59,6 +59,7 @@ mod maps;
 mod near;
 mod number;
 mod patched;
+mod query;
 mod scan;
 mod signals;
 mod site;
