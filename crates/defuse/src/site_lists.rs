@@ -1,5 +1,6 @@
 //! Lists of system call sites, kept in the session's folder, so that a library is scanned once in a session and not in each
-//! process: a file for each text, `sites/` and its key in hexadecimal digits.
+//! process: a file for each text, `sites/` and its key in hexadecimal digits. Where there is one whose name ends in `-text`, it is the
+//! object with its sites rewritten, to be mapped over the loaded one.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +18,9 @@ use crate::{serve, table};
 const LONGEST: u64 = 1 << 18;
 /// The longest key, in bytes: file names are twice as long.
 const LONGEST_KEY: usize = 120;
+
+/// How the names of rewritten objects end.
+const TEXT: &str = "-text";
 
 /// What every process of a session has the interposer look at, but for the memory that is its own. `pages`: files may be mapped by
 /// the pager.
@@ -68,17 +72,34 @@ impl SessionLists {
         path.extend(ending.as_bytes());
         Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
     }
+
+    /// Makes a file. Without the right to do so, nothing is kept.
+    fn keep(&self, key: &[u8], ending: &str, content: &[u8]) {
+        let mut unfinished = Vec::new();
+        let _ = write!(unfinished, "{ending}-{}", std::process::id());
+        let names = (self.path(key, ending), self.path(key, std::str::from_utf8(&unfinished).unwrap_or("-")));
+        let (Some(path), Some(new)) = names else { return };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = open(&new, flags, Mode::RUSR | Mode::WUSR) else { return };
+        if fill(&file, content).and_then(|()| rename(&new, &path)).is_err() {
+            let _ = unlink(&new);
+        }
+    }
+}
+
+/// A file of the session's folder that may be believed, and its size.
+fn trusted(path: &Path) -> Option<(OwnedFd, u64)> {
+    // O_NONBLOCK: something else than a file in its place must not keep us waiting.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty()).ok()?;
+    let stat = fstat(&file).ok()?;
+    check_trusted_file(path, &stat).ok()?;
+    Some((file, u64::try_from(stat.st_size).ok()?))
 }
 
 impl PlanStore for SessionLists {
     fn load(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let path = self.path(key, "")?;
-        // O_NONBLOCK: something else than a file in its place must not keep us waiting.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = open(&path, flags, Mode::empty()).ok()?;
-        let stat = fstat(&file).ok()?;
-        check_trusted_file(&path, &stat).ok()?;
-        let size = u64::try_from(stat.st_size).ok().filter(|&size| size <= LONGEST)?;
+        let (file, size) = trusted(&self.path(key, "")?).filter(|&(_, size)| size <= LONGEST)?;
         let mut list = vec![0; size as usize];
         // What a signal or a damaged file cuts short is no list.
         let read = io::read(&file, &mut list[..]).ok()?;
@@ -87,16 +108,15 @@ impl PlanStore for SessionLists {
     }
 
     fn store(&self, key: &[u8], list: &[u8]) {
-        let mut ending = Vec::new();
-        let _ = write!(ending, "-{}", std::process::id());
-        let names = (self.path(key, ""), self.path(key, std::str::from_utf8(&ending).unwrap_or("-")));
-        let (Some(path), Some(new)) = names else { return };
-        // Without the right to write here, this process goes on scanning.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = open(&new, flags, Mode::RUSR | Mode::WUSR) else { return };
-        if fill(&file, list).and_then(|()| rename(&new, &path)).is_err() {
-            let _ = unlink(&new);
-        }
+        self.keep(key, "", list);
+    }
+
+    fn open_text(&self, key: &[u8]) -> Option<(OwnedFd, u64)> {
+        trusted(&self.path(key, TEXT)?)
+    }
+
+    fn store_text(&self, key: &[u8], content: &[u8]) {
+        self.keep(key, TEXT, content);
     }
 }
 
