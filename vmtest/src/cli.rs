@@ -59,8 +59,8 @@ pub enum Command {
 pub struct RunOptions {
     /// In these kernels.
     pub kernels: Vec<&'static Kernel>,
-    /// Virtual CPUs.
-    pub cpus: u32,
+    /// Virtual CPUs, if it is said.
+    pub cpus: Option<u32>,
     /// Other packages whose tests run in the guest.
     pub packages: Vec<String>,
     /// Parts of test names; none means all.
@@ -137,7 +137,7 @@ impl Seen {
             "build" => Command::Build { kernels: self.kernels, check: self.check },
             "run" => Command::Run(RunOptions {
                 kernels: self.kernels,
-                cpus: self.cpus.unwrap_or(1),
+                cpus: self.cpus,
                 packages: self.packages,
                 filters: self.filters,
             }),
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(options.kernels, kernels(&["6.12", "6.1"]));
         assert_eq!(options.filters, ["locks", "mmap"]);
         assert_eq!(options.packages, ["defuse"]);
-        assert_eq!(options.cpus, 2);
+        assert_eq!(options.cpus, Some(2));
     }
 
     #[test]

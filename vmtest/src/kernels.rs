@@ -113,6 +113,14 @@ impl Kernel {
         }
     }
 
+    /// How many CPUs its machine has unless it is said: the debug kernel's checkers watch several, and the tests leave nobody to wait for.
+    pub fn cpus(&self) -> u32 {
+        match self.origin {
+            Origin::Packages(_) => 1,
+            Origin::Source(_) => 2,
+        }
+    }
+
     /// The newest build of this series among package names, for when the pinned one has left the archive.
     pub fn newest_abi<'a>(&self, packages: impl Iterator<Item = &'a str>) -> Option<&'a str> {
         let number = |abi: &str| -> Option<u32> {

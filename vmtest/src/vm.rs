@@ -87,8 +87,11 @@ impl Vm {
         command.arg("--verbose");
         command.arg(format!(
             "--qemu-opts=-pidfile {folder}/pid -device virtio-serial -chardev socket,id=vmtest,path={folder}/report \
-             -device virtserialport,chardev=vmtest,name=vmtest.report",
-            folder = folder.display()
+             -device virtserialport,chardev=vmtest,name=vmtest.report \
+             -fsdev local,id=vmtest-host,path=/,security_model=none,readonly=on,multidevs=remap \
+             -device virtio-9p-pci,fsdev=vmtest-host,mount_tag={tag}",
+            folder = folder.display(),
+            tag = crate::guest::host_files::TAG
         ));
         // By a file: the kernel's command line, by which virtme-ng hands on what to run, is short.
         let words = logs.join(format!("{}.words", machine.kernel.name));

@@ -7,6 +7,7 @@ mod doctor;
 mod environment;
 mod failure;
 mod help;
+mod join_standing;
 mod library;
 mod mount_helper;
 mod nofile;
@@ -25,8 +26,10 @@ use failure::Failure;
 /// Does what `arguments` (the program's name first) ask for, and returns the exit status.
 pub fn main(mut arguments: impl Iterator<Item = OsString>) -> i32 {
     let name = arguments.next().unwrap_or_default();
-    let done = if mount_helper::is_called(&name) {
+    let done = if mount_helper::is_called(mount_helper::NAME, &name) {
         mount_helper::parse(arguments).and_then(|request| mount_helper::mount(&request))
+    } else if mount_helper::is_called(mount_helper::UMOUNT, &name) {
+        mount_helper::parse_umount(arguments).and_then(|request| standing::umount(&request)).map(|()| 0)
     } else {
         arguments::parse(arguments).and_then(perform)
     };
@@ -57,6 +60,7 @@ fn perform(request: Request) -> Result<i32, Failure> {
             0
         }),
         Request::Umount(request) => standing::umount(&request).map(|()| 0),
+        Request::JoinStanding => join_standing::join().map(|()| 0),
         Request::List => print(&standing::list()?),
         Request::WriteBackInside(paths) => Ok(write_back::inside(&paths)),
         Request::PluginList => print(&plugin::list()),

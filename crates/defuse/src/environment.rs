@@ -118,6 +118,26 @@ pub unsafe fn names_session(envp: *mut *mut u8) -> bool {
     false
 }
 
+/// The pointers of the array at `envp` but for those to `LD_PRELOAD`, and a null: the environment of a command that does not need this library.
+///
+/// # Safety
+/// As for [`take`].
+pub unsafe fn without_preload(envp: *mut *mut u8) -> Vec<u64> {
+    let mut pointers = Vec::with_capacity(64);
+    let mut at = envp;
+    // SAFETY: the caller vouches for the array and its strings; neither is left.
+    unsafe {
+        while !(*at).is_null() {
+            if !std::ffi::CStr::from_ptr((*at).cast()).to_bytes().starts_with(PRELOAD) {
+                pointers.push(*at as u64);
+            }
+            at = at.add(1);
+        }
+    }
+    pointers.push(0);
+    pointers
+}
+
 /// Reads our variables out of the array of pointers at `envp` and takes them away from the program.
 ///
 /// # Safety
@@ -238,6 +258,8 @@ pub struct NextImage<'a> {
     pub name: &'a [u8],
     /// Another value for `LD_LIBRARY_PATH`.
     pub library_path: Option<&'a [u8]>,
+    /// It is not to be in this session.
+    pub leaves: bool,
 }
 
 /// An environment for exec.
@@ -250,7 +272,7 @@ pub struct Environment {
 impl Environment {
     /// The environment at `envp`, with our variables in it.
     pub fn for_next_image(process: &'static Process, envp: u64, next: &NextImage<'_>) -> Result<Self, Errno> {
-        let &NextImage { outsider, token, arena, executable, name, library_path } = next;
+        let &NextImage { outsider, token, arena, executable, name, library_path, leaves } = next;
         let library = preload_for(process, outsider);
         let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
@@ -291,7 +313,7 @@ impl Environment {
             name: name.to_vec(),
         }
         .to_variable();
-        let mut strings = vec![session, inheritance];
+        let mut strings = if leaves { Vec::new() } else { vec![session, inheritance] };
         if preload.len() > PRELOAD.len() + 1 {
             strings.push(preload);
         }

@@ -141,6 +141,14 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
     leave(process, process.me(), list, kept, Some(together))
 }
 
+/// Readies the files for an image that will not be in this session: to it they are shadows that it knows nothing of.
+pub fn prepare_to_leave(process: &'static Process) -> Result<Prepared, Errno> {
+    if !interpose::in_vfork_child() {
+        shadow::separate_all(process)?;
+    }
+    Ok(Prepared::default())
+}
+
 /// As [`prepare_exec`], for the files of the suspended parent, which all are shadows: any may be inherited.
 fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> {
     let (mut list, mut kept) = (Vec::new(), Vec::new());

@@ -14,6 +14,8 @@ mod file;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;
+#[allow(unsafe_code)]
+mod helper_process;
 pub mod image;
 mod lending;
 mod libraries;
@@ -40,6 +42,7 @@ mod serve;
 pub mod session;
 mod shadow;
 pub mod site_lists;
+pub mod standing;
 #[allow(unsafe_code)]
 mod start;
 #[allow(unsafe_code)]
@@ -51,4 +54,5 @@ mod thread;
 mod trace;
 #[allow(unsafe_code)]
 mod user;
+mod vfork;
 mod working_directory;

@@ -13,7 +13,7 @@ pub struct MountPoint {
 #[derive(Debug, Default)]
 pub struct MountTable {
     mounts: Vec<MountPoint>,
-    /// Indices into `mounts`, longest point first, so that a nested mount is found before the one around it.
+    /// Indices into `mounts` of those that stand, longest point first, so that a nested mount is found before the one around it.
     by_length: Vec<usize>,
     /// What comes before a mount's number in the path of a second place where it is seen; empty: there is none.
     mirrors: Vec<u8>,
@@ -25,6 +25,13 @@ impl MountTable {
         let mut by_length: Vec<usize> = (0..mounts.len()).collect();
         by_length.sort_by_key(|&index| std::cmp::Reverse(mounts[index].point.len()));
         Self { mounts, by_length, mirrors: Vec::new() }
+    }
+
+    /// The same table without the places of those mounts that `stands` denies. Their numbers stay theirs: what was opened on them is open.
+    #[must_use]
+    pub fn only(mut self, stands: impl Fn(usize) -> bool) -> Self {
+        self.by_length.retain(|&index| stands(index));
+        self
     }
 
     /// The same table, in which `mirrors` followed by a mount's number is one more name of its point.
@@ -50,20 +57,18 @@ impl MountTable {
         let named = path.strip_prefix(self.mirrors.as_slice())?;
         let end = named.iter().position(|&byte| byte == b'/').unwrap_or(named.len());
         let number: usize = std::str::from_utf8(&named[..end]).ok()?.parse().ok()?;
-        (number < self.mounts.len()).then_some((number, &named[end..]))
+        self.by_length.contains(&number).then_some((number, &named[end..]))
     }
 
     /// Whether a mount point lies below the directory at `path` (canonical, absolute).
     pub fn is_above(&self, path: &[u8]) -> bool {
         let path = if path == b"/" { b"" } else { path };
-        self.mounts
-            .iter()
-            .any(|mount| mount.point.strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/')))
+        self.points().any(|point| point.strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/')))
     }
 
     /// The mount whose hidden directory is the inode (`dev`, `ino`).
     pub fn hidden_by(&self, dev: u64, ino: u64) -> Option<usize> {
-        self.mounts.iter().position(|mount| mount.hidden == (dev, ino))
+        self.by_length.iter().copied().find(|&index| self.mounts[index].hidden == (dev, ino))
     }
 
     /// What the paths begin with that lead to a mount by their text: its point, or a mirror.
@@ -71,14 +76,14 @@ impl MountTable {
         self.points().chain(Some(self.mirrors.as_slice()).filter(|mirrors| !mirrors.is_empty()))
     }
 
-    /// All mount points.
+    /// The points of the mounts that stand.
     pub fn points(&self) -> impl Iterator<Item = &[u8]> {
-        self.mounts.iter().map(|mount| mount.point.as_slice())
+        self.by_length.iter().map(|&index| self.mounts[index].point.as_slice())
     }
 
     /// The inode numbers of the directories that the mounts hide.
     pub fn hidden_inodes(&self) -> impl Iterator<Item = u64> {
-        self.mounts.iter().map(|mount| mount.hidden.1)
+        self.by_length.iter().map(|&index| self.mounts[index].hidden.1)
     }
 
     /// The mount point of mount number `index`.
@@ -143,6 +148,18 @@ mod tests {
     #[case("/etc", false)]
     fn directories_above_are_known(#[case] path: &str, #[case] above: bool) {
         assert_eq!(table().is_above(path.as_bytes()), above);
+    }
+
+    #[test]
+    fn a_mount_that_does_not_stand_is_nowhere_and_keeps_its_number() {
+        let table = table().with_mirrors(b"/s/on/".to_vec()).only(|number| number != 1);
+        assert_eq!(table.find(b"/mnt/a/deep/b/f"), Some((0, &b"/deep/b/f"[..])));
+        assert_eq!(table.find(b"/s/on/1/f"), None);
+        assert_eq!(table.find(b"/x/f"), Some((2, &b"/f"[..])));
+        assert_eq!(table.hidden_by(1, 11), None);
+        assert!(!table.is_above(b"/mnt/a/deep") && table.is_above(b"/mnt"));
+        assert_eq!(table.points().count(), 2);
+        assert_eq!((table.len(), table.point(1)), (3, &b"/mnt/a/deep/b"[..]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use interpose::{Call, raw};
 use linux_raw_sys::general as sys;
@@ -56,6 +56,12 @@ pub fn new_fd(nr: u32, args: [u64; 6]) -> Result<RawFd, Errno> {
         result => result,
     }
     .map(|fd| fd as RawFd)
+}
+
+/// As [`new_fd`], for an FD that is closed in the end by who has it.
+pub fn new_owned_fd(nr: u32, args: [u64; 6]) -> Result<OwnedFd, Errno> {
+    // SAFETY: the kernel has just made this descriptor, for nobody else.
+    new_fd(nr, args).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// fstat(2).

@@ -20,6 +20,9 @@
 //!
 //! [`Session`] is the runner's side: it makes the folder and removes it. [`OpenedSession`] is the side of each process: it finds
 //! the folder by its path and believes it only if its owner can be trusted. [`sweep_stale`] removes what killed runners left.
+//!
+//! A *standing* session has no runner: those of a user's processes join it that are in none, while mounts of the kernel module stand (see `crate::standing`). Its folder is
+//! found by [`Rendezvous`] and its name ends in `-s`; mounts are added to its configuration as they come.
 
 mod config;
 mod create;
@@ -31,13 +34,14 @@ mod mount_spec;
 mod open;
 mod pages;
 mod remove;
+mod rendezvous;
 mod run_directory;
 mod standing_table;
 mod sweep;
 mod trust;
 
 pub use config::{Mount, Nofile, SessionConfig, Shadows};
-pub use create::{Session, SessionSpec};
+pub use create::{Session, SessionSpec, extend, is_standing};
 pub use error::SessionError;
 pub use kernel_mounts::{escape_option, kernel_mounts};
 pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
@@ -45,6 +49,7 @@ pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
 pub(crate) use open::check_regular as check_trusted_file;
 pub use pages::unwritten;
+pub use rendezvous::{MountRoot, Rendezvous};
 pub use run_directory::{RunDirectory, choose_run_directory};
 pub use standing_table::StandingTable;
 pub use sweep::{Swept, sweep_stale};

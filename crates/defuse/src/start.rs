@@ -24,10 +24,11 @@ use crate::resolve::PathBytes;
 use crate::session::{self, OpenedSession, SessionConfig, names};
 use crate::shadow::{self, Module, ShadowProvider};
 use crate::site_lists::SessionLists;
+use crate::standing::{self, Joined};
 use crate::sync::Lock;
 use crate::{
-    address_space, handover, libraries, lock_files, log, namei, native, nofile, private_fd, serve,
-    site_lists, trace, working_directory,
+    address_space, handover, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd,
+    serve, site_lists, trace, working_directory,
 };
 
 /// linux/prctl.h
@@ -49,18 +50,85 @@ unsafe extern "C" {
 unsafe extern "C" fn constructor(_argc: i32, _argv: *mut *mut u8, envp: *mut *mut u8) {
     // SAFETY: ld.so passes the environment, and behind it lies the auxiliary vector.
     let auxiliary = unsafe { Auxiliary::behind(envp) };
+    if auxiliary.secure || auxiliary.program_is_here() {
+        return;
+    }
     // SAFETY: as below.
-    if auxiliary.secure || auxiliary.program_is_here() || !unsafe { environment::names_session(envp) } {
+    let named = unsafe { environment::names_session(envp) };
+    if !named && !standing::is_possible() {
         return;
     }
     // SAFETY: as `take` demands: it is the environment of the start, and there is one thread or others have not begun to look.
-    let found = unsafe { environment::take(envp, own_name()) };
-    let Some(folder) = &found.session else { return };
-    if let Err(reason) = start(folder, &found) {
-        log::line(log::Level::Error, format_args!("cannot join the session {}: {reason}", folder.display()));
-        // Going on without the mounts would show the program an empty directory in their place.
-        native::raw_call(sys::__NR_exit_group, [125, 0, 0, 0, 0, 0]);
+    let take = || unsafe { environment::take(envp, own_name()) };
+    let found = if named { take() } else { Found::default() };
+    match &found.session {
+        // Either a session that `defuse run` made; or the command has started itself to work in this one, and no image was in it before.
+        Some(folder) if !session::is_standing(folder) || found.inheritance.is_none() => {
+            if let Err(reason) = start_in(folder, &found) {
+                log::line(
+                    log::Level::Error,
+                    format_args!("cannot join the session {}: {reason}", folder.display()),
+                );
+                // Going on without the mounts would show the program an empty directory in their place.
+                native::raw_call(sys::__NR_exit_group, [125, 0, 0, 0, 0, 0]);
+            }
+        }
+        given => {
+            // SAFETY: as `take` demands, and `run`.
+            let run = |program: &CStr, words: &[&CStr]| unsafe {
+                helper_process::run(program, words, &environment::without_preload(envp))
+            };
+            let started = standing::find(given.as_deref(), own_name(), run)
+                .map_err(Into::into)
+                .and_then(|joined| joined.map_or(Ok(()), |joined| start_standing(joined, found, take)));
+            if let Err(reason) = started {
+                // The program goes on: what it must not take for data is an error to it, with the module.
+                log::line(log::Level::Error, format_args!("cannot join the standing session: {reason}"));
+            }
+        }
     }
+}
+
+/// Joins the session that the command named.
+fn start_in(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>> {
+    let begin = trace::instant();
+    let session = nofile::with_room(|| OpenedSession::open(folder))?;
+    let inheritance = found.inheritance.as_ref();
+    let nofile =
+        inheritance.map_or((session.config.nofile.soft, session.config.nofile.hard), |left| left.nofile);
+    nofile::begin(session.config.private_fd_base, session.config.nofile.soft);
+    let mounts = &session.config.mounts;
+    let stands = if session::is_standing(folder) {
+        let there = session::kernel_mounts()?;
+        mounts.iter().map(|mount| there.contains(mount)).collect()
+    } else {
+        vec![true; mounts.len()]
+    };
+    start(begin, folder, session, found, nofile, &stands)
+}
+
+/// Joins a session that nobody started this program in, unless the previous image was in it. `take` takes our variables out of the environment.
+fn start_standing(
+    joined: Joined,
+    found: Found,
+    take: impl Fn() -> Found,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let begin = trace::instant();
+    let Joined { session, folder, mounts, inherited, lock } = joined;
+    let mut found = if found.session.is_some() { found } else { take() };
+    if !inherited {
+        found.inheritance = None;
+    }
+    let nofile = match &found.inheritance {
+        Some(left) => left.nofile,
+        None => standing::limits(session.config.private_fd_base)?,
+    };
+    nofile::begin(session.config.private_fd_base, nofile.0);
+    let stands: Vec<bool> = session.config.mounts.iter().map(|mount| mounts.contains(mount)).collect();
+    start(begin, &folder, session, &found, nofile, &stands)?;
+    // Registered: from now on the arena says that the folder is in use.
+    drop(lock);
+    Ok(())
 }
 
 /// This library as the dynamic linker found it: the text in `LD_PRELOAD` or `/etc/ld.so.preload`.
@@ -112,9 +180,15 @@ impl Auxiliary {
     }
 }
 
-fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>> {
-    let begin = trace::instant();
-    let session = nofile::with_room(|| OpenedSession::open(folder))?;
+/// Becomes a process of `session`. `stands` says which of its mounts are there.
+fn start(
+    begin: u64,
+    folder: &Path,
+    session: OpenedSession,
+    found: &Found,
+    nofile: (u64, u64),
+    stands: &[bool],
+) -> Result<(), Box<dyn std::error::Error>> {
     let folder_stat = rustix::fs::fstat(&session.folder)?;
     log::init(session.config.log.clone());
     private_fd::set_base(session.config.private_fd_base);
@@ -126,13 +200,11 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
-    let nofile = inheritance.map_or((config.nofile.soft, config.nofile.hard), |left| left.nofile);
-    nofile::begin(config.private_fd_base, config.nofile.soft);
     let dispatch = config.dispatch;
     let (table, mounts, ancestors) = mounts_of(config)?;
     let shared_folder = folder.join(names::shared(arena.session_id())).into_os_string().into_vec();
     let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
-    let table = table.with_mirrors(mirrors);
+    let table = table.only(|number| stands[number]).with_mirrors(mirrors);
     let process: &'static Process = Box::leak(Box::new(Process {
         table,
         mounts,
@@ -140,6 +212,7 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         arena,
         arena_fd,
         owner: folder_stat.st_uid,
+        standing: session::is_standing(folder),
         me: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
         shared_folder,
@@ -157,7 +230,6 @@ fn start(folder: &Path, found: &Found) -> Result<(), Box<dyn std::error::Error>>
         staging: Lock::new(()),
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
-        vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
         restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),

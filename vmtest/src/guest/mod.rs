@@ -1,6 +1,7 @@
 //! What runs inside the virtual machine: the same executable as on the host, as root.
 
 pub mod abi;
+pub mod host_files;
 mod kmsg;
 mod module;
 mod mount;

@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 use super::kmsg::{self, Kmsg};
 use super::port::Port;
 use super::tests::{self, Test};
-use super::{module, port};
+use super::{host_files, module, port};
 use crate::report::{Outcome, Record};
 
 /// Output of the test that runs, on the guest's tmpfs.
@@ -46,6 +46,10 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
     };
     let jobs = jobs(rest);
     port.send(&Record::Plan(jobs.len() + 2 + usize::from(kmsg::has_leak_checker())));
+
+    if let Err(error) = cache_programs(&jobs) {
+        port.send(&Record::Note(format!("programs are read from the host each time: {error}")));
+    }
 
     // As on a machine: the kernel's own limit is so low that a hidden descriptor of the interposer would lie among those that programs look at.
     let nofile = Rlimit { current: Some(20_000), maximum: Some(1 << 20) };
@@ -83,6 +87,17 @@ pub fn one(name: &str) -> ExitCode {
     };
     (test.run)();
     ExitCode::SUCCESS
+}
+
+/// Has the programs that tests of other packages run cached. Tests of the module start few.
+fn cache_programs(jobs: &[Job]) -> std::io::Result<()> {
+    // <target>/<profile>/deps/<test>: what is tested lies in <target>/<profile>.
+    let folder = |job: &Job| job.program.ancestors().nth(2).map(Path::to_path_buf);
+    let own = std::env::current_exe()?;
+    let mut folders: Vec<_> = jobs.iter().filter(|job| job.program != own).filter_map(folder).collect();
+    folders.sort();
+    folders.dedup();
+    if folders.is_empty() { Ok(()) } else { host_files::cache(&folders) }
 }
 
 /// Part of the run itself, reported like a test.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use defuse::log::Level;
 use defuse::session::{MountSpec, PluginSpec};
+use defuse::standing;
 use interpose::DispatchPolicy;
 use lexopt::{Arg, Parser, ValueExt};
 
@@ -34,6 +35,8 @@ pub enum Request {
     Umount(UmountRequest),
     /// List what is mounted for all sessions.
     List,
+    /// Make or extend the standing session of this user.
+    JoinStanding,
     /// Open these files, which writes back what was stored to their mapped pages.
     WriteBackInside(Vec<OsString>),
     /// List plugins.
@@ -99,6 +102,7 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Request, Failu
             Some("list") => parse_list(&mut parser).map_err(|error| usage(error.to_string())),
             Some("doctor") => parse_doctor(&mut parser).map_err(|error| usage(error.to_string())),
             Some("help") => Ok(Request::Help(help::COMMAND)),
+            Some(word) if standing::COMMAND.to_bytes() == word.as_bytes() => Ok(Request::JoinStanding),
             Some(EXEC_INSIDE) => {
                 Ok(Request::ExecInside(rest(&mut parser).map_err(|error| usage(error.to_string()))?))
             }

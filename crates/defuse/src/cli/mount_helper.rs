@@ -1,7 +1,7 @@
 //! `mount.defuse SOURCE POINT [-fnsv] [-o OPTIONS]`: what mount(8) calls for `mount -t defuse` and for lines of fstab, so that `library=` may be a
 //! plugin's name.
 //!
-//! It is this command, called by that name. Options of the module pass as they are, those of the kernel become flags, and those that are
+//! It is this command, called by that name; by that of [`UMOUNT`] it is the helper of umount(8). Options of the module pass as they are, those of the kernel become flags, and those that are
 //! for mount(8) and its like are left out. There is no fallback here: what mount(8) says is mounted must be a mount.
 
 use std::ffi::{OsStr, OsString};
@@ -13,11 +13,14 @@ use defuse::session::{PluginSearch, escape_option, find_plugin};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
+use super::arguments::UmountRequest;
 use super::failure::Failure;
 use super::{run, standing};
 
 /// The name under which this command is mount(8)'s helper.
 pub const NAME: &str = "mount.defuse";
+/// The name under which it is umount(8)'s.
+pub const UMOUNT: &str = "umount.defuse";
 /// mount(8): wrong invocation.
 const USAGE: i32 = 1;
 /// mount(8): mount failure.
@@ -69,6 +72,33 @@ pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<HelperRequest,
     match words.as_slice() {
         [_source, point] => request.point = point.into(),
         _ => return Err(usage("SOURCE and POINT expected".into())),
+    }
+    Ok(request)
+}
+
+/// Reads the arguments of umount(8)'s helper, `POINT [-flnrv]`, without the program's name.
+///
+/// # Errors
+///
+/// When they are not what umount(8) passes.
+pub fn parse_umount(arguments: impl Iterator<Item = OsString>) -> Result<UmountRequest, Failure> {
+    use lexopt::Arg;
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut request = UmountRequest::default();
+    let usage = |error: String| Failure::new(USAGE, format!("{error}\nusage: {UMOUNT} POINT [-flnrv]"));
+    while let Some(argument) = parser.next().map_err(|error| usage(error.to_string()))? {
+        match argument {
+            Arg::Short('l') => request.lazy = true,
+            // No server to be given up, no mtab to be kept; a mount that is busy is not made read-only, but said to be busy.
+            Arg::Short('f' | 'n' | 'r' | 'v') => {}
+            // The type is known.
+            Arg::Short('t') => drop(parser.value().map_err(|error| usage(error.to_string()))?),
+            Arg::Value(point) if request.point.as_os_str().is_empty() => request.point = point.into(),
+            other => return Err(usage(other.unexpected().to_string())),
+        }
+    }
+    if request.point.as_os_str().is_empty() {
+        return Err(usage("POINT expected".into()));
     }
     Ok(request)
 }
@@ -182,14 +212,14 @@ fn flag(name: &str) -> Option<(MountFlags, bool)> {
     })
 }
 
-/// Whether this command was called as the helper: by the last component of its name.
-pub fn is_called(name: &OsStr) -> bool {
-    Path::new(name).file_name() == Some(OsStr::new(NAME))
+/// Whether this command was called as the helper `helper`: by the last component of its name.
+pub fn is_called(helper: &str, name: &OsStr) -> bool {
+    Path::new(name).file_name() == Some(OsStr::new(helper))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HelperRequest, MountFlags, is_called, kernel_options, parse};
+    use super::{HelperRequest, MountFlags, is_called, kernel_options, parse, parse_umount};
     use defuse::session::PluginSearch;
     use rstest::rstest;
     use std::ffi::OsString;
@@ -207,8 +237,18 @@ mod tests {
         let wanted =
             HelperRequest { point: "/mnt".into(), options: "rw,backend=b".into(), fake: true, sloppy: false };
         assert_eq!(parse(words("defuse /mnt -f -v -o rw,backend=b -t defuse")).unwrap(), wanted);
-        assert!(is_called("/sbin/mount.defuse".as_ref()) && is_called("mount.defuse".as_ref()));
-        assert!(!is_called("/mount.defuse/defuse".as_ref()));
+        let called = |name: &str| is_called(super::NAME, name.as_ref());
+        assert!(called("/sbin/mount.defuse") && called("mount.defuse"));
+        assert!(!called("/mount.defuse/defuse") && !called("umount.defuse"));
+    }
+
+    #[test]
+    fn it_is_called_as_umount_8_calls_it() {
+        let request = parse_umount(words("/mnt -l -v -t defuse")).unwrap();
+        assert_eq!((request.point.to_str(), request.lazy), (Some("/mnt"), true));
+        for wrong in ["", "/mnt /more", "/mnt -x", "-l"] {
+            assert_eq!(parse_umount(words(wrong)).unwrap_err().status, super::USAGE, "{wrong}");
+        }
     }
 
     #[rstest]

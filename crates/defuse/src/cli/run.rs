@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use defuse::log::{self, Inode, Level, LogTarget, RunnerStderr};
 use defuse::session::{
     Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, choose_run_directory,
-    resolve_mounts, sweep_stale,
+    is_standing, resolve_mounts, sweep_stale,
 };
 use defuse::site_lists::SessionLists;
 use interpose::DispatchPolicy;
@@ -52,8 +52,14 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     // From here on there is something to undo, so signals wait.
     let signals = Signals::hold().map_err(|errno| failed("hold back signals", errno))?;
     sweep(&run_directory, &preloaded);
-    let (session, arena) =
-        create_session(run_directory, mounts, request.dispatch.unwrap_or(DispatchPolicy::Auto), log, pages)?;
+    let (session, arena) = create_session(
+        run_directory,
+        mounts,
+        request.dispatch.unwrap_or(DispatchPolicy::Auto),
+        log,
+        pages,
+        false,
+    )?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), session.path())
         .and_then(|preload| program(request, &points, &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
@@ -107,13 +113,19 @@ fn create_log_file(file: &Path) -> std::io::Result<PathBuf> {
 }
 
 /// Removes what killed runners left; that this fails keeps nobody from working.
-fn sweep(run_directory: &Path, library: &Path) {
+pub fn sweep(run_directory: &Path, library: &Path) {
     let is_alive = |folder: BorrowedFd<'_>| {
-        let alive = arena::any_alive(folder)?;
-        if !alive && let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())) {
-            write_back(&path, library);
+        if arena::any_alive(folder)? {
+            return Ok(true);
         }
-        Ok(alive)
+        let Ok(path) = fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())) else {
+            return Ok(false);
+        };
+        if is_standing(&path) && standing::is_wanted(&path)? {
+            return Ok(true);
+        }
+        write_back(&path, library);
+        Ok(false)
     };
     match sweep_stale(run_directory, is_alive) {
         Ok(swept) => {
@@ -128,12 +140,18 @@ fn sweep(run_directory: &Path, library: &Path) {
     }
 }
 
-fn create_session(
+/// Makes a session and its arena; `standing` says of which kind.
+///
+/// # Errors
+///
+/// What kept it from being made.
+pub fn create_session(
     base: PathBuf,
     mounts: Vec<Mount>,
     dispatch: DispatchPolicy,
     log: LogTarget,
     pages: bool,
+    standing: bool,
 ) -> Result<(Session, MappedArena), Failure> {
     let division = nofile::divide()?;
     let config = SessionConfig {
@@ -144,7 +162,7 @@ fn create_session(
         mounts,
     };
     let mut made = None;
-    let session = Session::create(&SessionSpec { base, config, pages }, |file| {
+    let session = Session::create(&SessionSpec { base, config, standing, pages }, |file| {
         let inode = Inode::of(file).unwrap_or(Inode { dev: 0, ino: 0 });
         let arena = arena::create(file)?;
         let id = arena.session_id();
@@ -161,7 +179,7 @@ fn create_session(
 }
 
 /// A mapped arena and the file it is.
-struct MappedArena {
+pub struct MappedArena {
     arena: Arena,
     inode: Inode,
 }

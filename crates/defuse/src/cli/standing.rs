@@ -12,15 +12,15 @@ use std::path::{Path, PathBuf};
 use defuse::errno::describe;
 use defuse::log::{self, Level};
 use defuse::session::{
-    Mount, MountSpec, PluginSpec, SessionError, StandingTable, choose_run_directory, escape_option,
-    kernel_mounts, resolve_mounts,
+    Mount, MountSpec, OpenedSession, PluginSpec, SessionError, StandingTable, choose_run_directory,
+    escape_option, kernel_mounts, resolve_mounts,
 };
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::arguments::{MountRequest, UmountRequest};
 use super::failure::{FAILED, Failure};
-use super::{plugin, run};
+use super::{join_standing, library, plugin, run, write_back};
 
 /// The type of the kernel's mounts.
 const TYPE: &str = "defuse";
@@ -71,10 +71,21 @@ pub fn mount(request: &MountRequest) -> Result<String, Failure> {
 /// When nothing is mounted there, or it is in use.
 pub fn umount(request: &UmountRequest) -> Result<(), Failure> {
     let point = fs::canonicalize(&request.point).unwrap_or_else(|_| request.point.clone());
-    if kernel_mounts().map_err(|error| fail(&error))?.iter().any(|mount| mount.point == point) {
+    let mounts = kernel_mounts().map_err(|error| fail(&error))?;
+    if let Some(mount) = mounts.iter().find(|mount| mount.point == point) {
+        let library = library::find();
+        // What killed processes stored to mapped files is the mount's as long as that stands. Who lives writes back himself.
+        if let (Some(folder), Ok(library)) = (join_standing::folder_of(mount), &library) {
+            write_back::write_back(&folder, library);
+        }
         let flags = if request.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-        return rustix::mount::unmount(&point, flags)
-            .map_err(|errno| failure(format!("cannot unmount {}: {}", point.display(), describe(errno))));
+        rustix::mount::unmount(&point, flags)
+            .map_err(|errno| failure(format!("cannot unmount {}: {}", point.display(), describe(errno))))?;
+        if let Ok(library) = library {
+            // Where `join_standing` makes sessions.
+            run::sweep(&choose_run_directory(wanted().as_deref(), None).path, &library);
+        }
+        return Ok(());
     }
     // A point that is gone has the name that it had.
     let named = |mount: &MountSpec| mount.point == point || mount.point == request.point;
@@ -145,6 +156,16 @@ pub fn add_to(mounts: &mut Vec<Mount>, run_directory: &Path) -> bool {
         }
     }
     pages
+}
+
+/// Whether the standing session whose folder is at `path` has a mount that stands, so that processes may look for it.
+///
+/// # Errors
+///
+/// When the session or the kernel's mounts cannot be read.
+pub fn is_wanted(path: &Path) -> Result<bool, SessionError> {
+    let known = OpenedSession::open(path)?.config.mounts;
+    Ok(kernel_mounts()?.iter().any(|mount| known.contains(mount)))
 }
 
 fn mount_in_kernel(mount: &Mount) -> Result<(), Errno> {

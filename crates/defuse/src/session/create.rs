@@ -17,6 +17,9 @@ use super::remove::remove_folder;
 const PASSABLE: Mode = Mode::from_raw_mode(0o711);
 /// The configuration while it is being written.
 const CONFIG_IN_THE_MAKING: &str = "session.new";
+/// How the name of a standing session's folder ends: what a process is told is the folder's path, and it is to know this even when the
+/// folder is gone.
+const STANDING: &str = "-s";
 /// How often another name is tried when a sweeper removed the folder while it was being made.
 const ATTEMPTS: usize = 16;
 
@@ -27,6 +30,8 @@ pub struct SessionSpec {
     pub base: PathBuf,
     /// What its processes are told.
     pub config: SessionConfig,
+    /// Whether it is one that all of the user's processes join who are in none, for as long as its mounts stand.
+    pub standing: bool,
     /// Whether files of a mount may be mapped by the pager: then processes look out for more system calls, which takes some of
     /// their start.
     pub pages: bool,
@@ -59,7 +64,7 @@ impl Session {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let base = openat(rustix::fs::CWD, &spec.base, flags, Mode::empty())
             .map_err(|errno| SessionError::system("open the run directory", &spec.base, errno))?;
-        let session = Self::claim_folder(base, &spec.base)?;
+        let session = Self::claim_folder(base, spec)?;
         let filled = session.fill(spec, fill_arena);
         match filled {
             Ok(()) => Ok(session),
@@ -96,10 +101,10 @@ impl Session {
     }
 
     /// Makes a folder of a new name and takes its lock.
-    fn claim_folder(base: OwnedFd, base_path: &Path) -> Result<Self, SessionError> {
+    fn claim_folder(base: OwnedFd, spec: &SessionSpec) -> Result<Self, SessionError> {
         for _ in 0..ATTEMPTS {
-            let name = new_name()?;
-            let path = base_path.join(&name);
+            let name = new_name(spec.standing)?;
+            let path = spec.base.join(&name);
             let failed = |verb: &str, errno| SessionError::system(verb, &path, errno);
             mkdirat(&base, &name, Mode::RWXU).map_err(|errno| failed("create the folder", errno))?;
             // From here on a sweeper may meet a folder that nobody has locked and take it away. Whoever of us has the lock first
@@ -113,7 +118,7 @@ impl Session {
                 }
             }
         }
-        Err(SessionError::system("create a folder in", base_path, Errno::AGAIN))
+        Err(SessionError::system("create a folder in", &spec.base, Errno::AGAIN))
     }
 
     fn fill(
@@ -143,31 +148,75 @@ impl Session {
             self.make_directory(&format!("{shared}/{name}"), Mode::from_raw_mode(0o1733))?;
         }
 
-        let text = spec.config.to_text();
-        let new = self.make_file(CONFIG_IN_THE_MAKING, Mode::from_raw_mode(0o644))?;
-        let failed = |verb, errno| SessionError::system(verb, &self.path.join(names::CONFIG), errno);
-        write_all(new.as_fd(), text.as_bytes()).map_err(|errno| failed("write", errno))?;
-        renameat(&self.folder, CONFIG_IN_THE_MAKING, &self.folder, names::CONFIG)
-            .map_err(|errno| failed("move into place", errno))
+        write_config(self.folder.as_fd(), &self.path, &spec.config)
     }
 
     fn make_directory(&self, name: &str, mode: Mode) -> Result<(), SessionError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        mkdirat(&self.folder, name, Mode::RWXU)
-            .and_then(|()| fchmod(openat(&self.folder, name, flags, Mode::empty())?, mode))
-            .map_err(|errno| SessionError::system("create the directory", &self.path.join(name), errno))
+        make_directory(self.folder.as_fd(), &self.path, name, mode)
     }
 
     fn make_file(&self, name: &str, mode: Mode) -> Result<OwnedFd, SessionError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&self.folder, name, flags, mode)
-            .and_then(|file| fchmod(&file, mode).map(|()| file))
-            .map_err(|errno| SessionError::system("create the file", &self.path.join(name), errno))
+        make_file(self.folder.as_fd(), &self.path, name, mode)
     }
 }
 
-/// `defuse-UID-` and 32 hexadecimal digits from the kernel's generator.
-fn new_name() -> Result<String, SessionError> {
+/// Gives the session in `folder`, whose path is `path`, the configuration `config` in place of what it had: more mounts behind those that were
+/// there. Processes find one or the other. The caller sees to it that nobody else does the same, and that the folder is not removed meanwhile.
+///
+/// # Errors
+///
+/// When it cannot be written; it is then as it was.
+pub fn extend(
+    folder: BorrowedFd<'_>,
+    path: &Path,
+    config: &SessionConfig,
+    pages: bool,
+) -> Result<(), SessionError> {
+    // What is left of who was killed here.
+    match unlinkat(folder, CONFIG_IN_THE_MAKING, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(SessionError::system("tidy up", path, errno)),
+    }
+    if pages {
+        let file = openat(folder, names::ARENA, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        let file = file.map_err(|errno| SessionError::system("open the arena of", path, errno))?;
+        let arena = stash::Arena::open(file.as_fd()).map_err(|error| SessionError::Arena {
+            attempted: "map the session's arena".into(),
+            why: error.to_string(),
+        })?;
+        let pages = format!("{}/{}", names::shared(arena.session_id()), names::PAGES);
+        match make_directory(folder, path, &pages, Mode::from_raw_mode(0o1733)) {
+            Err(error) if error.errno() != Some(Errno::EXIST) => return Err(error),
+            _ => {}
+        }
+    }
+    write_config(folder, path, config)
+}
+
+fn write_config(folder: BorrowedFd<'_>, path: &Path, config: &SessionConfig) -> Result<(), SessionError> {
+    let new = make_file(folder, path, CONFIG_IN_THE_MAKING, Mode::from_raw_mode(0o644))?;
+    let failed = |verb, errno| SessionError::system(verb, &path.join(names::CONFIG), errno);
+    write_all(new.as_fd(), config.to_text().as_bytes()).map_err(|errno| failed("write", errno))?;
+    renameat(folder, CONFIG_IN_THE_MAKING, folder, names::CONFIG)
+        .map_err(|errno| failed("move into place", errno))
+}
+
+fn make_directory(folder: BorrowedFd<'_>, path: &Path, name: &str, mode: Mode) -> Result<(), SessionError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    mkdirat(folder, name, Mode::RWXU)
+        .and_then(|()| fchmod(openat(folder, name, flags, Mode::empty())?, mode))
+        .map_err(|errno| SessionError::system("create the directory", &path.join(name), errno))
+}
+
+fn make_file(folder: BorrowedFd<'_>, path: &Path, name: &str, mode: Mode) -> Result<OwnedFd, SessionError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(folder, name, flags, mode)
+        .and_then(|file| fchmod(&file, mode).map(|()| file))
+        .map_err(|errno| SessionError::system("create the file", &path.join(name), errno))
+}
+
+/// `defuse-UID-` and 32 hexadecimal digits from the kernel's generator; at the end [`STANDING`], if it is that.
+fn new_name(standing: bool) -> Result<String, SessionError> {
     let mut random = [0; 16];
     let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     if !matches!(got, Ok(16)) {
@@ -175,7 +224,8 @@ fn new_name() -> Result<String, SessionError> {
         return Err(SessionError::System { attempted: "get 16 random bytes".into(), errno });
     }
     let uid = rustix::process::geteuid().as_raw();
-    Ok(format!("{}{:032x}", name_prefix(uid), u128::from_ne_bytes(random)))
+    let end = if standing { STANDING } else { "" };
+    Ok(format!("{}{:032x}{end}", name_prefix(uid), u128::from_ne_bytes(random)))
 }
 
 /// What the names of `uid`'s session folders begin with.
@@ -185,9 +235,15 @@ pub fn name_prefix(uid: u32) -> String {
 
 /// Whether `name` is that of a session folder of `uid`.
 pub fn is_session_name(name: &[u8], uid: u32) -> bool {
-    name.strip_prefix(name_prefix(uid).as_bytes()).is_some_and(|digits| {
+    name.strip_prefix(name_prefix(uid).as_bytes()).is_some_and(|rest| {
+        let digits = rest.strip_suffix(STANDING.as_bytes()).unwrap_or(rest);
         digits.len() == 32 && digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     })
+}
+
+/// Whether the session whose folder is at `path` is one that stands as long as its mounts do, by the name.
+pub fn is_standing(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(STANDING.as_bytes())
 }
 
 /// Opens the folder and takes its lock. `NOENT` when a sweeper was faster.

@@ -1,4 +1,4 @@
-//! What is mounted with `mount -t defuse`: served by the kernel module's shadows, and known by `/proc/self/mountinfo`. Used by the command only.
+//! What is mounted with `mount -t defuse`: served by the kernel module's shadows, and known by `/proc/self/mountinfo`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -30,7 +30,7 @@ pub struct KernelMount {
     pub options: OsString,
 }
 
-/// The mounts of type `defuse` that can be reached: what another mount hides is left out.
+/// The mounts of type `defuse` that can be reached: what another mount hides is left out, and what this process may not search.
 ///
 /// # Errors
 ///

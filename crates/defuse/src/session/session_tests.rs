@@ -7,7 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use super::config::{Mount, Nofile, SessionConfig, Shadows};
-use super::{OpenedSession, Session, SessionError, SessionSpec, names, sweep_stale};
+use super::{OpenedSession, Session, SessionError, SessionSpec, extend, is_standing, names, sweep_stale};
 use crate::log::LogTarget;
 
 /// Of an arena.
@@ -29,7 +29,7 @@ fn spec(base: &Path) -> SessionSpec {
         log: LogTarget::default(),
         mounts: vec![mount],
     };
-    SessionSpec { base: base.into(), config, pages: true }
+    SessionSpec { base: base.into(), config, standing: false, pages: true }
 }
 
 fn create(base: &TempDir) -> Session {
@@ -53,6 +53,32 @@ fn a_session_is_found_as_it_was_made() {
     assert_eq!(opened.config, spec(base.path()).config);
     session.remove().unwrap();
     assert_eq!(content(&base), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_standing_session_is_known_by_its_name_and_swept_like_others() {
+    let base = tempfile::tempdir().unwrap();
+    let made = Session::create(&SessionSpec { standing: true, ..spec(base.path()) }, |_| Ok(ID)).unwrap();
+    let (path, other) = (made.path().to_owned(), create(&base));
+    assert!(is_standing(&path) && !is_standing(other.path()));
+    other.remove().unwrap();
+    drop(made);
+    assert_eq!(sweep_stale(base.path(), |_| Ok(false)).unwrap().removed, [path]);
+}
+
+#[test]
+fn mounts_are_added_to_a_session() {
+    let base = tempfile::tempdir().unwrap();
+    let session = create(&base);
+    let mut config = spec(base.path()).config;
+    config.mounts.push(Mount { point: "/mnt/more".into(), ..config.mounts[0].clone() });
+    // Somebody was killed at this.
+    fs::write(session.path().join("session.new"), "defuse-").unwrap();
+    extend(session.folder(), session.path(), &config, false).unwrap();
+    assert_eq!(OpenedSession::open(session.path()).unwrap().config, config);
+    assert_eq!(mode(&session.path().join(names::CONFIG)), 0o644);
+    assert!(!session.path().join("session.new").exists());
+    session.remove().unwrap();
 }
 
 #[test]

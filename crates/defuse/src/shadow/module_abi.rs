@@ -6,6 +6,10 @@ pub const OPEN: u64 = request(WRITES, 0x10, size_of::<Open>());
 pub const IDENT: u64 = request(WRITES | READS, 0x11, size_of::<Ident>());
 /// `DEFUSE_IOC_LIVE`.
 pub const LIVE: u64 = request(WRITES | READS, 0x13, size_of::<Live>());
+/// `DEFUSE_IOC_ARENA`.
+pub const ARENA: u64 = request(WRITES | READS, 0x15, size_of::<Cache>());
+/// `DEFUSE_CACHE_CLOEXEC`.
+pub const CACHE_CLOEXEC: u32 = 1;
 /// `DEFUSE_OPEN_DIR`: a directory is opened.
 pub const OPEN_DIR: u32 = 1;
 /// `DEFUSE_KIND_ROOT`: the root of a mount, opened by its path; there is no description.
@@ -81,6 +85,19 @@ pub struct Live {
     pub closed: u64,
 }
 
+/// `struct defuse_cache`: memory of the module's.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Cache {
+    /// Bytes, if it is made now; 0: it is not to be made.
+    pub size: u64,
+    /// [`CACHE_CLOEXEC`] or 0.
+    pub flags: u32,
+    /// 1 if it was made now.
+    pub created: u32,
+}
+
+const _: () = assert!(size_of::<Cache>() == 16);
 const _: () = assert!(size_of::<Open>() == 48 && size_of::<Ident>() == 64 && size_of::<Live>() == 32);
 
 #[cfg(test)]
@@ -93,7 +110,9 @@ mod tests {
     fn the_requests_are_those_of_the_header() {
         let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kmod/defuse_ioctl.h");
         let mut source = format!("#include \"{header}\"\n");
-        for (name, value) in [("OPEN", super::OPEN), ("IDENT", super::IDENT), ("LIVE", super::LIVE)] {
+        for (name, value) in
+            [("OPEN", super::OPEN), ("IDENT", super::IDENT), ("LIVE", super::LIVE), ("ARENA", super::ARENA)]
+        {
             let _ = writeln!(source, "_Static_assert(DEFUSE_IOC_{name} == {value}u, \"{name}\");");
         }
         let child = Command::new("cc").args(["-x", "c", "-fsyntax-only", "-"]).stdin(Stdio::piped()).spawn();

@@ -9,6 +9,7 @@ mod load;
 mod locks;
 mod measure;
 mod options;
+mod races;
 mod refusals;
 mod remount;
 mod root;
@@ -49,6 +50,7 @@ const fn limit(seconds: &[u64]) -> Duration {
 pub fn all() -> impl Iterator<Item = Test> {
     let files = [
         options::TESTS,
+        races::TESTS,
         remount::TESTS,
         root::TESTS,
         identity::TESTS,
