@@ -57,7 +57,7 @@ unsafe impl GlobalAlloc for PrivateHeap {
 /// The least that is asked from the kernel, in bytes.
 const PIECE: usize = 256 * 1024;
 /// What the start of a process uses, in bytes.
-const USED_AT_START: usize = 64 * 1024;
+const USED_AT_START: usize = 32 * 1024;
 /// The first piece is there.
 static STARTED: AtomicBool = AtomicBool::new(false);
 

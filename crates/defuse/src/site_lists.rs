@@ -1,5 +1,6 @@
 //! Lists of system call sites, kept in the session's folder, so that a library is scanned once in a session and not in each
-//! process: a file for each text, `sites/` and its key in hexadecimal digits.
+//! process: a file for each text, `sites/` and its key in hexadecimal digits. Where there is one whose name ends in `-text`, it is the
+//! object with its sites rewritten, to be mapped over the loaded one.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,14 +19,17 @@ const LONGEST: u64 = 1 << 18;
 /// The longest key, in bytes: file names are twice as long.
 const LONGEST_KEY: usize = 120;
 
+/// How the names of rewritten objects end.
+const TEXT: &str = "-text";
+
 /// What every process of a session has the interposer look at, but for the memory that is its own. `pages`: files may be mapped by
 /// the pager.
 pub fn interests(pages: bool) -> Config {
-    let config = table::rows().fold(Config::new(), |config, row| {
-        let never_asked = !pages && row.interest == Interest::WhileAlert;
-        let config = config.interest(row.nr.into(), if never_asked { Interest::Never } else { row.interest });
+    let config = table::calls().fold(Config::new(), |config, (nr, call)| {
+        let never_asked = !pages && call.interest == Interest::WhileAlert;
+        let config = config.interest(nr, if never_asked { Interest::Never } else { call.interest });
         // Memory that is named by a call may be a mapped file.
-        if !pages || row.memory.is_empty() { config } else { config.alert(row.nr.into()) }
+        if !pages || call.memory().is_empty() { config } else { config.alert(nr) }
     });
     serve::INNER.iter().fold(config, |config, &nr| config.inner(nr))
 }
@@ -68,17 +72,34 @@ impl SessionLists {
         path.extend(ending.as_bytes());
         Some(PathBuf::from(std::ffi::OsString::from_vec(path)))
     }
+
+    /// Makes a file. Without the right to do so, nothing is kept.
+    fn keep(&self, key: &[u8], ending: &str, content: &[u8]) {
+        let mut unfinished = Vec::new();
+        let _ = write!(unfinished, "{ending}-{}", std::process::id());
+        let names = (self.path(key, ending), self.path(key, std::str::from_utf8(&unfinished).unwrap_or("-")));
+        let (Some(path), Some(new)) = names else { return };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = open(&new, flags, Mode::RUSR | Mode::WUSR) else { return };
+        if fill(&file, content).and_then(|()| rename(&new, &path)).is_err() {
+            let _ = unlink(&new);
+        }
+    }
+}
+
+/// A file of the session's folder that may be believed, and its size.
+fn trusted(path: &Path) -> Option<(OwnedFd, u64)> {
+    // O_NONBLOCK: something else than a file in its place must not keep us waiting.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty()).ok()?;
+    let stat = fstat(&file).ok()?;
+    check_trusted_file(path, &stat).ok()?;
+    Some((file, u64::try_from(stat.st_size).ok()?))
 }
 
 impl PlanStore for SessionLists {
     fn load(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let path = self.path(key, "")?;
-        // O_NONBLOCK: something else than a file in its place must not keep us waiting.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = open(&path, flags, Mode::empty()).ok()?;
-        let stat = fstat(&file).ok()?;
-        check_trusted_file(&path, &stat).ok()?;
-        let size = u64::try_from(stat.st_size).ok().filter(|&size| size <= LONGEST)?;
+        let (file, size) = trusted(&self.path(key, "")?).filter(|&(_, size)| size <= LONGEST)?;
         let mut list = vec![0; size as usize];
         // What a signal or a damaged file cuts short is no list.
         let read = io::read(&file, &mut list[..]).ok()?;
@@ -87,16 +108,15 @@ impl PlanStore for SessionLists {
     }
 
     fn store(&self, key: &[u8], list: &[u8]) {
-        let mut ending = Vec::new();
-        let _ = write!(ending, "-{}", std::process::id());
-        let names = (self.path(key, ""), self.path(key, std::str::from_utf8(&ending).unwrap_or("-")));
-        let (Some(path), Some(new)) = names else { return };
-        // Without the right to write here, this process goes on scanning.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = open(&new, flags, Mode::RUSR | Mode::WUSR) else { return };
-        if fill(&file, list).and_then(|()| rename(&new, &path)).is_err() {
-            let _ = unlink(&new);
-        }
+        self.keep(key, "", list);
+    }
+
+    fn open_text(&self, key: &[u8]) -> Option<(OwnedFd, u64)> {
+        trusted(&self.path(key, TEXT)?)
+    }
+
+    fn store_text(&self, key: &[u8], content: &[u8]) {
+        self.keep(key, TEXT, content);
     }
 }
 
@@ -163,11 +183,25 @@ mod tests {
     fn the_lists_of_this_process_are_those_of_its_libraries() {
         let (_folder, lists) = lists();
         let texts = lists.make().unwrap();
-        let kept = fs::read_dir(&lists.directory).unwrap().count();
+        let names = fs::read_dir(&lists.directory).unwrap().map(|entry| entry.unwrap().path());
+        let (rewritten, kept): (Vec<_>, Vec<_>) =
+            names.partition(|path| path.as_os_str().as_bytes().ends_with(TEXT.as_bytes()));
         // This program, libc and ld.so at least; a text without functions has none.
-        assert!(texts >= 3 && (3..=texts).contains(&kept), "{texts} texts, {kept} lists");
-        for entry in fs::read_dir(&lists.directory).unwrap() {
-            assert!(fs::read(entry.unwrap().path()).unwrap().starts_with(b"siteslt"));
-        }
+        assert!(texts >= 3 && (3..=texts).contains(&kept.len()), "{texts} texts, {kept:?}");
+        assert!(kept.iter().all(|path| fs::read(path).unwrap().starts_with(b"siteslt")));
+        assert!(rewritten.len() >= 2, "of libc and ld.so: {rewritten:?}");
+        assert!(rewritten.iter().all(|path| fs::read(path).unwrap().starts_with(b"\x7fELF")));
+    }
+
+    #[test]
+    fn a_rewritten_text_is_believed_like_a_list() {
+        let (_folder, lists) = lists();
+        assert!(lists.open_text(b"key").is_none());
+        lists.store_text(b"key", b"text");
+        assert_eq!(lists.open_text(b"key").unwrap().1, 4);
+        assert_eq!(lists.load(b"key"), None);
+        let path = lists.path(b"key", TEXT).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o664)).unwrap();
+        assert!(lists.open_text(b"key").is_none());
     }
 }

@@ -9,6 +9,7 @@
 //! [`Treatment::Refused`] or [`Treatment::RefusedOnMount`]; its tests compare the two. The interposer is told each number's
 //! [`Interest`]. Which memory a call names matters to mapped files: pages of theirs must be there before the kernel touches them.
 
+mod call;
 mod rows_descriptors;
 mod rows_files;
 mod rows_memory;
@@ -21,6 +22,7 @@ mod rows_system;
 
 use std::ops::RangeInclusive;
 
+pub use call::{Call, call, calls, transfers};
 pub use interpose::Interest;
 use rustix::io::Errno;
 
@@ -115,10 +117,10 @@ pub const UNASSIGNED: RangeInclusive<u16> = 337..=423;
 pub const NEWEST: u16 = 472;
 
 /// Of [`FAMILIES`], those whose calls move data: files and sockets.
-const TRANSFERS: [u8; 2] = [0, 4];
+const TRANSFERS: [usize; 2] = [0, 4];
 
 /// All rows, by what they are about.
-pub const FAMILIES: &[(&str, &[Row])] = &[
+pub static FAMILIES: &[(&str, &[Row])] = &[
     ("Reading, writing and what belongs to an open file", rows_files::ROWS),
     ("Names", rows_paths::ROWS),
     ("Mounts, and files that the kernel uses itself", rows_mounts::ROWS),
@@ -130,42 +132,16 @@ pub const FAMILIES: &[(&str, &[Row])] = &[
     ("The machine", rows_system::ROWS),
 ];
 
-/// The row of system call `nr`: one look-up. `None` for numbers that are unassigned or newer than this table.
+/// The row of system call `nr`, for who wants its reason, too; [`call`] is quicker. `None` for numbers that are unassigned or newer than
+/// this table.
 pub fn row(nr: impl Into<u32>) -> Option<&'static Row> {
-    let (family, index) = *PLACES.get(nr.into() as usize)?;
-    FAMILIES.get(usize::from(family)).map(|(_, rows)| &rows[usize::from(index)])
-}
-
-/// Whether a call moves data between memory and an FD, which is where other threads' faults and write-backs meet it.
-pub fn transfers(nr: u32) -> bool {
-    PLACES.get(nr as usize).is_some_and(|(family, _)| TRANSFERS.contains(family))
+    let nr = nr.into();
+    rows().find(|row| u32::from(row.nr) == nr)
 }
 
 /// All rows, family by family.
 pub fn rows() -> impl Iterator<Item = &'static Row> {
     FAMILIES.iter().flat_map(|(_, rows)| rows.iter())
-}
-
-/// Family and index of each number's row; no such family where there is none.
-static PLACES: [(u8, u8); NEWEST as usize + 1] = places();
-
-const NOWHERE: (u8, u8) = (u8::MAX, 0);
-
-const fn places() -> [(u8, u8); NEWEST as usize + 1] {
-    let mut places = [NOWHERE; NEWEST as usize + 1];
-    let mut family = 0;
-    while family < FAMILIES.len() {
-        let rows = FAMILIES[family].1;
-        let mut index = 0;
-        while index < rows.len() {
-            let place = &mut places[rows[index].nr as usize];
-            assert!(place.0 == NOWHERE.0, "a number has two rows");
-            *place = (family as u8, index as u8);
-            index += 1;
-        }
-        family += 1;
-    }
-    places
 }
 
 impl Row {
@@ -196,16 +172,6 @@ impl Row {
     }
 }
 
-impl Row {
-    /// The first path: the argument of the directory FD that it is relative to, if there is one, and its own.
-    pub fn path_argument(&self) -> Option<(Option<usize>, usize)> {
-        self.paths.first().map(|path| match *path {
-            PathArg::Cwd(path) => (None, path.into()),
-            PathArg::At(directory, path) => (Some(directory.into()), path.into()),
-        })
-    }
-}
-
 impl MemArg {
     /// The number of the argument.
     pub const fn argument(self) -> u8 {
@@ -224,7 +190,7 @@ impl MemArg {
 
 #[cfg(test)]
 mod tests {
-    use super::{FAMILIES, Interest, Length, NEWEST, PathArg, Treatment, UNASSIGNED, row, rows};
+    use super::{FAMILIES, Interest, Length, NEWEST, PathArg, Treatment, UNASSIGNED, call, calls, row, rows};
 
     #[test]
     fn every_number_has_a_row_or_is_known_to_be_unassigned() {
@@ -236,6 +202,18 @@ mod tests {
         }
         assert!(row(u32::from(NEWEST) + 1).is_none() && row(u32::MAX).is_none());
         assert_eq!(rows().count(), usize::from(NEWEST) + 1 - UNASSIGNED.count());
+    }
+
+    #[test]
+    fn what_is_looked_up_is_what_the_row_says() {
+        assert_eq!(calls().count(), rows().count());
+        for row in rows() {
+            let call = call(row.nr).unwrap();
+            assert_eq!((call.treatment, call.interest), (row.treatment, row.interest), "{row:?}");
+            assert_eq!((call.name(), call.fds(), call.paths()), (row.name, row.fds, row.paths), "{row:?}");
+            assert_eq!(call.memory(), row.memory, "{row:?}");
+        }
+        assert!(call(u32::from(NEWEST) + 1).is_none() && call(u32::MAX).is_none());
     }
 
     #[test]

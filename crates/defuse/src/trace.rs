@@ -122,9 +122,9 @@ fn report(start: Timespec, call: &Call, served: &Served) {
     let end = clock_gettime(ClockId::Monotonic);
     let nanoseconds = (end.tv_sec - start.tv_sec) * 1_000_000_000 + (end.tv_nsec - start.tv_nsec);
     let mut buffer = [MaybeUninit::uninit(); 512];
-    let row = table::row(call.nr as u16);
-    let name = row.map_or("?", |row| row.name);
-    let path = row.and_then(table::Row::path_argument).and_then(|(dirfd, position)| {
+    let known = table::call(call.nr);
+    let name = known.map_or("?", table::Call::name);
+    let path = known.and_then(table::Call::path_argument).and_then(|(dirfd, position)| {
         let path = interpose::usercopy::read_cstr(call.args[position], &mut buffer).ok()?;
         Some((dirfd.map(|dirfd| call.args[dirfd] as i32), path))
     });

@@ -8,8 +8,10 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::entry::regions;
+use crate::plans::Ahead;
 use crate::rewrite::{
-    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Reason, Rewind, Threads, apply,
+    AddressMap, Error, LoadedObject, NearMemory, Patched, Phase, Plan, Reason, Rewind, Segment, Threads,
+    apply,
 };
 use crate::signals::Context;
 use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, runtime_code, serve, table};
@@ -123,11 +125,14 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
             continue;
         }
         // SAFETY: the caller's promise.
-        let plans = unsafe { plans(&object) };
-        planned.push((object, plans));
+        let texts = unsafe { texts(&object, range.is_none(), threads == Threads::Quiet) };
+        planned.push((object, texts));
     }
-    let missed = |(_, plans): &(_, Vec<(Plan, _)>)| {
-        plans.iter().any(|(plan, _)| plan.missed().any(|left| interesting(left.number)))
+    let missed = |(_, texts): &(_, Vec<(How, _)>)| {
+        texts.iter().any(|(how, _)| match how {
+            How::Plan(plan) => plan.missed().any(|left| interesting(left.number)),
+            How::Ahead(_) => false,
+        })
     };
     let dispatches = match policy {
         DispatchPolicy::Never => false,
@@ -135,14 +140,30 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
         DispatchPolicy::Always => true,
     };
     if dispatches && !table::ALL_SITES.swap(true, Relaxed) {
-        for (object, plans) in &mut planned {
+        for (object, texts) in &mut planned {
             // SAFETY: the caller's promise; nothing was changed yet.
-            *plans = unsafe { self::plans(object) };
+            *texts = unsafe { self::texts(object, range.is_none(), false) };
         }
     }
-    for (object, plans) in planned {
+    for (object, texts) in planned {
         let mut rewritten = false;
-        for (plan, text) in plans {
+        for (how, text) in texts {
+            let plan = match how {
+                How::Plan(plan) => plan,
+                How::Ahead(ahead) => {
+                    // SAFETY: the mapping it was found for, of a loaded object; nobody else runs, and this code is in an object
+                    // that is left out.
+                    if let Some(patched) = unsafe { ahead.put_over(&text, regions::entry()) } {
+                        rewritten = true;
+                        tally.sites += patched.len() as u32;
+                        publish(patched);
+                        continue;
+                    }
+                    // SAFETY: the caller's promise; nothing was changed.
+                    let Some(plan) = (unsafe { plan(&object, &text) }) else { continue };
+                    plan
+                }
+            };
             let thirty_two_bit = plan.left(Reason::ThirtyTwoBit) as u32;
             if thirty_two_bit > 0 {
                 serve::handler().thirty_two_bit_calls(object.path(), thirty_two_bit);
@@ -165,10 +186,10 @@ pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Ta
                 Err(error) => return Err(error),
             };
             let missed = patched.left(&plan).iter().filter(|left| interesting(left.number)).count() as u32;
-            rewritten |= patched.sites().len() > 0;
-            tally.sites += patched.sites().len() as u32;
+            rewritten |= !patched.is_empty();
+            tally.sites += patched.len() as u32;
             tally.missed += missed;
-            publish(Record { patched, gone: AtomicBool::new(false), next: core::ptr::null() });
+            publish(patched);
         }
         tally.objects += u32::from(rewritten);
     }
@@ -185,26 +206,50 @@ fn interesting(number: Option<u32>) -> bool {
     number.is_none_or(table::must_be_caught)
 }
 
-/// The plans for those texts of an object that were not rewritten yet.
-unsafe fn plans(object: &LoadedObject) -> Vec<(Plan, Range<u64>)> {
+/// How a text is to be rewritten.
+enum How {
+    /// By changing it.
+    Plan(Plan),
+    /// By mapping one over it that was rewritten before.
+    Ahead(Ahead),
+}
+
+/// Those texts of an object that were not rewritten yet. `loaded`: nobody is in the middle of loading it; `quiet`: and nobody
+/// else runs.
+unsafe fn texts(object: &LoadedObject, loaded: bool, quiet: bool) -> Vec<(How, Range<u64>)> {
     // SAFETY: the caller keeps the object mapped; nothing is changed before the image is dropped.
-    let Some(image) = (unsafe { object.image() }) else { return Vec::new() };
+    let image = unsafe { if loaded { object.image_when_loaded() } else { object.image() } };
+    let Some(image) = image else { return Vec::new() };
+    let ahead = loaded && quiet;
     let store = SETTINGS.get().and_then(|settings| settings.plans);
+    let how = |text: &Segment| match Ahead::find(store.filter(|_| ahead), object, &image, text) {
+        Some(found) => How::Ahead(found),
+        None => How::Plan(plans::plan(store, object, &image, text)),
+    };
     image
         .texts()
         .map(|text| (text, text.address..text.address + text.bytes.len() as u64))
         .filter(|(_, range)| !known(range))
-        .map(|(text, range)| (plans::plan(store, object, &image, &text), range))
+        .map(|(text, range)| (how(&text), range))
         .collect()
+}
+
+/// The plan for one text.
+unsafe fn plan(object: &LoadedObject, range: &Range<u64>) -> Option<Plan> {
+    // SAFETY: as above.
+    let image = unsafe { object.image() }?;
+    let store = SETTINGS.get().and_then(|settings| settings.plans);
+    let text = image.texts().find(|text| text.address == range.start)?;
+    Some(plans::plan(store, object, &image, &text))
 }
 
 fn known(text: &Range<u64>) -> bool {
     records().any(|record| record.patched.text() == *text && !record.gone.load(Relaxed))
 }
 
-fn publish(record: Record) {
-    let record = Box::leak(Box::new(record));
-    record.next = RECORDS.load(Acquire);
+fn publish(patched: Patched) {
+    let next = RECORDS.load(Acquire);
+    let record = Box::leak(Box::new(Record { patched, gone: AtomicBool::new(false), next }));
     // The lock is held: nobody else publishes.
     RECORDS.store(record, Release);
 }

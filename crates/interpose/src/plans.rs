@@ -1,8 +1,15 @@
 //! Plans that somebody keeps, so that not every process has to scan its libraries.
 
-use rustix::io;
+use core::ops::Range;
+use std::io::Read;
+use std::os::fd::OwnedFd;
 
-use crate::rewrite::{AddressMap, Image, LoadedObject, Plan, Reason, Segment};
+use rustix::fs::{Mode, OFlags, fstat, open, stat};
+use rustix::io::Result;
+
+use crate::rewrite::{
+    AddressMap, Image, LoadedObject, Origin, Patched, Plan, PreparedText, Reason, Segment, prepare, untouched,
+};
 use crate::{Config, table};
 
 /// Keeps plans from one process to the next: scanning the C library takes over a millisecond, reading its plan 10 us.
@@ -14,11 +21,94 @@ pub trait PlanStore: Sync + 'static {
 
     /// Keeps `plan`, if it can.
     fn store(&self, key: &[u8], plan: &[u8]);
+
+    /// The file that [`store_text`](Self::store_text) has made for this key, and its size. It must come from a trusted place, as it is
+    /// run.
+    fn open_text(&self, _key: &[u8]) -> Option<(OwnedFd, u64)> {
+        None
+    }
+
+    /// Keeps a file with this content, if it can: an object whose sites are rewritten already. Processes map
+    /// it over theirs, which saves each of them copying and changing the pages with sites.
+    fn store_text(&self, _key: &[u8], _content: &[u8]) {}
+}
+
+/// Pages with sites from which on a text is prepared: for few, copies cost no more than mapping another file.
+const PAGES_WORTH_IT: usize = 4;
+const PAGE: u32 = 4096;
+
+/// A text that was rewritten ahead.
+#[derive(Debug)]
+pub struct Ahead {
+    text: PreparedText,
+    offset: u64,
+    key: Vec<u8>,
+}
+
+impl Ahead {
+    /// That for `text`, if the store has it and what is loaded is what it was made from.
+    pub fn find(
+        store: Option<&dyn PlanStore>,
+        object: &LoadedObject,
+        image: &Image,
+        text: &Segment,
+    ) -> Option<Self> {
+        let store = store?;
+        let range = text.address..text.address + text.bytes.len() as u64;
+        let mapping = object.mappings().iter().find(|mapping| mapping.range == range && !mapping.write)?;
+        let key = key(object, image, text)?;
+        let (file, size) = store.open_text(&key)?;
+        let state = stat(object.path()).ok().filter(|state| state.st_ino == object.file().1)?;
+        let prepared = PreparedText::new(file, size, Origin::of(&state))?;
+        untouched(&range).then_some(Self { text: prepared, offset: mapping.offset, key })
+    }
+
+    /// See [`PreparedText::put_over`].
+    ///
+    /// # Safety
+    /// As there; `text` is the one it was found for.
+    pub unsafe fn put_over(&self, text: &Range<u64>, entry: u64) -> Option<Patched> {
+        // SAFETY: the caller's promise; it was untouched when it was found.
+        unsafe { self.text.put_over(text, self.offset, &self.key, entry) }
+    }
+
+    /// Has `store` keep one for `text`, if it is worth it. Made from the object's file, as code in memory may have been rewritten.
+    fn make(store: &dyn PlanStore, object: &LoadedObject, image: &Image, text: &Segment) -> Option<()> {
+        let key = key(object, image, text)?;
+        if store.open_text(&key).is_some() {
+            return None;
+        }
+        let first = object.mappings()[0].range.start;
+        let mapping = object.mappings().iter().find(|mapping| mapping.range.start == text.address)?;
+        let file = open(object.path(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let state = fstat(&file).ok().filter(|state| state.st_ino == object.file().1)?;
+        let mut content = Vec::new();
+        Read::read_to_end(&mut std::fs::File::from(file), &mut content).ok()?;
+        let in_file = Image::from_file(&content)?;
+        let of_file = in_file.texts().find(|found| {
+            found.address - in_file.start() == text.address - first && found.bytes.len() == text.bytes.len()
+        })?;
+        let plan = in_file.scan(&of_file, &wanted);
+        let mut pages: Vec<u32> = plan.sites.iter().map(|site| site.start / PAGE).collect();
+        pages.dedup();
+        if pages.len() < PAGES_WORTH_IT {
+            return None;
+        }
+        let range = mapping.offset..mapping.offset + text.bytes.len() as u64;
+        let prepared = prepare(&content, &Origin::of(&state), &range, &plan, &key)?;
+        store.store_text(&key, &prepared);
+        Some(())
+    }
+}
+
+/// Whether a site of this number, if the code tells it, is to be rewritten.
+fn wanted(number: Option<u32>) -> bool {
+    number.is_none_or(table::rewritten)
 }
 
 /// The plan for `text`, which is of `image`: from the store if it has it, else by a scan.
 pub fn plan(store: Option<&dyn PlanStore>, object: &LoadedObject, image: &Image, text: &Segment) -> Plan {
-    let scan = || image.scan(text, &|number| number.is_none_or(table::rewritten));
+    let scan = || image.scan(text, &wanted);
     let Some(store) = store else { return scan() };
     let Some(key) = key(object, image, text) else { return scan() };
     if let Some(plan) = store.load(&key).and_then(|bytes| Plan::from_bytes(&bytes, &key)) {
@@ -44,8 +134,8 @@ fn key(object: &LoadedObject, image: &Image, text: &Segment) -> Option<Vec<u8>> 
     (key.len() <= 120).then_some(key)
 }
 
-/// Stores the plans of all objects that are loaded into this process, unless `store` has them, and changes nothing: for
-/// the parent of processes that will use the same C library. Returns how many texts there are.
+/// Stores the plans of all objects that are loaded into this process, and the rewritten texts of those with many sites, unless
+/// `store` has them, and changes nothing: for the parent of processes that will use the same C library. Returns how many texts there are.
 ///
 /// `config` is the one that [`crate::install`] will be given there; where that was called, this must not be.
 ///
@@ -54,7 +144,7 @@ fn key(object: &LoadedObject, image: &Image, text: &Segment) -> Option<Vec<u8>> 
 ///
 /// # Errors
 /// `/proc/self/maps` cannot be read.
-pub unsafe fn store_plans(config: &Config, store: &dyn PlanStore) -> io::Result<usize> {
+pub unsafe fn store_plans(config: &Config, store: &dyn PlanStore) -> Result<usize> {
     table::fill(config);
     let map = AddressMap::read()?;
     let mut texts = 0;
@@ -63,6 +153,7 @@ pub unsafe fn store_plans(config: &Config, store: &dyn PlanStore) -> io::Result<
         let Some(image) = (unsafe { object.image() }) else { continue };
         for text in image.texts() {
             plan(Some(store), &object, &image, &text);
+            Ahead::make(store, &object, &image, &text);
             texts += 1;
         }
     }

@@ -9,7 +9,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use interpose::rewrite::{AddressMap, NearMemory, Patched, Pattern, Phase, Threads, apply};
+use interpose::rewrite::{
+    AddressMap, Image, LoadedObject, NearMemory, Origin, Patched, Pattern, Phase, PreparedText, Threads,
+    apply, prepare,
+};
 
 global_asm!(
     // Counts, serves getppid itself, passes everything else. Keeps the contract: only r11 and flags are lost.
@@ -35,9 +38,9 @@ const MODE: &str = "REWRITE_LIVE_THREADS";
 
 fn main() {
     if let Ok(mode) = std::env::var(MODE) {
-        return run(if mode == "running" { Threads::Running } else { Threads::Quiet });
+        return run(if mode == "running" { Threads::Running } else { Threads::Quiet }, mode == "ahead");
     }
-    for mode in ["quiet", "running"] {
+    for mode in ["quiet", "running", "ahead"] {
         let status = Command::new(std::env::current_exe().unwrap()).env(MODE, mode).status().unwrap();
         assert!(status.success(), "{mode}: {status}");
         match std::env::var_os("DEFUSE_TRIXIE_ROOT") {
@@ -54,7 +57,7 @@ fn main() {
     }
 }
 
-fn run(threads: Threads) {
+fn run(threads: Threads, ahead: bool) {
     // A thread that stays blocked in read while its libc is changed, and one that makes calls all the time.
     let (blocked_end, mut wake) = pipe();
     let busy = AtomicU64::new(0);
@@ -72,7 +75,7 @@ fn run(threads: Threads) {
             while busy.load(Ordering::Relaxed) < 100 {
                 std::hint::spin_loop();
             }
-            let patched = rewrite_everything(threads);
+            let patched = rewrite_everything(threads, ahead);
             let seen = busy.load(Ordering::Relaxed);
             while busy.load(Ordering::Relaxed) < seen + 100 {
                 std::hint::spin_loop();
@@ -82,7 +85,7 @@ fn run(threads: Threads) {
             assert_eq!(blocked.join().unwrap(), 1, "the read that was blocked while libc changed");
             patched
         } else {
-            rewrite_everything(threads)
+            rewrite_everything(threads, ahead)
         };
         everyday_calls();
         addresses(&patched);
@@ -93,13 +96,45 @@ fn run(threads: Threads) {
     println!("{threads:?}: {} calls came by", COUNT.load(Ordering::Relaxed));
 }
 
-fn rewrite_everything(threads: Threads) -> Vec<Patched> {
+/// Maps the objects' files over their texts, with the sites rewritten, as far as that can be done.
+fn put_over(object: &LoadedObject) -> Option<Patched> {
+    let file = std::fs::read(std::str::from_utf8(object.path()).unwrap()).unwrap();
+    let mapping = object.mappings().iter().find(|mapping| mapping.execute)?;
+    let image = Image::from_file(&file)?;
+    let text = image.texts().next()?;
+    let origin = Origin::of(&rustix::fs::stat(object.path()).unwrap());
+    let text_in_file = mapping.offset..mapping.offset + text.bytes.len() as u64;
+    let plan = image.scan(&text, &|_| true);
+    let missed = plan.missed().count();
+    let Some(prepared) = prepare(&file, &origin, &text_in_file, &plan, b"key") else {
+        assert!(plan.sites.is_empty() || missed > 0, "{:?} cannot be prepared", object.path());
+        return None;
+    };
+    let kept = tempfile::tempfile().unwrap();
+    (&kept).write_all(&prepared).unwrap();
+    let length = prepared.len() as u64;
+    let prepared = PreparedText::new(OwnedFd::from(kept), length, origin).unwrap();
+    // SAFETY: the private mapping of a text that nobody has changed and no other thread runs; the entry keeps the contract.
+    let put = unsafe {
+        prepared.put_over(&mapping.range, mapping.offset, b"key", rewrite_live_entry as *const () as u64)
+    };
+    let put = put.expect("what was prepared can be mapped");
+    assert_eq!(put.sites().collect::<Vec<_>>(), plan.sites);
+    println!("{}: {} sites, ahead", String::from_utf8_lossy(object.path()), put.len());
+    Some(put)
+}
+
+fn rewrite_everything(threads: Threads, ahead: bool) -> Vec<Patched> {
     let map = AddressMap::read().unwrap();
     let mut memory = NearMemory::new(&map);
     let own = main as *const () as u64;
     let own = own..own + 1;
     let mut all = Vec::new();
     for object in map.objects(std::slice::from_ref(&own)) {
+        if ahead && let Some(put) = put_over(&object) {
+            all.push(put);
+            continue;
+        }
         // Plans first: apply may not run while the image is borrowed.
         let plans: Vec<_> = {
             // SAFETY: nothing is unmapped or changed while the plans are made.
@@ -123,7 +158,7 @@ fn rewrite_everything(threads: Threads) -> Vec<Patched> {
                 println!(
                     "{}: {} of {} sites, {} skipped",
                     String::from_utf8_lossy(object.path()),
-                    patched.sites().len(),
+                    patched.len(),
                     plan.sites.len(),
                     patched.skipped().len()
                 );
@@ -135,7 +170,7 @@ fn rewrite_everything(threads: Threads) -> Vec<Patched> {
     for mapping in AddressMap::read().unwrap().mappings() {
         assert!(!(mapping.write && mapping.execute), "{mapping:x?} is left writable and executable");
     }
-    let sites: usize = all.iter().map(|patched| patched.sites().len()).sum();
+    let sites: usize = all.iter().map(Patched::len).sum();
     assert!(sites > 200, "only {sites} sites");
     all
 }

@@ -289,7 +289,7 @@ fn code_that_is_not_the_planned_one_is_not_touched() {
     let mut memory = NearMemory::new(&AddressMap::read().unwrap());
     // SAFETY: our own page, not executed; the entry is never reached.
     let patched = unsafe { apply(&planned, text.clone(), text.start, &mut memory, Threads::Quiet) }.unwrap();
-    assert_eq!(patched.sites().len(), 1);
+    assert_eq!(patched.len(), 1);
     assert_eq!(patched.skipped().len(), 1);
     assert_eq!(patched.skipped()[0].1, Skip::Changed);
     let now = content(&text, code.len());
@@ -298,7 +298,7 @@ fn code_that_is_not_the_planned_one_is_not_touched() {
     // Once more: the bytes are not the planned ones any longer.
     // SAFETY: as above.
     let again = unsafe { apply(&planned, text.clone(), text.start, &mut memory, Threads::Quiet) }.unwrap();
-    assert_eq!((again.sites().len(), again.skipped().len()), (0, 2));
+    assert_eq!((again.len(), again.skipped().len()), (0, 2));
     assert_eq!(content(&text, code.len()), now);
 }
 

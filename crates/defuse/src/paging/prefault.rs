@@ -25,9 +25,9 @@ const MESSAGES: u64 = 64;
 /// Makes the memory ready that the arguments of `call` name, as far as files are mapped there.
 pub fn arguments(process: &'static Process, call: &Call) -> Ready {
     let Some(pager) = process.paging.pager().filter(|pager| pager.is_mapping()) else { return Vec::new() };
-    let Some(row) = table::row(call.nr) else { return Vec::new() };
+    let Some(known) = table::call(call.nr) else { return Vec::new() };
     let mut made = Arguments { pager, ready: Vec::new() };
-    for memory in row.memory {
+    for memory in known.memory() {
         let address = call.args[usize::from(memory.argument())];
         if address != 0 {
             made.argument(&call.args, *memory, address);

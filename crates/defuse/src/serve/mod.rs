@@ -74,7 +74,8 @@ pub const DONE: Served = Ok(Reply::Value(0));
 /// Whether the call is about an FD that the program does not have.
 fn is_about_private_fd(call: &Call) -> bool {
     private_fd::is_private(call.args[0] as RawFd)
-        && table::row(call.nr).is_some_and(|row| matches!(row.interest, Interest::ByFd | Interest::Closes))
+        && table::call(call.nr)
+            .is_some_and(|known| matches!(known.interest, Interest::ByFd | Interest::Closes))
 }
 
 /// The function that serves system call `nr`, if it is served.

@@ -11,7 +11,7 @@ use super::{Reply, Served, Server};
 use crate::namei::{Located, PathArgument};
 use crate::process::{Cwd, Process};
 use crate::resolve::PathBytes;
-use crate::table::{self, PathArg, Row, Treatment};
+use crate::table::{self, PathArg, Treatment};
 use crate::{file, native};
 
 /// linux/mount.h
@@ -19,7 +19,7 @@ const MS_MOVE: u32 = 8192;
 
 /// The function for a call whose row says that it is refused.
 pub fn server(nr: u32) -> Option<Server> {
-    match table::row(nr)?.treatment {
+    match table::call(nr)?.treatment {
         Treatment::Refused(_) => Some(everywhere),
         Treatment::RefusedOnMount(_) if nr == sys::__NR_mount => Some(mount),
         Treatment::RefusedOnMount(_) => Some(on_mount),
@@ -28,22 +28,20 @@ pub fn server(nr: u32) -> Option<Server> {
 }
 
 fn everywhere(_: &'static Process, call: &Call) -> Served {
-    match table::row(call.nr).map(|row| row.treatment) {
+    match table::call(call.nr).map(|known| known.treatment) {
         Some(Treatment::Refused(error)) => Err(error),
         _ => Ok(Reply::Pass),
     }
 }
 
 fn on_mount(process: &'static Process, call: &Call) -> Served {
-    let Some(&Row { treatment: Treatment::RefusedOnMount(error), fds, paths, .. }) = table::row(call.nr)
-    else {
-        return Ok(Reply::Pass);
-    };
+    let Some(known) = table::call(call.nr) else { return Ok(Reply::Pass) };
+    let Treatment::RefusedOnMount(error) = known.treatment else { return Ok(Reply::Pass) };
     let is_served = |&fd: &u8| file::served(process, call.args[usize::from(fd)] as RawFd).is_some();
-    if fds.iter().any(is_served) {
+    if known.fds().iter().any(is_served) {
         return Err(error);
     }
-    refuse_paths(process, call, paths, error)
+    refuse_paths(process, call, known.paths(), error)
 }
 
 /// mount(2): the source is a path, too, when it says what to bind or move.

@@ -7,7 +7,7 @@ use super::Row;
 use super::Treatment::{Interposed, Passed, Served};
 
 /// The rows.
-pub const ROWS: &[Row] = &[
+pub static ROWS: &[Row] = &[
     Row::new(7, "poll", Passed, Never, "a shadow is ready at once, as a file is; entries are struct pollfd")
         .memory(&[InOut(0, Items(1, 8))]),
     Row::new(23, "select", Passed, Never, "a shadow is ready at once, as a file is").memory(&[

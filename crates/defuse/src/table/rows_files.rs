@@ -9,7 +9,7 @@ use super::Row;
 use super::Treatment::{RefusedOnMount, Served};
 
 /// The rows.
-pub const ROWS: &[Row] = &[
+pub static ROWS: &[Row] = &[
     Row::new(0, "read", Served, ByFd, "from the plugin, at the shared offset")
         .fds(&[0])
         .memory(&[Out(1, Arg(2))]),

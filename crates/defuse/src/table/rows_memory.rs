@@ -7,7 +7,7 @@ use super::Row;
 use super::Treatment::{Passed, Served};
 
 /// The rows.
-pub const ROWS: &[Row] = &[
+pub static ROWS: &[Row] = &[
     Row::new(
         9,
         "mmap",

@@ -10,7 +10,7 @@ use super::Row;
 use super::Treatment::{Passed, Refused, RefusedOnMount, Served};
 
 /// The rows.
-pub const ROWS: &[Row] = &[
+pub static ROWS: &[Row] = &[
     Row::new(
         165,
         "mount",

@@ -7,7 +7,7 @@ use super::Row;
 use super::Treatment::{Passed, Served};
 
 /// The rows.
-pub const ROWS: &[Row] = &[
+pub static ROWS: &[Row] = &[
     Row::new(41, "socket", Served, Always, "the kernel's; one for datagrams may send to a path on a mount"),
     Row::new(53, "socketpair", Passed, Never, "gives FDs of the kernel's own").memory(&[Out(3, Fixed(8))]),
     Row::new(42, "connect", Served, Always, "a path on a mount leads to where the kernel has that socket")

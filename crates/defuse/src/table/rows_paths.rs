@@ -10,7 +10,7 @@ use super::Row;
 use super::Treatment::{Passed, RefusedOnMount, Served};
 
 /// The rows.
-pub const ROWS: &[Row] = &[
+pub static ROWS: &[Row] = &[
     Row::new(2, "open", Served, Always, "the path may lie on a mount")
         .paths(&[Cwd(0)])
         .memory(&[In(0, Text)]),

@@ -7,7 +7,7 @@ use super::Row;
 use super::Treatment::{Interposed, Passed};
 
 /// The rows.
-pub const ROWS: &[Row] = &[
+pub static ROWS: &[Row] = &[
     Row::new(
         13,
         "rt_sigaction",

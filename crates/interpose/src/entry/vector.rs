@@ -5,7 +5,8 @@
 //! entry moves registers itself. `fxsave` alone takes 23 and is made only when the x87 unit is in use; it is put back
 //! only when there was a value in it.
 
-use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid_count, _xgetbv, CpuidResult};
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
 /// `fxsave` in signal frames.
@@ -38,17 +39,17 @@ const OSXSAVE: u32 = 1 << 27;
 const XGETBV1: u32 = 1 << 2;
 const AVX512BW: u32 = 1 << 30;
 
-/// Asks the CPU. Called once, before the first call is served. In a virtual machine each `cpuid` is an exit that takes
-/// microseconds, so few are made.
+/// Called once, before the first call is served. In a virtual machine each `cpuid` is an exit that takes microseconds, so what ld.so
+/// has asked is not asked again.
 pub fn detect() {
-    if __cpuid(1).ecx & OSXSAVE == 0 {
+    if leaf(LEAF_1, 1, 0).ecx & OSXSAVE == 0 {
         return;
     }
     // SAFETY: the operating system enabled XSAVE, so xgetbv exists.
     let enabled = unsafe { _xgetbv(0) } as u32;
-    let extended = __cpuid_count(0xd, 1).eax;
+    let extended = leaf(LEAF_D_1, 0xd, 1).eax;
     let mut kept = enabled & KEPT;
-    if enabled & AVX512 != 0 && __cpuid_count(7, 0).ebx & AVX512BW == 0 {
+    if enabled & AVX512 != 0 && leaf(LEAF_7, 7, 0).ebx & AVX512BW == 0 {
         // Mask registers of 16 bits: no such CPU is made any more.
         kept &= !AVX512;
     }
@@ -57,6 +58,37 @@ pub fn detect() {
     let signal = enabled & (KEPT | PKRU);
     SIGNAL_MASK.store(signal, Relaxed);
     KIND.store(XSAVE, Relaxed);
+}
+
+/// Numbers of what `__x86_get_cpuid_feature_leaf` keeps, from `sys/platform/x86.h`.
+const LEAF_1: u32 = 0;
+const LEAF_7: u32 = 1;
+const LEAF_D_1: u32 = 3;
+
+/// What `cpuid` says with these in eax and ecx: as glibc from 2.33 on has kept it under the number `kept`, else by asking.
+fn leaf(kept: u32, eax: u32, ecx: u32) -> CpuidResult {
+    let address: usize;
+    // SAFETY: loads an address; 0 where the C library has no such function.
+    unsafe {
+        asm!(
+            ".weak __x86_get_cpuid_feature_leaf",
+            "mov {}, [rip + __x86_get_cpuid_feature_leaf@GOTPCREL]",
+            out(reg) address,
+            options(nostack, readonly, preserves_flags),
+        );
+    }
+    if address != 0 {
+        // SAFETY: glibc's function of that name, which answers with a structure that begins with what `cpuid` said, in static
+        // memory; zeros for a leaf that the CPU does not have.
+        let [eax, ebx, ecx, edx] = unsafe {
+            let get = core::mem::transmute::<usize, extern "C" fn(u32) -> *const [u32; 4]>(address);
+            *get(kept)
+        };
+        if (eax, ebx, ecx, edx) != (0, 0, 0, 0) {
+            return CpuidResult { eax, ebx, ecx, edx };
+        }
+    }
+    __cpuid_count(eax, ecx)
 }
 
 /// Bytes of a signal frame's vector state ([`XSAVE`]), without the magic number that ends it. Asks the CPU the first time.
@@ -73,4 +105,23 @@ pub fn signal_size() -> u32 {
     let size = ends.max().unwrap_or(0).max(576);
     SIGNAL_SIZE.store(size, Relaxed);
     size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_what_the_cpu_says() {
+        for (kept, eax, ecx) in [(LEAF_1, 1, 0), (LEAF_7, 7, 0), (LEAF_D_1, 0xd, 1)] {
+            let (found, expected) = (leaf(kept, eax, ecx), __cpuid_count(eax, ecx));
+            // ebx of leaf 1 names the CPU one runs on, that of leaf 13 depends on what is enabled now.
+            assert_eq!(
+                (found.eax, found.ecx, found.edx),
+                (expected.eax, expected.ecx, expected.edx),
+                "{eax}"
+            );
+        }
+        assert_eq!(leaf(LEAF_7, 7, 0).ebx, __cpuid_count(7, 0).ebx);
+    }
 }

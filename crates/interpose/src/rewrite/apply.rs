@@ -21,7 +21,7 @@ use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::error::Error;
 use super::near::{NearMemory, PAGE};
-use super::patched::{Patched, Skip};
+use super::patched::{Patched, Sites, Skip};
 use super::signals::SignalsBlocked;
 use super::site::{Pattern, Plan, Site};
 use super::stub::{Addresses, HoleJump, Patch, STUB_ALIGN, Stub};
@@ -89,21 +89,21 @@ pub unsafe fn apply(
     region.fill(0, &entry.to_le_bytes());
     let at = |stub| Addresses { text: text.start, stub, entry, cell: base };
     let mut writes = Vec::with_capacity(chosen.len());
-    patched.sites.reserve_exact(chosen.len());
+    let (mut sites, mut holes) = (Vec::with_capacity(chosen.len()), Vec::new());
     for (offset, site) in chosen {
         let stub = Stub::new(site, at(base + offset));
         match stub.code().and_then(|code| Ok((code, stub.jumps()?))) {
             Ok((code, (hole, patch))) => {
                 region.fill(offset, &code);
-                let index = patched.sites.len();
-                patched.holes.extend(hole.map(|hole| (text.start + u64::from(hole.at), index)));
+                holes.extend(hole.map(|hole| (text.start + u64::from(hole.at), sites.len())));
                 writes.push(Write { hole, start: site.start, patch });
-                patched.sites.push((base + offset, *site));
+                sites.push((base + offset, *site));
             }
             Err(_) => patched.skipped.push((*site, Skip::OutOfReach)),
         }
     }
-    patched.holes.sort_unstable();
+    holes.sort_unstable();
+    patched.sites = Sites::Written { sites, holes };
     region.seal()?;
     if threads == Threads::Running {
         membarrier(MembarrierCommand::RegisterPrivateExpeditedSyncCore)

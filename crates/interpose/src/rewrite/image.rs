@@ -72,6 +72,11 @@ impl<'a> Image<'a> {
         self.build_id
     }
 
+    /// The address of its first piece.
+    pub fn start(&self) -> u64 {
+        self.segments.first().map_or(0, |first| first.address)
+    }
+
     /// The pieces that are mapped executable.
     pub fn texts(&self) -> impl Iterator<Item = Segment<'a>> {
         self.segments.iter().copied().filter(|segment| segment.executable)

@@ -6,7 +6,7 @@ use super::site::{Fixup, FixupKind, ORIGINAL_MAX, Pattern, Plan, Reason, Rewind,
 const MAGIC: [u8; 8] = *b"siteslt\x02";
 /// Magic, number of sites, number of what is left, length of the key.
 const HEADER: usize = 8 + 4 + 4 + 4;
-const SITE: usize = 26 + ORIGINAL_MAX;
+pub(super) const SITE: usize = 26 + ORIGINAL_MAX;
 const LEFT: usize = 9;
 /// Stands for "none".
 const NONE: u32 = u32::MAX;
@@ -23,14 +23,7 @@ impl Plan {
         }
         out.extend(key);
         for site in &self.sites {
-            for word in [site.start, site.syscall, site.number.unwrap_or(NONE), site.hole.unwrap_or(NONE)] {
-                out.extend(word.to_le_bytes());
-            }
-            out.extend([site.before, site.after, site.pattern as u8, site.rewind as u8]);
-            for fixup in site.fixups {
-                out.extend(fixup.map_or([u8::MAX; 3], |fixup| [fixup.kind as u8, fixup.at, fixup.end]));
-            }
-            out.extend(site.original);
+            write_site(site, &mut out);
         }
         for left in &self.unpatchable {
             out.extend(left.offset.to_le_bytes());
@@ -68,6 +61,23 @@ impl Plan {
         }
         Some(plan)
     }
+}
+
+/// Appends a site's [`SITE`] bytes.
+pub(super) fn write_site(site: &Site, out: &mut Vec<u8>) {
+    for word in [site.start, site.syscall, site.number.unwrap_or(NONE), site.hole.unwrap_or(NONE)] {
+        out.extend(word.to_le_bytes());
+    }
+    out.extend([site.before, site.after, site.pattern as u8, site.rewind as u8]);
+    for fixup in site.fixups {
+        out.extend(fixup.map_or([u8::MAX; 3], |fixup| [fixup.kind as u8, fixup.at, fixup.end]));
+    }
+    out.extend(site.original);
+}
+
+/// The site at the start of `bytes`. Allocates nothing.
+pub(super) fn site_at(bytes: &[u8]) -> Option<Site> {
+    Input(bytes).site().filter(possible)
 }
 
 /// What every site made by a scan keeps to.

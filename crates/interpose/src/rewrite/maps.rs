@@ -1,6 +1,7 @@
 //! The process's address map, and the objects loaded into it.
 
 use core::ops::Range;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags, openat, stat};
 use rustix::io;
@@ -8,6 +9,7 @@ use rustix::mm::{Advice, madvise};
 
 use super::image::{Image, Segment};
 use super::near::PAGE;
+use super::query;
 
 /// One mapping of `/proc/self/maps`.
 #[derive(Clone, Debug)]
@@ -29,7 +31,7 @@ pub struct Mapping {
     pub device: (u32, u32),
     /// Inode number; 0 for memory without a file.
     pub inode: u64,
-    path: Range<usize>,
+    pub(super) path: Range<usize>,
 }
 
 /// A snapshot of the address map.
@@ -47,16 +49,23 @@ pub struct LoadedObject<'a> {
 }
 
 impl AddressMap {
-    /// Reads `/proc/self/maps` with three kinds of system calls of its own (openat, read, close).
+    /// Reads `/proc/self/maps` with system calls of its own (openat, ioctl, read, close).
     pub fn read() -> io::Result<Self> {
         let file = openat(CWD, c"/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        match query::mappings(&file) {
+            Some((text, mappings)) => Ok(Self { text, mappings }),
+            None => Self::read_text(&file),
+        }
+    }
+
+    fn read_text(file: &OwnedFd) -> io::Result<Self> {
         let mut text = vec![0; 8 * 1024];
         let mut len = 0;
         loop {
             if text.len() - len < 4096 {
                 text.resize(text.len() * 2, 0);
             }
-            let read = io::read(&file, &mut text[len..])?;
+            let read = io::read(file, &mut text[len..])?;
             len += read;
             if read == 0 {
                 text.truncate(len);
@@ -148,17 +157,34 @@ impl<'a> LoadedObject<'a> {
     /// Until the last use of the image, the object's read-only mappings stay mapped and nobody (this crate's
     /// [`super::apply`] included) changes what is in them.
     pub unsafe fn image(&self) -> Option<Image<'a>> {
+        // SAFETY: the caller's promise; that far the file reaches.
+        unsafe { self.image_of(present) }
+    }
+
+    /// The same of an object that nobody is in the middle of mapping, without a look at how far its file reaches.
+    ///
+    /// # Safety
+    ///
+    /// As for [`LoadedObject::image`], and ld.so has finished loading the object.
+    pub unsafe fn image_when_loaded(&self) -> Option<Image<'a>> {
+        // SAFETY: the caller's promise.
+        unsafe { self.image_of(|range| range.end - range.start) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`LoadedObject::image`]; so much of each mapping can be read as `length` says.
+    unsafe fn image_of(&self, length: impl Fn(&Range<u64>) -> u64) -> Option<Image<'a>> {
         if self.mappings[0].offset != 0 {
             return None;
         }
         let fixed = || self.mappings.iter().filter(|m| m.read && !m.write);
         let segments = fixed().map(|mapping| Segment {
             address: mapping.range.start,
-            // SAFETY: the map says that the range may be read, and that far the file reaches; the caller keeps it
-            // mapped and unchanged.
+            // SAFETY: the map says that the range may be read, and the caller how far; it keeps it mapped and unchanged.
             bytes: unsafe {
                 let start = core::ptr::with_exposed_provenance(mapping.range.start as usize);
-                core::slice::from_raw_parts(start, present(&mapping.range) as usize)
+                core::slice::from_raw_parts(start, length(&mapping.range) as usize)
             },
             executable: mapping.execute,
         });
@@ -219,4 +245,28 @@ fn hex(text: &[u8]) -> Option<(u64, &[u8])> {
         .iter()
         .fold(0_u64, |sum, &digit| sum << 4 | u64::from((digit as char).to_digit(16).unwrap_or(0)));
     (1..=16).contains(&digits).then_some((value, &text[digits..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_read_it_agree() {
+        let file = openat(CWD, c"/proc/self/maps", OFlags::RDONLY, Mode::empty()).unwrap();
+        let Some((text, mappings)) = query::mappings(&file) else { return };
+        let asked = AddressMap { text, mappings };
+        let read = AddressMap::read_text(&file).unwrap();
+        // What other threads map and the heap grow meanwhile is in one only; what is from a file stays.
+        let of_files = |map: &AddressMap| -> Vec<String> {
+            let all = map.mappings().iter().filter(|mapping| mapping.inode != 0);
+            all.map(|m| format!("{:?} {}", Mapping { path: 0..0, ..m.clone() }, map.path(m).escape_ascii()))
+                .collect()
+        };
+        assert!(of_files(&read).len() > 8);
+        assert_eq!(of_files(&asked), of_files(&read));
+        for name in [&b"[stack]"[..], b"[vdso]"] {
+            assert!(asked.mappings().iter().any(|mapping| asked.path(mapping) == name));
+        }
+    }
 }

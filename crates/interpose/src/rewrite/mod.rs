@@ -59,10 +59,13 @@ mod maps;
 mod near;
 mod number;
 mod patched;
+mod prepared;
+mod query;
 mod scan;
 mod signals;
 mod site;
 mod stub;
+mod untouched;
 mod window;
 
 pub use apply::{Threads, apply};
@@ -73,9 +76,11 @@ pub use libc::Libc;
 pub use maps::{AddressMap, LoadedObject, Mapping};
 pub use near::NearMemory;
 pub use patched::{Patched, Skip};
+pub use prepared::{Origin, PreparedText, prepare};
 pub use scan::scan;
 pub use site::{Fixup, FixupKind, ORIGINAL_MAX, Pattern, Plan, Reason, Rewind, Site, Unpatchable};
 pub use stub::{Addresses, HoleJump, OutOfReach, Patch, Phase, STUB_ALIGN, Stub, StubInfo};
+pub use untouched::untouched;
 
 #[cfg(test)]
 mod oracle;

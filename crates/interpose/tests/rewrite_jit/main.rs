@@ -85,7 +85,7 @@ fn check(program: &Program) -> Option<Pattern> {
     let text = Text::new(&code);
     let relative = (text.start as u64).wrapping_sub(original.start as u64);
     let patched = text.rewrite(&plan, Threads::Quiet);
-    assert_eq!(patched.sites().len(), plan.sites.len());
+    assert_eq!(patched.len(), plan.sites.len());
     let same = |left: &State, right: &State, what: &str| {
         let equal = |left: &u64, right: &u64| left == right || left.wrapping_sub(*right) == relative;
         let pairs =
@@ -220,11 +220,11 @@ fn code_is_rewritten_under_a_running_thread() {
             runs(10);
             ARRIVALS.store(0, Ordering::SeqCst);
             let patched = text.rewrite(&plan, Threads::Running);
-            assert!(patched.sites().len() + patched.skipped().len() == 2);
+            assert!(patched.len() + patched.skipped().len() == 2);
             // The thread may have been in a call when the last byte was written.
             runs(10);
             let arrivals = ARRIVALS.load(Ordering::SeqCst);
-            assert!(arrivals >= 8 * patched.sites().len() as u64, "{arrivals} arrivals");
+            assert!(arrivals >= 8 * patched.len() as u64, "{arrivals} arrivals");
             stop.store(1, Ordering::Relaxed);
         });
     }
