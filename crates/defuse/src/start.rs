@@ -1,5 +1,8 @@
 //! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
 
+mod auxiliary;
+mod stages;
+
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -7,12 +10,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use arrayvec::ArrayVec;
 use interpose::{DispatchPolicy, PathFilter};
 use linux_raw_sys::general as sys;
 use rustix::fs::{AtFlags, Mode, OFlags, openat};
 use rustix::io::Errno;
 use stash::Arena;
+
+use auxiliary::Auxiliary;
+use stages::Stages;
 
 use crate::carried::{Carried, Mark};
 use crate::common::Common;
@@ -41,11 +46,6 @@ static CONSTRUCTOR: unsafe extern "C" fn(i32, *mut *mut u8, *mut *mut u8) = cons
 
 /// Not 0 once a file has been served.
 static SERVING: AtomicU8 = AtomicU8::new(0);
-
-unsafe extern "C" {
-    /// The beginning of the object that this code is linked into.
-    static __ehdr_start: u8;
-}
 
 unsafe extern "C" fn constructor(_argc: i32, _argv: *mut *mut u8, envp: *mut *mut u8) {
     // SAFETY: ld.so passes the environment, and behind it lies the auxiliary vector.
@@ -136,47 +136,10 @@ fn own_name() -> &'static [u8] {
     let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
     // SAFETY: asks about an address of our own; the answer's name lives as long as the library.
     unsafe {
-        if libc::dladdr((&raw const __ehdr_start).cast(), found.as_mut_ptr()) == 0 {
+        if libc::dladdr(auxiliary::own_start().cast(), found.as_mut_ptr()) == 0 {
             return b"";
         }
         CStr::from_ptr(found.assume_init().dli_fname).to_bytes()
-    }
-}
-
-/// What the kernel says about this image.
-struct Auxiliary {
-    secure: bool,
-    program_headers: u64,
-}
-
-impl Auxiliary {
-    /// # Safety
-    /// `envp` is the array that the kernel laid out, or a copy that ends like it.
-    unsafe fn behind(envp: *mut *mut u8) -> Self {
-        let mut at = envp;
-        // SAFETY: the array ends with a null, and pairs of words follow, the last of type AT_NULL.
-        unsafe {
-            while !(*at).is_null() {
-                at = at.add(1);
-            }
-            let mut entry = at.add(1).cast::<[u64; 2]>();
-            let mut found = Self { secure: false, program_headers: 0 };
-            loop {
-                match *entry {
-                    [0, _] => return found,
-                    [23, value] => found.secure = value != 0,
-                    [3, value] => found.program_headers = value,
-                    _ => {}
-                }
-                entry = entry.add(1);
-            }
-        }
-    }
-
-    /// Whether this code is part of the program itself (the command, a test), not of the library.
-    fn program_is_here(&self) -> bool {
-        let start = (&raw const __ehdr_start) as u64;
-        (start..start + 4096).contains(&self.program_headers)
     }
 }
 
@@ -245,33 +208,6 @@ fn start(
     stages.end("interposer");
     stages.tell();
     Ok(())
-}
-
-/// How long the parts of the start took, for the log at level debug; nothing is kept otherwise.
-struct Stages {
-    last: Option<u64>,
-    ended: ArrayVec<(&'static str, u64), 8>,
-}
-
-impl Stages {
-    fn since(begin: u64) -> Self {
-        Self { last: log::enabled(log::Level::Debug).then_some(begin), ended: ArrayVec::new() }
-    }
-
-    /// The part `name` took the time since the one before.
-    fn end(&mut self, name: &'static str) {
-        if let Some(last) = &mut self.last {
-            let now = trace::instant();
-            self.ended.push((name, now - *last));
-            *last = now;
-        }
-    }
-
-    fn tell(&self) {
-        for (name, nanoseconds) in &self.ended {
-            trace::debug(format_args!("start: {name} {nanoseconds} ns"));
-        }
-    }
 }
 
 /// The session's shared memory, and a private descriptor of it. A process that has dropped its privileges inherits that.

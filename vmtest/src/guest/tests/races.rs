@@ -37,7 +37,7 @@ fn on_each_cpu(body: impl Fn(u64)) {
 }
 
 fn opens_closes_and_names_meet_on_all_cpus() {
-    const ROUNDS: u64 = 2_000;
+    const ROUNDS: u64 = 1_000;
     let mount = Mount::new();
     on_each_cpu(|number| {
         for round in 0..ROUNDS {
