@@ -98,6 +98,25 @@ same_as_plain! {
         gcc -o use use.c -L. -lplugin -Wl,-rpath,"$MNT"; ./use; cp use "$OUT/use"; "$OUT/use"; gcc -o origin use.c -L. -lplugin '-Wl,-rpath,$ORIGIN'; ./origin; gcc -o plain use.c -L. -lplugin; LD_LIBRARY_PATH=$MNT ./plain; cd "$OUT"; LD_LIBRARY_PATH=$MNT "$MNT/plain"
     "#);
 
+    /// The build script's first use of the mount is made by the compiler that it starts, between vfork and exec.
+    cargo_builds_runs_and_tests: script(r#"
+        cd "$MNT"; PATH=$(dirname "$CARGO"):$PATH; mkdir src tests; printf '[package]\nname = "built"\nversion = "0.1.0"\nedition = "2021"\n' >Cargo.toml
+        cat >build.rs <<'END'
+fn main() {
+    let version = std::process::Command::new(std::env::var("RUSTC").unwrap()).arg("--version").output().unwrap();
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR").unwrap()).join("made");
+    std::fs::create_dir_all(&out).unwrap();
+    let text = format!("pub const VERSION: &str = {:?};", String::from_utf8(version.stdout).unwrap());
+    std::fs::write(out.join("version.rs"), text).unwrap();
+}
+END
+        echo 'include!(concat!(env!("OUT_DIR"), "/made/version.rs")); pub fn twice(x: u32) -> u32 { 2 * x }' >src/lib.rs
+        echo 'fn main() { println!("{} {}", built::twice(4), built::VERSION.trim()); }' >src/main.rs
+        echo '#[test] fn doubles() { assert_eq!(built::twice(2), 4) }' >tests/twice.rs
+        cargo run -q --offline; cargo test -q --offline 2>&1 | grep -c 'test result: ok. 1 passed'; sed -i 's/2 \* x/x + x + 1/' src/lib.rs; cargo run -q --offline
+        cargo test -q --offline >"$OUT/log" 2>&1 || echo "rc $?"; grep -c FAILED "$OUT/log"; rm "$OUT/log"; cargo clean -q --offline; ls
+    "#).env("CARGO", env!("CARGO")).needs(&[env!("CARGO"), "cc"]).limit(Duration::from_secs(300));
+
     shell_and_awk_scripts_with_interpreter_lines: script(r#"
         cd "$MNT"; mkdir bin; export PATH="$MNT/bin:$PATH"
         printf '#!/bin/sh\necho "sh $0" "$@"; exec inner "$@"\n' >bin/outer; printf '#!/usr/bin/awk -f\nBEGIN { for (i = 1; i < ARGC; i++) print ARGV[i] }\n' >bin/inner; printf '#! /bin/cat\nshown\n' >bin/shown; chmod +x bin/*
