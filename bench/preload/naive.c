@@ -253,7 +253,7 @@ int fsync(int fd)
     }
 
 BY_PATH(stat, (const char *path, struct stat *st), (path, st), plugin->getattr(fs, inner, st))
-BY_PATH(access, (const char *path, int mode), (path, mode), plugin->access(fs, inner, mode, 0))
+BY_PATH(access, (const char *path, int mode), (path, mode), plugin->access(fs, inner, mode, AT_SYMLINK_NOFOLLOW))
 BY_PATH(unlink, (const char *path), (path), plugin->unlink(fs, inner))
 BY_PATH(mkdir, (const char *path, mode_t mode), (path, mode), plugin->mkdir(fs, inner, mode))
 

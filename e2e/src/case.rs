@@ -15,7 +15,7 @@ use crate::mounted::Mounted;
 use crate::place::Place;
 use crate::process::{self, End, Outcome};
 use crate::product::Product;
-use crate::requirement::{is_root, missing_program, skip};
+use crate::requirement::{has_header, is_root, missing_program, skip};
 use crate::tree;
 
 /// Comes before each script. The environment is kept for the search for leftovers.
@@ -66,6 +66,7 @@ pub struct Case {
     setup: String,
     fixtures: Vec<(&'static str, Vec<&'static str>)>,
     programs: Vec<&'static str>,
+    headers: Vec<&'static str>,
     environment: Vec<(&'static str, String)>,
     needs_root: bool,
     needs_other_device: bool,
@@ -79,6 +80,7 @@ pub fn script(text: impl Into<String>) -> Case {
         setup: String::new(),
         fixtures: vec![],
         programs: vec!["bash"],
+        headers: vec![],
         environment: vec![],
         needs_root: false,
         needs_other_device: false,
@@ -99,6 +101,13 @@ impl Case {
     #[must_use]
     pub fn needs(mut self, programs: &[&'static str]) -> Self {
         self.programs.extend(programs);
+        self
+    }
+
+    /// Skips the case when the C compiler does not find a header.
+    #[must_use]
+    pub fn needs_header(mut self, name: &'static str) -> Self {
+        self.headers.push(name);
         self
     }
 
@@ -153,6 +162,9 @@ impl Case {
     pub fn compare(&self, serving: Serving) {
         if let Some(program) = missing_program(&self.programs) {
             return skip(&format!("{program} is not installed"));
+        }
+        if let Some(header) = self.headers.iter().find(|name| !has_header(name)) {
+            return skip(&format!("<{header}> is not installed"));
         }
         if self.needs_root && !is_root() {
             return skip("needs root");

@@ -24,6 +24,14 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Whether the C compiler finds a header.
+pub fn has_header(name: &str) -> bool {
+    let output = std::process::Command::new("cc")
+        .args(["-fsyntax-only", "-include", name, "-x", "c", "/dev/null"])
+        .output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// Returns from the test, with a `skipped:` line, unless all the programs are on `PATH`.
 #[macro_export]
 macro_rules! need_programs {

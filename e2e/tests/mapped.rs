@@ -12,6 +12,8 @@ use defuse_e2e::{Case, Serving, Session, need_programs, requirement, same_as_pla
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
+
 /// One part of the fixture, in the mount's root.
 fn part(name: &str) -> Case {
     script(format!("cd \"$MNT\"; \"$FIX/mapped\" {name}")).fixture_with("mapped", &["-pthread"])
@@ -61,6 +63,21 @@ END
         done
         sqlite3 db 'pragma journal_mode=delete; create table s as select * from t order by who, n; drop table t; vacuum;'; ls -A; rm db
     "#).needs(&["sqlite3"]);
+
+    /// Processes that write to one database with robust locks in a mapped file, and data that is stored to by a mapping or by FD; one is
+    /// killed with the lock.
+    lmdb: script(r#"
+        cc -w -O1 -o "$OUT/database" "$SOURCES/database.c" -llmdb; cd "$MNT"
+        "$OUT/database" stored stores; "$OUT/database" written reads; mdb_stat -n stored | grep Entries; mdb_copy -n -c written copy; mdb_dump -n copy | tail -n +8 | cut -c1-20 | md5sum
+        rm stored* written* copy* "$OUT/database"
+    "#).env("SOURCES", SOURCES).needs(&["cc", "mdb_stat"]).needs_header("lmdb.h");
+
+    /// Threads and another JVM count in one mapping; buffers are handed to system calls; a file is cut off under a mapping.
+    jvm: script(r#"
+        javac -d "$OUT/classes" "$SOURCES/Mapped.java"; cd "$MNT"
+        java -XX:-UsePerfData -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xmx64m -cp "$OUT/classes" Mapped
+        rm -r "$OUT/classes"
+    "#).env("SOURCES", SOURCES).needs(&["java", "javac"]);
 
     /// Packs and indexes are mapped.
     git_packs_and_checks: script(r#"

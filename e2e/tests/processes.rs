@@ -14,11 +14,21 @@ same_as_plain! {
     /// close_range, closefrom, daemons, unshare, programs without standard streams.
     closed: transcript("closing");
 
+    /// The first who touches the mount is a child of vfork, whose FD table is not its parent's.
+    first_use: script(r#"
+        cd /; for case in opens enters spawns overtaken together nested; do
+            mkdir -p "$MNT/$case/d/e"; echo held >"$MNT/$case/d/e/file"; echo "== $case"; "$FIX/first_use" "$MNT/$case" $case | sort; cat "$MNT/$case/log"; ls "$MNT/$case"
+        done
+        python3 -c 'import os, subprocess, sys; m = sys.argv[1]; subprocess.run(["ls"], cwd=m); print(sorted(os.listdir(m))); os.mkdir(m + "/made"); print(open(m + "/opens/log").read())' "$MNT""#).fixture_with("first_use", &["-pthread"]);
+
     /// clone and clone3 with memory, descriptors, working directory and handlers shared or not.
     shared: transcript("sharing");
 
     /// Children of vfork and posix_spawn that are killed at any moment.
     killed_children: transcript("killed");
+
+    /// Processes that are killed with more files open, all in all, than a session has room for.
+    killed_with_open_files: script(r#"cd "$MNT"; "$FIX/killed" 36 4000"#).fixture("killed");
 
     /// fexecve, `#!` chains, exec from a thread and in vain.
     executed: script(r#"cp "$FIX/executing" "$MNT/program"; cd "$MNT"; PATH=$MNT:$PATH; ./program"#).fixture("executing");
@@ -38,7 +48,7 @@ same_as_plain! {
 ' one two three four five >f
         coproc { read -r line <&3; echo "coproc $line"; read -r line; echo "told $line"; } 3<f; echo hello >&"${COPROC[1]}"; cat <&"${COPROC[0]}"; wait
         exec 4<f; read -r x <&4; coproc P { cat <&4; }; cat <&"${P[0]}"; wait; read -r x <&4 || echo "at the end: $x"; exec 4<&-
-        cat /dev/stdin <f | head -n 1; bash /dev/stdin <<<'echo from stdin'; (read -r x; cat /dev/fd/0) <f | head -n 1; cat /proc/self/fd/0 <f | tail -n 1
+        cat /dev/stdin <f | head -n 1; bash /dev/stdin <<<'echo from stdin'; (read -r x; cat /dev/fd/0) <f | head -n 1; for i in /proc/self/fd/0 /dev/stdin; do (read -r x; cat $i; :) <f | head -n 1; done
         exec 255<f; read -r -u 255 x; echo "$x"; (read -r -u 255 x; echo "$x"); bash -c 'read -r -u 255 x; echo "$x"'; exec 255<&-
         for n in 10 11 19 63 99; do eval "exec $n<f"; done; for n in 10 11 19 63 99; do eval "read -r x <&$n; read -r x <&$n; echo $n \$x"; done; ls /proc/self/fd | grep -c '^[1-9][0-9]'
         exec 10<&- 11<&99; read -r x <&11; echo "$x"; read -r x <&99; echo "$x"

@@ -53,6 +53,9 @@ same_as_plain! {
         "$FIX/loading" "$FIX/in_dlopen" 3 3<"$MNT/f"
     "#).fixture_with("loading", &["-rdynamic", "-ldl"]).fixture_with("in_dlopen", &["-shared", "-fPIC"]);
 
+    /// Directories that the plugin keeps open, in processes that share memory, descriptors, or neither.
+    kept_folders: transcript("folders");
+
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
 }

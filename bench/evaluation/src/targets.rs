@@ -175,7 +175,7 @@ pub const TARGETS: [Target; 15] = [
         works: &["create", "access", "chmod", "unlink"],
         value: Value::Cost,
         bound: Bound::AtMost(1.15),
-        note: "for a path below a directory the passthrough plugin opens that directory first, and closes it",
+        note: "for a path below a directory the passthrough plugin asks the kernel first whether the directory is still the one that it keeps open",
         ..BASE
     },
     Target {

@@ -86,7 +86,7 @@ impl Filesystem for Served {
     ) {
         let mode = mode.map(|mode| mode & 0o7777);
         let (atime, mtime) = (atime.map(attributes::set_time), mtime.map(attributes::set_time));
-        let change = SetAttr { mode, uid, gid, size, atime, mtime };
+        let change = SetAttr { mode, uid, gid, size, atime, mtime, no_link: false };
         let changed = match fh {
             Some(fh) => self.fs.fsetattr(&opened(fh), &change).map_err(errno),
             None => {

@@ -219,11 +219,11 @@ impl Carried {
     }
 
     /// Frees the slots whose FDs exec has closed.
-    pub fn free_closed(&self, process: &Process) {
+    pub fn free_closed(&self, process: &'static Process) {
         if self.any_closed.load(Ordering::Relaxed) && self.any_closed.swap(false, Ordering::AcqRel) {
             for entry in std::mem::take(&mut *self.closed.lock()).iter().flat_map(singly) {
                 // A forked child may have done it.
-                let _ = process.arena.free_slot(process.me(), entry.slot);
+                shadow::let_go(process, entry.slot);
             }
         }
     }
@@ -289,7 +289,7 @@ pub fn close(process: &'static Process, fd: RawFd) -> bool {
     let Some(entry) = process.carried.take(fd, alone) else { return false };
     STATES.forget(fd);
     native::close(fd);
-    let _ = process.arena.free_slot(process.me(), entry.slot);
+    shadow::let_go(process, entry.slot);
     true
 }
 

@@ -24,7 +24,7 @@ use crate::{handover, lending, native, nofile, shadow, trace};
 
 /// Which of it there is.
 pub struct Common {
-    table: AtomicBool,
+    table: &'static AtomicBool,
     place: AtomicPtr<Place>,
     /// A lodger may change the kernel's working directory.
     wandering: AtomicBool,
@@ -40,6 +40,14 @@ struct Place {
     umask: AtomicU32,
 }
 
+/// Somebody else uses the FD table.
+static TABLE: AtomicBool = AtomicBool::new(false);
+
+/// As [`Common::table`], for this process.
+pub fn has_common_table() -> bool {
+    TABLE.load(Ordering::Acquire)
+}
+
 /// The working directory is the kernel's.
 const KERNELS: u64 = u64::MAX;
 
@@ -47,7 +55,7 @@ impl Common {
     /// Nothing.
     pub const fn nothing() -> Self {
         Self {
-            table: AtomicBool::new(false),
+            table: &TABLE,
             wandering: AtomicBool::new(false),
             place: AtomicPtr::new(std::ptr::null_mut()),
             seen: AtomicU64::new(0),

@@ -54,4 +54,5 @@ mod thread;
 mod trace;
 #[allow(unsafe_code)]
 mod user;
+mod vfork;
 mod working_directory;

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use plugin_abi::{Capabilities, Instance, LoadError, Plugin};
 use rustix::io::Errno;
@@ -14,10 +14,19 @@ use crate::lock_files::Keepers;
 use crate::shadow::ShadowProvider;
 use crate::sync::Lock;
 use crate::trace;
+use crate::vfork::{self, Started};
 
 /// How long a fork waits for threads that load a plugin: not for ever, as they may wait for the thread that forks.
 const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 const PATIENCE: u32 = 20;
+
+/// Plugins that this process has started, or tried to.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
+/// How many plugins this process has started until now: all their descriptors are in its FD table.
+pub fn started() -> u64 {
+    STARTED.load(Ordering::Acquire)
+}
 
 /// A mount of the session.
 pub struct Mount {
@@ -35,7 +44,9 @@ pub struct Mount {
     loading: Lock<()>,
     /// Threads that are loading the library.
     loaders: AtomicU32,
-    instance: OnceLock<Result<Instance, Errno>>,
+    instance: OnceLock<Started>,
+    /// The [`started`] plugin of this number is its own; 0 for none.
+    turn: AtomicU64,
     /// The last open gave the program the plugin's own descriptor: so will the next.
     hands_over: AtomicBool,
     /// The plugin has said that it has no `save`.
@@ -66,6 +77,7 @@ impl Mount {
             loading,
             loaders,
             instance,
+            turn: AtomicU64::new(0),
             hands_over,
             saves_nothing,
         }
@@ -77,21 +89,47 @@ impl Mount {
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is
-    /// logged once and every call on the mount fails with the same error.
+    /// logged once and every call on the mount fails with the same error. A vfork child that has its own FD table has its own
+    /// instance, too, if its parent had none before.
     pub fn instance(&self) -> Result<&Instance, Errno> {
-        let made = if let Some(made) = self.instance.get() {
-            made
-        } else {
-            let plugin = self.load();
-            let _loading = self.loading.lock();
-            self.instance.get_or_init(|| self.start(plugin))
+        let (known, alone) = self.known();
+        let started = match known {
+            Some(known) => known,
+            None if alone => self.start_alone(),
+            None => {
+                let plugin = self.load();
+                let _loading = self.loading.lock();
+                self.instance.get_or_init(|| {
+                    let started = self.start(plugin);
+                    self.turn.store(STARTED.fetch_add(1, Ordering::AcqRel) + 1, Ordering::Release);
+                    started
+                })
+            }
         };
-        made.as_ref().map_err(|errno| *errno)
+        started.as_ref().map_err(|errno| *errno)
     }
 
     /// The instance if the plugin has been loaded and works.
     pub fn loaded(&self) -> Option<&Instance> {
-        self.instance.get()?.as_ref().ok()
+        self.known().0?.as_ref().ok()
+    }
+
+    /// The plugin as far as it was started for this process, and whether that is a vfork child which must not have its parent's.
+    fn known(&self) -> (Option<&Started>, bool) {
+        if interpose::in_vfork_child() {
+            let turn = self.turn.load(Ordering::Acquire);
+            if let vfork::Plugin::Own(own) = vfork::children().plugin(self.number, turn) {
+                return (own, true);
+            }
+        }
+        (self.instance.get(), false)
+    }
+
+    /// Starts the plugin for this vfork child only.
+    fn start_alone(&self) -> &'static Started {
+        let started = Box::leak(Box::new(self.start(self.load())));
+        vfork::children().keep(self.number, started);
+        started
     }
 
     /// Whether the next file that is opened is likely to become the program's own descriptor.

@@ -4,7 +4,7 @@
 //! lowest free number is the same as without us. A close, dup2 or `close_range` of the program never touches them.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
@@ -18,6 +18,9 @@ static BASE: AtomicU32 = AtomicU32::new(u32::MAX);
 /// A bit for each number from [`BASE`] on: it is ours. In a vfork child these are the bits of its parent, whose other threads go on
 /// making and closing private descriptors: the child, which has numbers of its own, leaves them alone.
 static OURS: [AtomicU64; TRACKED / 64] = [const { AtomicU64::new(0) }; TRACKED / 64];
+
+/// See [`are_short`].
+static SHORT: AtomicBool = AtomicBool::new(false);
 
 /// Sets the first private number. Called once, before any other function here.
 pub fn set_base(base: u32) {
@@ -45,6 +48,17 @@ pub fn take(fd: RawFd) -> Result<RawFd, Errno> {
     let private = duplicate(fd)?;
     native::close(fd);
     Ok(private)
+}
+
+/// A plugin's `fd` could not be moved, and stays where the program sees it. From now on plugins are to keep no more of them than they must.
+pub fn out_of_numbers(fd: RawFd) -> RawFd {
+    SHORT.store(true, Ordering::Relaxed);
+    fd
+}
+
+/// Whether a descriptor of a plugin could not be moved.
+pub fn are_short() -> bool {
+    SHORT.load(Ordering::Relaxed)
 }
 
 /// A private duplicate of `fd`, closed by exec.

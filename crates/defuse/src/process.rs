@@ -1,6 +1,5 @@
 //! What this process knows: the session it belongs to, its mounts, its served files, its working directory.
 
-use std::any::Any;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -18,7 +17,7 @@ use crate::mounts::MountTable;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
 use crate::working_directory::Directory;
-use crate::{native, nofile, shadow, thread, trace};
+use crate::{native, nofile, shadow, thread, trace, vfork};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -75,8 +74,6 @@ pub struct Process {
     pub library: Vec<u8>,
     /// Where the program lies, if that is on a mount.
     pub executable: Option<PathBytes>,
-    /// What vfork children have left in the memory they share with us.
-    pub vfork: Lock<Vec<VforkChild>>,
     /// The process has had a second thread: a descriptor may be in use while its number changes hands.
     pub threaded: AtomicBool,
     /// The process has given up system calls: what can be left to others is.
@@ -87,14 +84,6 @@ pub struct Process {
     pub paging: crate::paging::Paging,
     /// Slot numbers at and above this make the next open look for slots of ended processes.
     pub sweep_at: AtomicU32,
-}
-
-/// What a vfork child keeps in its parent's memory, by the parent's thread that waits for it.
-pub struct VforkChild {
-    thread: u32,
-    cwd: Option<Cwd>,
-    /// Kept until the child has its own memory.
-    exec: Option<Box<dyn Any + Send>>,
 }
 
 /// The working directory as the program knows it.
@@ -184,9 +173,8 @@ impl Process {
     /// Looks at the working directory.
     pub fn with_cwd<R>(&'static self, look: impl FnOnce(&Cwd) -> R) -> R {
         if interpose::in_vfork_child() {
-            let children = self.vfork.lock();
-            let mine = children.iter().find(|child| child.thread == thread::id());
-            if let Some(VforkChild { cwd: Some(cwd), .. }) = mine {
+            let children = vfork::children();
+            if let Some(cwd) = children.cwd() {
                 return look(cwd);
             }
         }
@@ -208,7 +196,7 @@ impl Process {
     /// Replaces what is known of the working directory, which is the same as before.
     pub fn know_cwd(&self, cwd: Cwd) {
         if interpose::in_vfork_child() {
-            self.with_vfork_child(|child| child.cwd = Some(cwd));
+            vfork::children().set_cwd(cwd);
         } else {
             let former = std::mem::replace(&mut *self.cwd.lock(), cwd);
             drop(former);
@@ -230,29 +218,6 @@ impl Process {
             drop(cwd);
             drop(former);
         }
-    }
-
-    /// Keeps `garbage` until the vfork child that this is has ended or has its own memory.
-    pub fn leave_to_parent(&self, garbage: Box<dyn Any + Send>) {
-        self.with_vfork_child(|child| child.exec = Some(garbage));
-    }
-
-    fn with_vfork_child(&self, change: impl FnOnce(&mut VforkChild)) {
-        let mut children = self.vfork.lock();
-        let thread = thread::id();
-        let position = children.iter().position(|child| child.thread == thread).unwrap_or_else(|| {
-            children.push(VforkChild { thread, cwd: None, exec: None });
-            children.len() - 1
-        });
-        change(&mut children[position]);
-    }
-
-    /// The vfork child of this thread is gone: so is what it left, but for its working directory, which may have been ours too.
-    pub fn after_vfork(&self) -> Option<Cwd> {
-        let thread = thread::id();
-        let mut children = self.vfork.lock();
-        let position = children.iter().position(|child| child.thread == thread)?;
-        children.swap_remove(position).cwd
     }
 
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.

@@ -78,6 +78,33 @@ pub fn lexical(mounts: &MountTable, base: &[u8], path: &[u8]) -> Result<Place, E
 
 /// Whether the text is normalised already: names, with one slash between two of them.
 pub fn is_plain(path: &[u8]) -> bool {
+    is_plainly_plain(path) || is_plain_by_bytes(path)
+}
+
+/// Whether no name begins with a dot or is empty, which is so for most paths and is found eight bytes at a time.
+fn is_plainly_plain(path: &[u8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // The top bit of each byte that is `byte`, and perhaps of others, but of none if there is no such byte.
+    let found = |word: u64, byte: u8| {
+        let zero_there = word ^ (ONES * u64::from(byte));
+        zero_there.wrapping_sub(ONES) & !zero_there & (ONES << 7)
+    };
+    let word = |bytes: &[u8]| bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let [b'/', .., last] = path else { return false };
+    let mut rest = path;
+    while let [_, after @ ..] = rest
+        && after.len() >= 8
+    {
+        let next = word(after);
+        if found(word(rest), b'/') & (found(next, b'/') | found(next, b'.')) != 0 {
+            return false;
+        }
+        rest = &rest[8..];
+    }
+    *last != b'/' && !rest.windows(2).any(|pair| pair[0] == b'/' && matches!(pair[1], b'/' | b'.'))
+}
+
+fn is_plain_by_bytes(path: &[u8]) -> bool {
     // A slash comes before the first name, whether written or not, and after the last.
     let mut after_slash = true;
     let mut rest = path.strip_prefix(b"/").unwrap_or(path);

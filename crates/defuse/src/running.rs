@@ -14,6 +14,7 @@ use crate::namei::{self, OpenHow, Spot};
 use crate::native;
 use crate::process::Process;
 use crate::program;
+use crate::serve::attributes::access_itself;
 
 /// Set in the arena's word once a program on a mount was started in this session: until then nothing is to be looked at.
 const STARTED: u32 = 1;
@@ -41,8 +42,7 @@ pub fn check(process: &Process, spot: &Spot) -> Result<(), Errno> {
         result = try_copies(&program::copies_of(own, &attributes)?);
     }
     // Who may not write there is to hear of that.
-    let may_write =
-        |_: &Errno| spot.call(|instance, path| instance.access(path, W_OK, sys::AT_EACCESS as i32)).is_ok();
+    let may_write = |_: &Errno| access_itself(spot, W_OK, sys::AT_EACCESS).is_ok();
     if result.as_ref().is_err_and(may_write) { Err(Errno::TXTBSY) } else { Ok(()) }
 }
 
@@ -65,7 +65,7 @@ pub fn exec(copy: &[u8], args: [u64; 6]) -> i64 {
     result
 }
 
-const W_OK: i32 = 2;
+const W_OK: u32 = 2;
 const DIRECTORY: u32 = sys::O_RDONLY | sys::O_DIRECTORY;
 
 fn open(at: RawFd, path: &[u8], flags: u32) -> Result<RawFd, Errno> {

@@ -45,8 +45,11 @@ pub const KIND: usize = 1;
 /// The user word of a slot that says who owns the file, for the module (upper half), and who opened the shadow (lower half).
 pub const USERS: usize = 2;
 
-/// The user word of a slot that says which process has the descriptors that its blob names.
+/// The user word of a slot that says which process has the descriptors that its blob names; or, with [`ALONE`], under which number its
+/// owner has the file, which is no shadow there.
 pub const LENDER: usize = 3;
+/// See [`LENDER`].
+const ALONE: u64 = 1 << 63;
 
 /// Who makes the shadows of a mount's files.
 pub enum ShadowProvider {
@@ -117,6 +120,19 @@ fn provider<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p ShadowProvi
     process.mounts.get(slot.mount() as usize).map(|mount| mount.shadows.of(flags)).ok_or(Errno::IO)
 }
 
+/// Puts a shadow of `slot` at the number `fd`, which is open and has the flag close-on-exec: of a file that another process has for itself.
+pub fn place_shared(process: &'static Process, slot: SlotId, fd: RawFd) -> Result<(), Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    if let ShadowProvider::Module(_) = provider(process, &shared)? {
+        // What was taken is the module's shadow.
+        return shared.mark_shared().map_err(stash_errno);
+    }
+    let shadow = folder::open(process, slot, true)?;
+    let replaced = replace(process, shadow, fd, true);
+    native::close(shadow);
+    replaced
+}
+
 /// Makes `file` a shadow if it is not one: from here on other processes may get it.
 pub fn separate(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
     separate_at(process, file, None)
@@ -157,6 +173,7 @@ fn separate_at(process: &'static Process, file: &OpenFile, only: Option<(RawFd, 
     }
     native::close(shadow);
     file.set_form(Form::Shadow);
+    shared.user_words()[LENDER].store(0, Ordering::Release);
     result
 }
 
@@ -300,10 +317,47 @@ pub fn is_anywhere(process: &'static Process, slot: SlotId) -> bool {
     process.arena.slot(slot).is_ok_and(|slot| is_held(process, &slot))
 }
 
+/// The owner of `slot` has the file under the number `fd`, and not as a shadow.
+pub fn note_alone(slot: &Slot<'_>, fd: RawFd) {
+    slot.user_words()[LENDER].store(ALONE | fd as u64, Ordering::Release);
+}
+
+/// This process does not have `file` under `fd` any more, but may under other numbers.
+pub fn forget_number(process: &Process, file: &OpenFile, fd: RawFd) {
+    if file.form() == Form::Shadow {
+        return;
+    }
+    if let Ok(slot) = process.arena.slot(file.slot) {
+        let (known, nothing) = (ALONE | fd as u64, ALONE | u64::from(u32::MAX));
+        let _ =
+            slot.user_words()[LENDER].compare_exchange(known, nothing, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+/// The slot of the file that the process `pid` has under the number `fd`, if that is no shadow there.
+pub fn alone_in(process: &Process, pid: u32, fd: RawFd) -> Option<SlotId> {
+    let mut found = None;
+    process.arena.for_each_live(|slot| {
+        if slot.user_words()[LENDER].load(Ordering::Acquire) == ALONE | fd as u64
+            && slot.owner().and_then(|owner| process.arena.process(owner)).is_ok_and(|owner| owner.pid == pid)
+        {
+            found = Some(slot.id());
+        }
+    });
+    found
+}
+
+/// Whether a living process has the file as something else than a shadow: no lock tells of that.
+fn is_with_owner(process: &Process, slot: &Slot<'_>) -> bool {
+    slot.user_words()[LENDER].load(Ordering::Acquire) & ALONE != 0
+        && slot.owner().is_ok_and(|owner| owner != process.me() && process.arena.process_is_alive(owner))
+}
+
 /// Whether any descriptor of the slot's shadow is open anywhere.
 fn is_held(process: &Process, slot: &Slot<'_>) -> bool {
     // When it cannot be known, a leaked slot is better than one that two files share.
-    provider(process, slot).map_or(true, |provider| provider.is_held(process, slot))
+    is_with_owner(process, slot)
+        || provider(process, slot).map_or(true, |provider| provider.is_held(process, slot))
 }
 
 /// The slot whose shadow `fd` is, by what `fstat` says about it.

@@ -193,7 +193,6 @@ fn start(
         staging: Lock::new(()),
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
-        vfork: Lock::new(Vec::new()),
         threaded: AtomicBool::new(false),
         restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),

@@ -4,10 +4,11 @@
 //! model may call `malloc` (after a dlopen, at a thread's first access), under which we may be.
 
 use std::arch::{asm, global_asm};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
+use uffd_pager::Kept;
 
 use crate::native;
 
@@ -16,10 +17,10 @@ global_asm!(
     ".hidden defuse_thread",
     ".globl defuse_thread",
     ".type defuse_thread,@object",
-    ".size defuse_thread, 16",
+    ".size defuse_thread, 24",
     ".balign 8",
     "defuse_thread:",
-    ".zero 16",
+    ".zero 24",
     ".previous",
 );
 
@@ -33,6 +34,8 @@ struct Thread {
     waiting: AtomicU32,
     /// Not 0 while a plugin opens descriptors that it closes before its operation returns.
     brief: AtomicU32,
+    /// Mapped memory that a call of the program uses which the kernel was given last.
+    kept: AtomicPtr<Vec<Kept>>,
 }
 
 /// The thread's id. In a vfork child that of the parent's suspended thread, whose memory it runs on.
@@ -85,6 +88,21 @@ pub fn set_brief(brief: bool) {
 /// What [`set_brief`] said last.
 pub fn is_brief() -> bool {
     current().brief.load(Ordering::Relaxed) != 0
+}
+
+/// Holds memory for a call that the program makes itself, until its next one ([`let_go`]).
+pub fn keep(memory: Vec<Kept>) {
+    let_go();
+    current().kept.store(Box::into_raw(Box::new(memory)), Ordering::Relaxed);
+}
+
+/// The last call of this thread has returned, or was given up.
+pub fn let_go() {
+    let kept = &current().kept;
+    if !kept.load(Ordering::Relaxed).is_null() {
+        // SAFETY: `keep` made it of a box, and it is taken here alone.
+        drop(unsafe { Box::from_raw(kept.swap(std::ptr::null_mut(), Ordering::Relaxed)) });
+    }
 }
 
 /// A signal must not end the calls that plugins make.

@@ -10,8 +10,9 @@ use plugin_abi::{Host, abi};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::log::{self, Level, Subject};
-use crate::serve::{Reply, Served};
-use crate::{table, thread};
+use crate::namei::OpenHow;
+use crate::serve::{Reply, Served, inner};
+use crate::{common, private_fd, table, thread};
 
 /// Something asked for cannot be done.
 pub fn error(text: fmt::Arguments<'_>) {
@@ -37,7 +38,32 @@ static RAW_HOST: abi::Host = abi::Host {
     ctx: std::ptr::null_mut(),
     log: Some(plugin_line),
     brief: Some(brief),
+    transient: Some(transient),
+    openat2: Some(openat2),
 };
+
+unsafe extern "C" fn openat2(
+    _: *mut c_void,
+    directory: c_int,
+    path: *const c_char,
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+    fd: *mut c_int,
+) -> c_int {
+    match inner::open_adopted(directory, path, OpenHow { flags, mode, resolve }) {
+        Ok(opened) => {
+            // SAFETY: the plugin passes room for a descriptor.
+            unsafe { fd.write(opened) };
+            0
+        }
+        Err(error) => error.raw_os_error(),
+    }
+}
+
+unsafe extern "C" fn transient(_: *mut c_void) -> c_int {
+    (interpose::in_vfork_child() || common::has_common_table() || private_fd::are_short()).into()
+}
 
 unsafe extern "C" fn brief(_: *mut c_void, on: u32) -> c_int {
     thread::set_brief(on != 0);

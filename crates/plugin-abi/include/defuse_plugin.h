@@ -59,6 +59,11 @@ extern "C" {
  * handed over with DEFUSE_OPENED_NATIVE is open. The host then does not look at it again.
  */
 #define DEFUSE_CAP_CLOEXEC 1024
+/*
+ * `access` answers ELOOP for a symbolic link unless its `flags` have AT_SYMLINK_NOFOLLOW, and so does `setattr` if
+ * DEFUSE_SET_NO_LINK is in `valid`: the host need not look first at what is there.
+ */
+#define DEFUSE_CAP_TELLS_LINKS 2048
 /* The program's descriptor becomes backing_fd itself; the handle is not used again. */
 #define DEFUSE_OPENED_NATIVE 1
 /* The host need not ask the plugin for locks on this handle: it has none. */
@@ -85,6 +90,8 @@ extern "C" {
 #define DEFUSE_SET_ATIME_NOW 64
 /* Set mtime to now; the value given is ignored. */
 #define DEFUSE_SET_MTIME_NOW 128
+/* Nothing to set: a symbolic link is to be answered with ELOOP. For DEFUSE_CAP_TELLS_LINKS. */
+#define DEFUSE_SET_NO_LINK 256
 /* Level of a log line: something went wrong. */
 #define DEFUSE_LOG_ERROR 1
 /* Level of a log line: something looks wrong. */
@@ -114,6 +121,18 @@ struct defuse_host {
      * others again.
      */
     int (*brief)(void *ctx, uint32_t on);
+    /*
+     * 1 where memory and descriptors do not belong together: in the child of a vfork, which runs in its parent's memory with
+     * descriptors of its own, and where another process uses the same descriptors; also where there is no more room for them
+     * out of the program's sight. A descriptor that was opened in another operation
+     * may be another one here, or closed; one that is opened here is not to be kept for another operation. Else 0.
+     */
+    int (*transient)(void *ctx);
+    /*
+     * openat2(2) for the descriptor that `open` is about to answer with, sooner than the plugin, whose system calls
+     * the host takes in, could make it. ENOSYS: the plugin is to make the call itself.
+     */
+    int (*openat2)(void *ctx, int dirfd, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve, int *out_fd);
 };
 
 /* Attributes to change, all of those in `valid` or none. */
@@ -242,7 +261,7 @@ struct defuse_plugin {
     int (*readlink)(void *fs, const char *path, char *buf, size_t size, size_t *out_len);
     /* A FIFO, socket, device or plain file. */
     int (*mknod)(void *fs, const char *path, mode_t mode, dev_t dev);
-    /* access(2); `flags` may hold AT_EACCESS. Default: from getattr. */
+    /* access(2); `flags` may hold AT_EACCESS (and see DEFUSE_CAP_TELLS_LINKS). Default: from getattr. */
     int (*access)(void *fs, const char *path, int mode, int flags);
     /* statfs(2). Default: made up by the host. */
     int (*statfs)(void *fs, const char *path, struct statfs *out);

@@ -47,6 +47,10 @@ c_constants! { CONSTANTS;
     /// handed over with DEFUSE_OPENED_NATIVE is open. The host then does not look at it again.
     pub const DEFUSE_CAP_CLOEXEC: u64 = 1024;
 
+    /// `access` answers ELOOP for a symbolic link unless its `flags` have AT_SYMLINK_NOFOLLOW, and so does `setattr` if
+    /// DEFUSE_SET_NO_LINK is in `valid`: the host need not look first at what is there.
+    pub const DEFUSE_CAP_TELLS_LINKS: u64 = 2048;
+
     /// The program's descriptor becomes backing_fd itself; the handle is not used again.
     pub const DEFUSE_OPENED_NATIVE: u32 = 1;
     /// The host need not ask the plugin for locks on this handle: it has none.
@@ -76,6 +80,9 @@ c_constants! { CONSTANTS;
     pub const DEFUSE_SET_ATIME_NOW: u32 = 64;
     /// Set mtime to now; the value given is ignored.
     pub const DEFUSE_SET_MTIME_NOW: u32 = 128;
+
+    /// Nothing to set: a symbolic link is to be answered with ELOOP. For DEFUSE_CAP_TELLS_LINKS.
+    pub const DEFUSE_SET_NO_LINK: u32 = 256;
 
     /// Level of a log line: something went wrong.
     pub const DEFUSE_LOG_ERROR: u32 = 1;
@@ -116,6 +123,14 @@ c_struct! { HOST;
         /// Then the host need not keep them out of the program's sight at once, which takes four system calls each. With 0:
         /// others again.
         fn brief(ctx: *mut c_void, on: u32);
+        /// 1 where memory and descriptors do not belong together: in the child of a vfork, which runs in its parent's memory with
+        /// descriptors of its own, and where another process uses the same descriptors; also where there is no more room for them
+        /// out of the program's sight. A descriptor that was opened in another operation
+        /// may be another one here, or closed; one that is opened here is not to be kept for another operation. Else 0.
+        fn transient(ctx: *mut c_void);
+        /// openat2(2) for the descriptor that `open` is about to answer with, sooner than the plugin, whose system calls
+        /// the host takes in, could make it. ENOSYS: the plugin is to make the call itself.
+        fn openat2(ctx: *mut c_void, dirfd: c_int, path: *const c_char, flags: u64, mode: u64, resolve: u64, out_fd: *mut c_int);
     }
 }
 
@@ -254,7 +269,7 @@ c_struct! { TABLE;
         fn readlink(fs: *mut c_void, path: *const c_char, buf: *mut c_char, size: size_t, out_len: *mut size_t);
         /// A FIFO, socket, device or plain file.
         fn mknod(fs: *mut c_void, path: *const c_char, mode: mode_t, dev: dev_t);
-        /// access(2); `flags` may hold AT_EACCESS. Default: from getattr.
+        /// access(2); `flags` may hold AT_EACCESS (and see DEFUSE_CAP_TELLS_LINKS). Default: from getattr.
         fn access(fs: *mut c_void, path: *const c_char, mode: c_int, flags: c_int);
 
         /// statfs(2). Default: made up by the host.

@@ -1,7 +1,10 @@
 //! The host as a plugin sees it, and a host for callers of [`crate::Instance`].
 
 use crate::abi;
+use crate::errno::{Errno, Result};
+use core::ffi::CStr;
 use core::fmt::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,12 +57,9 @@ impl Host {
 
     /// Writes a line to the log. Allocates nothing and may be called from fork hooks.
     pub fn log(self, level: Level, line: fmt::Arguments<'_>) {
-        // SAFETY: `raw` is null or valid, as `from_raw` demands.
-        let Some(host) = (unsafe { self.raw.as_ref() }) else { return };
-        if (host.size as usize) < core::mem::offset_of!(abi::Host, log) + size_of::<usize>() {
+        let Some((host, log)) = self.function(|host| host.log, core::mem::offset_of!(abi::Host, log)) else {
             return;
-        }
-        let Some(log) = host.log else { return };
+        };
         let mut text = Line { bytes: [0; LOG_LINE], len: 0 };
         // Only the buffer's end makes this fail, and then the line is cut.
         let _ = text.write_fmt(line);
@@ -73,18 +73,62 @@ impl Host {
     /// returns: the host need not keep them out of the program's sight, which takes four system calls each. Only inside an
     /// operation, not in `init`.
     pub fn briefly<R>(self, open: impl FnOnce() -> R) -> R {
-        // SAFETY: `raw` is null or valid, as `from_raw` demands.
-        let host = unsafe { self.raw.as_ref() };
-        let known = size_of::<abi::Host>();
-        let brief =
-            host.filter(|host| host.size as usize >= known).and_then(|host| Some((host, host.brief?)));
-        let Some((host, brief)) = brief else { return open() };
+        let Some((host, brief)) = self.function(|host| host.brief, core::mem::offset_of!(abi::Host, brief))
+        else {
+            return open();
+        };
         // SAFETY: the host's own function, with its context.
         unsafe { brief(host.ctx, 1) };
         let result = open();
         // SAFETY: as above.
         unsafe { brief(host.ctx, 0) };
         result
+    }
+
+    /// Whether descriptors may be kept from one operation to another beside those of handles. Not in the child of a vfork, which runs in
+    /// its parent's memory with descriptors of its own, and not where another process uses the same descriptors: what was kept
+    /// may be another one there. Nor where the host has no more room for them, nor if it does not say.
+    pub fn may_keep_descriptors(self) -> bool {
+        let transient = self.function(|host| host.transient, core::mem::offset_of!(abi::Host, transient));
+        // SAFETY: the host's own function, with its context.
+        transient.is_some_and(|(host, transient)| unsafe { transient(host.ctx) } == 0)
+    }
+
+    /// openat2(2) for the descriptor that `open` is about to answer with, made by the host, which takes in the plugin's own system
+    /// calls. `None`: the plugin is to make the call itself.
+    pub fn openat2(
+        self,
+        directory: BorrowedFd<'_>,
+        path: &CStr,
+        flags: u64,
+        mode: u64,
+        resolve: u64,
+    ) -> Option<Result<OwnedFd>> {
+        let (host, openat2) =
+            self.function(|host| host.openat2, core::mem::offset_of!(abi::Host, openat2))?;
+        let (directory, path, mut fd) = (directory.as_raw_fd(), path.as_ptr(), -1);
+        // SAFETY: the host's own function, with its context, a C string, and room for the descriptor.
+        let answer = unsafe { openat2(host.ctx, directory, path, flags, mode, resolve, &raw mut fd) };
+        match answer {
+            // SAFETY: the host opened it for the caller.
+            0 if fd >= 0 => Some(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
+            libc::ENOSYS => None,
+            errno => Some(Err(Errno::from_raw(errno))),
+        }
+    }
+
+    /// A function of the host, if it has it, and the host; `at` is where it stands.
+    fn function<F>(
+        self,
+        function: impl FnOnce(&abi::Host) -> Option<F>,
+        at: usize,
+    ) -> Option<(&'static abi::Host, F)> {
+        // SAFETY: `raw` is null or valid for as long as copies of this are used, as `from_raw` demands.
+        let host: &'static abi::Host = unsafe { self.raw.as_ref() }?;
+        if (host.size as usize) < at + size_of::<usize>() {
+            return None;
+        }
+        Some((host, function(host)?))
     }
 }
 
@@ -120,7 +164,13 @@ static STDERR: abi::Host = abi::Host {
     ctx: core::ptr::null_mut(),
     log: Some(log_to_stderr),
     brief: None,
+    transient: Some(never),
+    openat2: None,
 };
+
+unsafe extern "C" fn never(_ctx: *mut core::ffi::c_void) -> core::ffi::c_int {
+    0
+}
 
 unsafe extern "C" fn log_to_stderr(
     _ctx: *mut core::ffi::c_void,

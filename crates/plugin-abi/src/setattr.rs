@@ -18,6 +18,7 @@ impl From<&RawSetAttr> for SetAttr {
             size: has(abi::DEFUSE_SET_SIZE).then_some(raw.size),
             atime: time(abi::DEFUSE_SET_ATIME_NOW, abi::DEFUSE_SET_ATIME, raw.atime),
             mtime: time(abi::DEFUSE_SET_MTIME_NOW, abi::DEFUSE_SET_MTIME, raw.mtime),
+            no_link: has(abi::DEFUSE_SET_NO_LINK),
         }
     }
 }
@@ -34,6 +35,7 @@ impl From<&SetAttr> for RawSetAttr {
         let uid = take(abi::DEFUSE_SET_UID, attr.uid);
         let gid = take(abi::DEFUSE_SET_GID, attr.gid);
         valid |= if attr.size.is_some() { abi::DEFUSE_SET_SIZE } else { 0 };
+        valid |= if attr.no_link { abi::DEFUSE_SET_NO_LINK } else { 0 };
         let mut time = |value: Option<SetTime>, now, at| match value {
             None => ZERO,
             Some(SetTime::Now) => {

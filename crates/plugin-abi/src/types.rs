@@ -33,6 +33,8 @@ bitflags::bitflags! {
         const BARE_FD = abi::DEFUSE_CAP_BARE_FD;
         /// `open` makes descriptors that exec closes exactly where it gets `O_CLOEXEC`; otherwise it is not told.
         const CLOEXEC = abi::DEFUSE_CAP_CLOEXEC;
+        /// `access` without `AT_SYMLINK_NOFOLLOW`, and `setattr` with [`SetAttr::no_link`], answer `ELOOP` for a symbolic link.
+        const TELLS_LINKS = abi::DEFUSE_CAP_TELLS_LINKS;
     }
 }
 
@@ -126,6 +128,8 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// Last modification.
     pub mtime: Option<SetTime>,
+    /// Nothing to set: a symbolic link is to be answered with `ELOOP`. Only with [`Capabilities::TELLS_LINKS`].
+    pub no_link: bool,
 }
 
 /// The answer of `open` and `restore`.

@@ -135,8 +135,9 @@ impl FileSystem for Recorder {
             Some(SetTime::At(timespec { tv_sec, tv_nsec })) => format!("{tv_sec}.{tv_nsec}"),
             None => "-".to_owned(),
         };
-        let SetAttr { mode, uid, gid, size, atime, mtime } = *attr;
-        self.note(format_args!("{path} {mode:?} {uid:?} {gid:?} {size:?} {} {}", time(atime), time(mtime)));
+        let SetAttr { mode, uid, gid, size, atime, mtime, no_link } = *attr;
+        let (atime, mtime) = (time(atime), time(mtime));
+        self.note(format_args!("{path} {mode:?} {uid:?} {gid:?} {size:?} {atime} {mtime} {no_link}"));
         Ok(())
     }
     fn open(&self, path: &MountPath, flags: i32, mode: u32) -> Result<Open<Box<u64>>> {
@@ -202,6 +203,7 @@ fn arguments_arrive_as_they_were_given() {
         size: Some(3),
         atime: Some(SetTime::Now),
         mtime: Some(SetTime::At(at)),
+        no_link: true,
     };
     fs.setattr(path(c"/a"), &all).unwrap();
     fs.setattr(path(c"/a"), &SetAttr::default()).unwrap();
@@ -210,8 +212,8 @@ fn arguments_arrive_as_they_were_given() {
     let expected = [
         r#"4 init "/mount" "back" ["one", "two=2"]"#,
         "4 open /a/b 0o2100 0o644",
-        "4 /a Some(384) Some(1) Some(2) Some(3) now 5.6",
-        "4 /a None None None None - -",
+        "4 /a Some(384) Some(1) Some(2) Some(3) now 5.6 true",
+        "4 /a None None None None - - false",
         "4 write 2 at 9 true",
         "4 close 7",
     ];

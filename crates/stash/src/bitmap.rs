@@ -51,11 +51,14 @@ pub(crate) fn clear<W: Word64>(bits: &[W], index: usize) {
     bits[index / 64].fetch_and(!(1 << (index % 64)), Ordering::Relaxed);
 }
 
-/// Marks an entry as worth trying and starts the next search there, as its memory is likely to be in the cache.
+/// Marks an entry as worth trying. If it lies before the cursor, the next search starts there: what is in use stays together at the beginning.
 #[inline]
 pub(crate) fn release<W: Word64>(bits: &[W], cursor: &AtomicU32, index: usize) {
     clear(bits, index);
-    cursor.store((index / 64) as u32, Ordering::Relaxed);
+    let word = (index / 64) as u32;
+    if word < cursor.load(Ordering::Relaxed) {
+        cursor.store(word, Ordering::Relaxed);
+    }
 }
 
 /// Clears the hint of an entry that turned out to be free.

@@ -21,6 +21,8 @@ impl Arena {
     /// Frees what dead processes left: their private slots, shared slots for which `held` (asked without any lock)
     /// says that no open FD is left, their records and exec maps, and blocks lost by a kill.
     ///
+    /// After a look at all of them the next slot to be allocated is the first that is free.
+    ///
     /// Looks at no more than `max` slots (all of them if `max` reaches the number in use), going on with the next ones
     /// at the next call. Any number of processes may sweep at once; a slot changed while `held` looks is left alone.
     pub fn sweep(&self, me: Holder, max: usize, mut held: impl FnMut(Slot<'_>) -> bool) -> Swept {
@@ -34,6 +36,10 @@ impl Arena {
             swept.slots += u32::from(self.sweep_slot(index, me.process(), &mut liveness, &mut held));
         }
         self.sweep_cursor.store((start + examined).checked_rem(top).unwrap_or(0) as u32, Ordering::Relaxed);
+        if examined == top {
+            // Others have freed entries before the cursor, too.
+            self.slot_cursor.store(0, Ordering::Relaxed);
+        }
         for index in 0..self.processes_top() {
             swept.processes += u32::from(self.sweep_process(index));
         }

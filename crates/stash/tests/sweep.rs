@@ -3,7 +3,7 @@
 mod session;
 
 use session::{Child, SMALL, two_mappings};
-use stash::{Arena, Description, ExecEntry, Holder, SlotId, StashError, Swept};
+use stash::{Arena, ArenaConfig, Description, ExecEntry, Holder, SlotId, StashError, Swept};
 
 /// A dead process that left `private` and `shared` slots with long paths, and an exec map.
 fn leave(arena: &Arena, private: u32, shared: u32) -> Vec<SlotId> {
@@ -47,6 +47,27 @@ fn private_slots_of_the_dead_go_and_shared_ones_stay_while_held() {
     expected.sort();
     assert_eq!(live, expected);
     assert_eq!(arena.stats().blocks, 1);
+}
+
+#[test]
+fn what_is_allocated_after_a_sweep_is_the_first_that_is_free() {
+    let (arena, other) = two_mappings(&ArenaConfig { slots: 512, ..SMALL });
+    let me = Holder::current(arena.register_process().unwrap());
+    let description = Description::default();
+    let slots: Vec<SlotId> =
+        (0..300).map(|_| arena.alloc_slot(me.process(), &description).unwrap().id()).collect();
+    // By another mapping, so this one does not know.
+    other.free_slot(me.process(), slots[3]).unwrap();
+    let last = arena.alloc_slot(me.process(), &description).unwrap().id();
+    assert!(last.index >= 300);
+    arena.sweep(me, usize::MAX, |_| true);
+    assert_eq!(arena.alloc_slot(me.process(), &description).unwrap().id().index, slots[3].index);
+    // Nor does a slot that is freed behind others draw the next ones there.
+    arena.free_slot(me.process(), last).unwrap();
+    other.free_slot(me.process(), slots[5]).unwrap();
+    arena.sweep(me, usize::MAX, |_| true);
+    arena.free_slot(me.process(), slots[299]).unwrap();
+    assert_eq!(arena.alloc_slot(me.process(), &description).unwrap().id().index, slots[5].index);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::ledger::InFlight;
 use crate::mapping::{Mapping, Sharing};
 use crate::memory;
+use crate::owner::Owner;
 use crate::page::{PAGE, intersection, offset_of, pages_of};
 use crate::pager::{Mode, Pager};
 use crate::resident::{first_data, first_hole, hole_at};
@@ -15,6 +16,7 @@ use crate::wait::Backoff;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 /// Aligned blocks in which scattered stores are looked at together, and how many of a block's pages
 /// are dirty when all of them are opened for stores.
@@ -280,7 +282,7 @@ impl Pager {
             }
         }
         let memory = if left == 0 { memory.start..memory.end.min(end) } else { memory };
-        let prefaulted = Prefaulted { reader, memory };
+        let prefaulted = Prefaulted { reader, memory, held: true };
         for mapping in prefaulted.mappings() {
             let attached = &*mapping.attached;
             attached.ledger.pin(attached.slot(), &prefaulted.pages(mapping));
@@ -367,6 +369,7 @@ const MIN_HELD: u64 = 4;
 pub struct Prefaulted<'a> {
     reader: crate::table::Reader<'a>,
     memory: Range<usize>,
+    held: bool,
 }
 
 impl Prefaulted<'_> {
@@ -384,6 +387,18 @@ impl Prefaulted<'_> {
         self.memory.clone()
     }
 
+    /// Goes on holding the pages, without keeping what is unmapped meanwhile from being let go of: for calls that may wait for long.
+    /// Allocates.
+    pub fn keep(mut self) -> Kept {
+        let part = |mapping: &Mapping| {
+            let attached = &mapping.attached;
+            (Arc::downgrade(attached), attached.owner(), self.pages(mapping))
+        };
+        let parts = self.mappings().iter().map(part).collect();
+        self.held = false;
+        Kept(parts)
+    }
+
     /// To be called in the child of a fork made while this was held: it is the parent's.
     pub fn disown(self) {
         std::mem::forget(self);
@@ -392,8 +407,24 @@ impl Prefaulted<'_> {
 
 impl Drop for Prefaulted<'_> {
     fn drop(&mut self) {
-        for mapping in self.mappings() {
+        let held = if self.held { self.mappings() } else { &[] };
+        for mapping in held {
             mapping.attached.ledger.unpin(mapping.attached.slot(), &self.pages(mapping));
+        }
+    }
+}
+
+/// Pages that stay resident, and open for stores if they were opened, as long as their source is mapped. In the child of a fork it is
+/// nothing.
+#[derive(Debug)]
+pub struct Kept(Vec<(Weak<Attached>, Owner, Range<u64>)>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        for (attached, owner, pages) in &self.0 {
+            if let Some(attached) = attached.upgrade().filter(|attached| attached.owner() == *owner) {
+                attached.ledger.unpin(attached.slot(), pages);
+            }
         }
     }
 }

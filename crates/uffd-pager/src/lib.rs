@@ -31,7 +31,7 @@ mod writeback;
 pub use buffers::MAX_NESTING;
 pub use cache::{Cache, DEFAULT_CAPACITY};
 pub use error::{Error, Result};
-pub use fault::{Handled, Prefaulted};
+pub use fault::{Handled, Kept, Prefaulted};
 pub use mapping::{Protection, Sharing};
 pub use memory::{Place, Remap};
 pub use page::PAGE;

@@ -43,15 +43,27 @@ pub(crate) fn set_at(fs: &Passthrough, path: &MountPath, attr: &SetAttr) -> Resu
         let file = fs.host.briefly(|| fs.openat2(path.relative(), flags, Mode::empty()))?;
         rustix::fs::ftruncate(file, size)?;
     }
+    let times = timestamps(attr);
+    let owner = attr.uid.is_some() || attr.gid.is_some();
+    if attr.size.is_some() && attr.mode.is_none() && times.is_none() && !owner {
+        return Ok(());
+    }
     let at = fs.locate(path)?;
-    if attr.uid.is_some() || attr.gid.is_some() {
+    if attr.no_link && (owner || times.is_some()) {
+        at.expect_no_link()?;
+    }
+    if owner {
         let (uid, gid) = (attr.uid.map(Uid::from_raw), attr.gid.map(Gid::from_raw));
         chownat(at.dir(), at.name(), uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     if let Some(mode) = attr.mode {
-        change_mode(&at, mode & 0o7777)?;
+        match change_mode(&at, mode & 0o7777) {
+            // A link has no mode of its own.
+            Err(Errno::EOPNOTSUPP) if attr.no_link => at.expect_no_link().and(Err(Errno::EOPNOTSUPP))?,
+            changed => changed?,
+        }
     }
-    if let Some(times) = timestamps(attr) {
+    if let Some(times) = times {
         utimensat(at.dir(), at.name(), &times, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
@@ -131,6 +143,7 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         std::os::unix::fs::symlink("file", dir.path().join("link")).unwrap();
         let fs = Passthrough {
+            kept: crate::kept::Kept::new(rustix::fs::CWD),
             root: std::fs::File::open(dir.path()).unwrap().into(),
             backing_fd: false,
             lends: true,

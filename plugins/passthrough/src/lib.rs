@@ -11,6 +11,7 @@
 //! walks. Nothing leads out of the directory. An operation allocates nothing.
 
 mod attributes;
+mod kept;
 mod locks;
 mod open;
 mod resolve;
@@ -40,6 +41,7 @@ const BLOB: &[u8] = b"passthrough 2";
 #[derive(Debug)]
 pub struct Passthrough {
     root: OwnedFd,
+    kept: kept::Kept,
     backing_fd: bool,
     lends: bool,
     locks: bool,
@@ -56,7 +58,8 @@ impl FileSystem for Passthrough {
         .union(Capabilities::BARE_FD)
         .union(Capabilities::APPEND)
         .union(Capabilities::UMASK)
-        .union(Capabilities::CLOEXEC);
+        .union(Capabilities::CLOEXEC)
+        .union(Capabilities::TELLS_LINKS);
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
         let (mut backing_fd, mut locks, mut lends) = (false, true, true);
@@ -89,7 +92,10 @@ impl FileSystem for Passthrough {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         match openat(CWD, setup.backend, flags, Mode::empty()) {
-            Ok(root) => Ok(Self { root, backing_fd, lends, locks, host: setup.host }),
+            Ok(root) => {
+                let kept = kept::Kept::new(root.as_fd());
+                Ok(Self { root, kept, backing_fd, lends, locks, host: setup.host })
+            }
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
             }
@@ -126,7 +132,7 @@ impl FileSystem for Passthrough {
             // Never handed over: it gets its name by linkat, which is `EXDEV` between the program's own file and a mount.
             return Ok(served(self.openat2(path.relative(), asked, mode)?, libc::S_IFREG));
         }
-        let fd = self.openat2(path.relative(), asked, mode)?;
+        let fd = self.open_to_answer(path.relative(), asked, mode)?;
         let (native, mode_type) = open::is_native(fd.as_fd(), self.backing_fd, asked)?;
         if !native {
             return Ok(served(fd, mode_type));
@@ -197,8 +203,13 @@ impl FileSystem for Passthrough {
         Ok(rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), len)?)
     }
 
+    #[allow(
+        clippy::large_stack_arrays,
+        reason = "an eighth of the stack that there is, and nothing is allocated here"
+    )]
     fn readdir(&self, handle: &OwnedFd, cookie: u64, emit: &mut DirSink<'_>) -> Result<()> {
-        let mut buf = [MaybeUninit::uninit(); 16 * 1024];
+        // As much as libc asks for at a time, so that one call of the program's is one here.
+        let mut buf = [MaybeUninit::uninit(); 32 * 1024];
         rustix::fs::seek(handle, SeekFrom::Start(cookie))?;
         let mut entries = RawDir::new(handle, &mut buf);
         while let Some(entry) = entries.next() {
@@ -228,9 +239,15 @@ impl FileSystem for Passthrough {
     }
 
     fn rename(&self, old: &MountPath, new: &MountPath, flags: u32) -> Result<()> {
-        let (old, new) = (self.locate_entry(old, Errno::EBUSY)?, self.locate_entry(new, Errno::EBUSY)?);
         let flags = RenameFlags::from_bits_retain(flags);
-        Ok(renameat_with(old.dir(), old.name(), new.dir(), new.name(), flags)?)
+        let from = self.locate_entry(old, Errno::EBUSY)?;
+        if let (Some((one, _)), Some((other, name))) = (old.split(), new.split())
+            && one == other
+        {
+            return Ok(renameat_with(from.dir(), from.name(), from.dir(), name, flags)?);
+        }
+        let to = self.locate_entry(new, Errno::EBUSY)?;
+        Ok(renameat_with(from.dir(), from.name(), to.dir(), to.name(), flags)?)
     }
 
     fn link(&self, path: &MountPath, new: &MountPath) -> Result<()> {
@@ -275,7 +292,11 @@ impl FileSystem for Passthrough {
     fn access(&self, path: &MountPath, mode: c_int, flags: c_int) -> Result<()> {
         let at = self.locate(path)?;
         let mode = rustix::fs::Access::from_bits_retain(mode as u32);
-        let flags = AtFlags::from_bits_retain(flags as u32) & AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+        let flags = AtFlags::from_bits_retain(flags as u32);
+        if !flags.contains(AtFlags::SYMLINK_NOFOLLOW) {
+            at.expect_no_link()?;
+        }
+        let flags = flags & AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
         Ok(rustix::fs::accessat(at.dir(), at.name(), mode, flags)?)
     }
 
@@ -391,6 +412,17 @@ impl Passthrough {
     /// no `..`, and without `RESOLVE_BENEATH` the kernel need not look whether it did, which takes a fifth of the time.
     fn openat2(&self, relative: &CStr, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
         rustix::fs::openat2(&self.root, relative, flags, mode, ResolveFlags::NO_SYMLINKS)
+    }
+
+    /// As [`openat2`](Self::openat2), for what `open` answers with.
+    fn open_to_answer(&self, relative: &CStr, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        let (root, resolve) = (self.root.as_fd(), ResolveFlags::NO_SYMLINKS.bits());
+        // What rustix adds as well.
+        let asked = u64::from((flags | OFlags::LARGEFILE).bits());
+        match self.host.openat2(root, relative, asked, mode.bits().into(), resolve) {
+            Some(opened) => opened,
+            None => Ok(self.openat2(relative, flags, mode)?),
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! From a path to a directory descriptor and a name, without following a symbolic link.
 
 use crate::Passthrough;
+use crate::kept::InUse;
 use core::ffi::CStr;
 use core::fmt::Write;
 use plugin_abi::{Errno, MountPath, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, readlinkat_raw};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// The longest path the kernel takes, its NUL counted.
 const PATH_MAX: usize = 4096;
+/// Long enough for most: clearing room for all would take as long as a short system call.
+const USUAL: usize = 256;
 
 /// A name in a directory that is held open.
 #[derive(Debug)]
@@ -20,6 +23,7 @@ pub(crate) struct Located<'a> {
 #[derive(Debug)]
 enum Directory<'a> {
     Root(BorrowedFd<'a>),
+    Kept(InUse<'a>),
     Opened(OwnedFd),
 }
 
@@ -27,6 +31,7 @@ impl Located<'_> {
     pub(crate) fn dir(&self) -> BorrowedFd<'_> {
         match &self.dir {
             Directory::Root(root) => *root,
+            Directory::Kept(dir) => dir.as_fd(),
             Directory::Opened(dir) => dir.as_fd(),
         }
     }
@@ -34,29 +39,59 @@ impl Located<'_> {
     pub(crate) fn name(&self) -> &CStr {
         self.name
     }
+
+    /// `ELOOP` if a symbolic link is there.
+    pub(crate) fn expect_no_link(&self) -> Result<()> {
+        let mut byte = [0_u8; 1];
+        // Sooner answered than what else tells a link.
+        match readlinkat_raw(self.dir(), self.name(), &mut byte) {
+            Ok(_) => Err(Errno::ELOOP),
+            Err(rustix::io::Errno::INVAL) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
 }
 
 impl Passthrough {
-    /// For one component the root itself serves; for more the parent is opened, `ELOOP` when a symbolic link
+    /// For one component the root itself serves; for more the parent is opened, if it is not kept, `ELOOP` when a symbolic link
     /// is on the way.
     pub(crate) fn locate<'a>(&'a self, path: &'a MountPath) -> Result<Located<'a>> {
         let root = Directory::Root(self.root.as_fd());
         let Some((parent, name)) = path.split() else { return Ok(Located { dir: root, name: c"." }) };
-        if parent.is_empty() {
-            return Ok(Located { dir: root, name });
-        }
-        let mut buf = [0_u8; PATH_MAX];
-        let room = buf.get_mut(..=parent.len()).ok_or(Errno::ENAMETOOLONG)?;
-        room[..parent.len()].copy_from_slice(parent);
-        let parent = CStr::from_bytes_with_nul(room).map_err(|_| Errno::EINVAL)?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let parent = self.host.briefly(|| self.openat2(parent, flags, Mode::empty()))?;
-        Ok(Located { dir: Directory::Opened(parent), name })
+        let dir = match parent.len() {
+            0 => root,
+            1..USUAL => self.directory(&mut [0; USUAL], parent)?,
+            _ => self.directory(&mut [0; PATH_MAX], parent)?,
+        };
+        Ok(Located { dir, name })
     }
 
     /// As `locate`, for what makes or removes a name: the root has none, and is answered with `for_root`.
     pub(crate) fn locate_entry<'a>(&'a self, path: &'a MountPath, for_root: Errno) -> Result<Located<'a>> {
         if path.is_root() { Err(for_root) } else { self.locate(path) }
+    }
+
+    /// The directory at `path`, which is put into `room` to have its NUL.
+    fn directory(&self, room: &mut [u8], path: &[u8]) -> Result<Directory<'_>> {
+        let room = room.get_mut(..=path.len()).ok_or(Errno::ENAMETOOLONG)?;
+        room[..path.len()].copy_from_slice(path);
+        let path = CStr::from_bytes_with_nul(room).map_err(|_| Errno::EINVAL)?;
+        let open = || self.openat2(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        if self.host.may_keep_descriptors() {
+            if let Some(kept) = self.kept.find(self.root.as_fd(), path) {
+                return Ok(Directory::Kept(kept));
+            }
+            if self.kept.wants(path) {
+                let opened = open()?;
+                // Asked again: the host may have no place for it out of the program's sight.
+                if self.host.may_keep_descriptors()
+                    && let Some(kept) = self.kept.keep(path, opened)
+                {
+                    return Ok(Directory::Kept(kept));
+                }
+            }
+        }
+        Ok(Directory::Opened(self.host.briefly(open)?))
     }
 }
 

@@ -100,6 +100,7 @@ fn no_symbolic_link_is_followed(mount: Mount) {
         assert_eq!(fs.mknod(middle, libc::S_IFREG | 0o600, 0), eloop);
         assert_eq!(fs.readlink(middle, &mut [0; 9]).map(|_| ()), eloop);
         assert_eq!(fs.access(middle, libc::R_OK, 0), eloop);
+        assert_eq!(fs.access(middle, libc::R_OK, libc::AT_SYMLINK_NOFOLLOW), eloop);
         assert_eq!(fs.statfs(middle).map(|_| ()), eloop);
         assert_eq!(fs.getxattr(middle, c"user.a", &mut []).map(|_| ()), eloop);
         assert_eq!(fs.setxattr(middle, c"user.a", b"v", 0), eloop);

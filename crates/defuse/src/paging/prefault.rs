@@ -62,8 +62,8 @@ impl Arguments {
                 let count = value(argument).min(VECTOR_MAX);
                 return (0..count).for_each(|index| self.message(address + index * MESSAGES, write));
             }
-            Length::Text => return touch_text(address),
-            Length::Texts => return touch_texts(address),
+            Length::Text => return self.text(address),
+            Length::Texts => return self.texts(address),
             Length::Depends => UNKNOWN,
         };
         self.range(address, length, write);
@@ -100,20 +100,23 @@ impl Arguments {
             self.ready.push(ready);
         }
     }
-}
 
-/// Texts are short and end where they say: reading them brings them in.
-fn touch_text(address: u64) {
-    let mut text = [std::mem::MaybeUninit::uninit(); 4096];
-    let _ = usercopy::read_cstr(address, &mut text);
-}
+    /// Texts are short and end where they say: reading one tells how long it is.
+    fn text(&mut self, address: u64) {
+        let mut text = [std::mem::MaybeUninit::uninit(); 4096];
+        if let Ok(text) = usercopy::read_cstr(address, &mut text) {
+            self.range(address, text.len() as u64 + 1, false);
+        }
+    }
 
-fn touch_texts(address: u64) {
-    let mut at = address;
-    while let Ok(text) = user::read::<u64>(at)
-        && text != 0
-    {
-        touch_text(text);
-        at += 8;
+    fn texts(&mut self, address: u64) {
+        let mut at = address;
+        while let Ok(text) = user::read::<u64>(at)
+            && text != 0
+        {
+            self.range(at, 8, false);
+            self.text(text);
+            at += 8;
+        }
     }
 }

@@ -196,3 +196,12 @@ fn limits_are_the_kernels() {
     assert_eq!(lexical(&one_mount(), b"/m/n", &b"a/".repeat(2048)), Err(Errno::NAMETOOLONG));
     assert_eq!(lexical(&one_mount(), b"/m/n", b""), Err(Errno::NOENT));
 }
+
+proptest! {
+    /// The quick look never finds plain what is not, and finds most of what is.
+    #[test]
+    fn plain_paths_are_found_quickly(text in "/[/.a]{0,40}", names in "(/[a-z]{1,12}){1,6}") {
+        prop_assert_eq!(is_plain(text.as_bytes()), is_plain_by_bytes(text.as_bytes()));
+        prop_assert!(is_plainly_plain(names.as_bytes()));
+    }
+}

@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
-use plugin_abi::Instance;
+use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
 
 use super::paths::{self, At};
@@ -61,10 +61,15 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
         user::write(buffer, &extended(&file.with_handle(Instance::fgetattr)?))?;
         return DONE;
     }
+    let mut on_mount = false;
     let served = paths::lookup_argument(process, call, at, &argument, |spot| {
         user::write(buffer, &extended(&attributes_at(spot, at.follow)?))?;
+        on_mount = true;
         Ok(0)
     })?;
+    if on_mount {
+        return Ok(served);
+    }
     if let (Reply::Value(0), Some(mode)) = (&served, link_mode(process, &argument, at)) {
         user::write(buffer, &sys::statx { stx_mode: mode as u16, ..user::read::<sys::statx>(buffer)? })?;
     }
@@ -88,10 +93,15 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
         user::write(buffer, &file.with_handle(Instance::fgetattr)?)?;
         return DONE;
     }
+    let mut on_mount = false;
     let served = paths::lookup_argument(process, call, at, &argument, |spot| {
         user::write(buffer, &attributes_at(spot, at.follow)?)?;
+        on_mount = true;
         Ok(0)
     })?;
+    if on_mount {
+        return Ok(served);
+    }
     if let (Reply::Value(0), Some(mode)) = (&served, link_mode(process, &argument, at)) {
         let mut attributes = user::read::<Stat>(buffer)?;
         attributes.st_mode = mode;
@@ -254,7 +264,7 @@ pub fn faccessat2(process: &'static Process, call: &Call) -> Served {
     if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
         let Some(file) = file::served(process, dirfd as RawFd) else { return Ok(Reply::Pass) };
         let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
-        spot.call(|instance, path| instance.access(path, mode as i32, (flags & sys::AT_EACCESS) as i32))?;
+        access_itself(&spot, mode, flags & sys::AT_EACCESS)?;
         return DONE;
     }
     check_access(process, call, At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0), mode, flags & sys::AT_EACCESS)
@@ -269,12 +279,29 @@ fn check_access(process: &'static Process, call: &Call, at: At, mode: u32, flags
         return DONE;
     }
     paths::lookup_argument(process, call, at, &argument, |spot| {
-        attributes_at(spot, at.follow)?;
-        if mode != 0 {
-            spot.call(|instance, path| instance.access(path, mode as i32, flags as i32))?;
+        let looked = mode == 0 || spot.directory || !tells_links(spot)?;
+        if looked {
+            attributes_at(spot, at.follow)?;
+        }
+        match mode {
+            0 => {}
+            _ if looked || !at.follow => access_itself(spot, mode, flags)?,
+            _ => spot.call(|instance, path| instance.access(path, mode as i32, flags as i32))?,
         }
         Ok(0)
     })
+}
+
+/// Whether the plugin answers `ELOOP` by itself for a link that is to be followed, where it can be told so.
+pub fn tells_links(spot: &Spot) -> Result<bool, Errno> {
+    Ok(spot.mount.instance()?.capabilities().contains(Capabilities::TELLS_LINKS))
+}
+
+/// access(2) to what is at `spot`, a symbolic link too; `flags` may hold `AT_EACCESS`.
+pub fn access_itself(spot: &Spot, mode: u32, flags: u32) -> Result<(), Errno> {
+    // Others are told nothing of links.
+    let itself = if tells_links(spot)? { sys::AT_SYMLINK_NOFOLLOW } else { 0 };
+    spot.call(|instance, path| instance.access(path, mode as i32, (flags | itself) as i32))
 }
 
 pub fn statfs(process: &'static Process, call: &Call) -> Served {

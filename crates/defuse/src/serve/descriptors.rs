@@ -53,6 +53,7 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
     }
     STATES.forget(fd);
     let Some(released) = process.files.remove(fd) else { return Ok(()) };
+    shadow::forget_number(process, &released, fd);
     // The plugin's own descriptor is closed by the plugin, with the handle.
     if released.form() != shadow::Form::Backing(fd) {
         native::close(fd);
@@ -232,6 +233,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     };
     drop(together);
     if let Some(released) = replaced {
+        shadow::forget_number(process, &released, to);
         let _ = finish(process, &released);
     }
     Ok(Reply::Value(result))

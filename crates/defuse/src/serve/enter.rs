@@ -175,6 +175,9 @@ pub fn enter(
     if process.common.table() {
         lending::offer(process, &file);
     }
+    if file.form() != Form::Shadow {
+        shadow::note_alone(&slot, fd);
+    }
     let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
     STATES.set(fd, FdState::Served);
     process.serving.store(1, Ordering::Release);

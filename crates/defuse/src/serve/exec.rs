@@ -6,7 +6,7 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::attributes::attributes_at;
+use super::attributes::{access_itself, attributes_at};
 use super::paths::{self, At};
 use super::{Reply, Served, descriptors, ending, outsider};
 use crate::common;
@@ -24,6 +24,7 @@ use crate::program::{self, Header};
 use crate::resolve::PathBytes;
 use crate::running;
 use crate::user;
+use crate::vfork;
 
 /// Files that the kernel looks at in one exec: as many scripts but one, and the program that the last of them names.
 const NESTED: usize = 6;
@@ -189,7 +190,7 @@ fn served_program(process: &'static Process, spot: &Spot, name: &[u8]) -> Result
         sys::S_IFLNK => return Err(Errno::LOOP),
         _ => return Err(Errno::ACCESS),
     }
-    spot.call(|instance, path| instance.access(path, 1, sys::AT_EACCESS as i32))?;
+    access_itself(spot, 1, sys::AT_EACCESS)?;
     if attributes.st_mode & 0o111 == 0 {
         return Err(Errno::ACCESS);
     }
@@ -300,7 +301,7 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         let argv = words.as_ref().map_or(argv, Words::pointer);
         let envp = environment.pointer();
         if interpose::in_vfork_child() {
-            process.leave_to_parent(Box::new((words, environment)));
+            vfork::children().leave_to_parent(Box::new((words, environment)));
         }
         match &plan.program {
             Program::Path(path, _) => {

@@ -6,10 +6,11 @@ use interpose::{ForkCall, ForkKind};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::mount::Mount;
+use crate::mount::{self, Mount};
 use crate::process::Process;
 use crate::{
-    common, handover, heap, lending, lock_files, nofile, paging, shadow, sync, thread, working_directory,
+    common, handover, heap, lending, lock_files, nofile, paging, shadow, sync, thread, vfork,
+    working_directory,
 };
 
 pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
@@ -41,7 +42,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         process.rebuilding.acquire();
         process.staging.acquire();
         process.cwd.acquire();
-        process.vfork.acquire();
+        vfork::before_fork();
         handover::before_fork();
         lending::before_fork();
         for mount in &process.mounts {
@@ -61,6 +62,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     if fork.kind == ForkKind::Vfork {
+        vfork::begin(fork.shares_files(), mount::started());
         nofile::before_vfork();
     } else {
         nofile::before_fork();
@@ -78,7 +80,7 @@ fn release_files(process: &Process) {
     }
     lending::after_fork();
     handover::after_fork();
-    process.vfork.release();
+    vfork::after_fork();
     process.cwd.release();
     process.staging.release();
     process.rebuilding.release();
@@ -102,13 +104,17 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             }
             nofile::forget_child();
             sync::release_of_child();
-            let left = process.after_vfork();
-            if result > 0 && fork.flags & u64::from(sys::CLONE_FILES) != 0 {
+            let left = vfork::end();
+            for number in left.mounts {
+                // So that the next child finds it. What is wrong with it is said again when it is needed.
+                let _ = process.mounts[number].instance();
+            }
+            if result > 0 && fork.shares_files() {
                 shadow::believe_the_kernel(process);
             }
             if result > 0
                 && fork.flags & u64::from(sys::CLONE_FS) != 0
-                && let Some(cwd) = left
+                && let Some(cwd) = left.cwd
             {
                 process.set_cwd(cwd);
             }

@@ -1,5 +1,6 @@
 //! Calls of plugins, or of libc on their behalf, while a call of the program is served.
 
+use std::ffi::c_char;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
@@ -7,6 +8,7 @@ use interpose::{Call, Outcome, RESTART};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::namei::OpenHow;
 use crate::process::Process;
 use crate::thread::{self, Adopting};
 use crate::{native, private_fd, user};
@@ -47,9 +49,24 @@ fn new_fd(process: &Process, call: &Call) -> Outcome {
         error => Err(Errno::from_raw_os_error(-error as i32)),
     };
     match opened {
-        Ok(fd) => Outcome::Return(private_fd::take(fd).unwrap_or(fd).into()),
+        Ok(fd) => {
+            Outcome::Return(private_fd::take(fd).unwrap_or_else(|_| private_fd::out_of_numbers(fd)).into())
+        }
         Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
     }
+}
+
+/// openat2(2) of a plugin, which has asked for it without a system call of its own: where the descriptor stays as it is. `ENOSYS`
+/// where it does not.
+pub fn open_adopted(directory: RawFd, path: *const c_char, mut how: OpenHow) -> Result<RawFd, Errno> {
+    match thread::adopting() {
+        Adopting::No => return Err(Errno::NOSYS),
+        Adopting::AsOpened => {}
+        Adopting::ThroughExec => how.flags &= !u64::from(sys::O_CLOEXEC),
+    }
+    let (path, how, size) = (path as u64, (&raw const how) as u64, size_of::<OpenHow>() as u64);
+    let result = waiting(sys::__NR_openat2, [directory as u64, path, how, size, 0, 0]);
+    if result < 0 { Err(Errno::from_raw_os_error(-result as i32)) } else { Ok(result as RawFd) }
 }
 
 /// A plugin's call that makes an FD, which exec is not to close.

@@ -8,7 +8,7 @@ use linux_raw_sys::general as sys;
 use plugin_abi::{SetAttr, SetTime, timespec};
 use rustix::io::Errno;
 
-use super::attributes::{attributes_at, is_empty};
+use super::attributes::{attributes_at, is_empty, tells_links};
 use super::paths::{self, At};
 use super::{DONE, Reply, Served};
 use crate::file::{self, OpenFile};
@@ -78,10 +78,20 @@ fn owner_of(uid: u64, gid: u64) -> SetAttr {
 
 fn set_at(process: &'static Process, call: &Call, at: At, attributes: &SetAttr) -> Served {
     paths::lookup(process, call, at, |spot| {
-        attributes_at(spot, at.follow)?;
-        spot.call(|instance, path| instance.setattr(path, attributes))?;
+        let no_link = at.follow && !spot.directory && tells_links(spot)?;
+        // Where there is nothing to set, the plugin need not look at all.
+        if !no_link || is_nothing(attributes) {
+            attributes_at(spot, at.follow)?;
+        }
+        let attributes = SetAttr { no_link, ..*attributes };
+        spot.call(|instance, path| instance.setattr(path, &attributes))?;
         Ok(0)
     })
+}
+
+fn is_nothing(attributes: &SetAttr) -> bool {
+    let SetAttr { mode, uid, gid, size, atime, mtime, no_link: _ } = attributes;
+    mode.or(*uid).or(*gid).is_none() && size.is_none() && atime.is_none() && mtime.is_none()
 }
 
 fn set_on(process: &'static Process, fd: RawFd, attributes: &SetAttr) -> Served {

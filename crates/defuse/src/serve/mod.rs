@@ -14,7 +14,7 @@ mod ending;
 mod enter;
 mod exec;
 mod fork;
-mod inner;
+pub mod inner;
 mod limits;
 pub mod locks;
 mod mapping;
@@ -40,6 +40,7 @@ use std::os::fd::RawFd;
 use interpose::{Call, Fault, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
+use uffd_pager::Prefaulted;
 
 use crate::log::Quoted;
 use crate::native;
@@ -230,14 +231,19 @@ pub fn server(nr: u32) -> Option<Server> {
 /// From <asm-generic/signal.h>.
 const SIGBUS: u32 = 7;
 
-/// The call is the kernel's. Where its arguments are in memory that was made ready, that has to stay so until it is done: then it is
-/// made here, unless it may wait for long or must be the program's own.
-fn pass(call: &Call, ready: &prefault::Ready) -> Outcome {
-    if ready.is_empty() || !table::transfers(call.nr) {
+/// The call is the kernel's. Where its arguments are in memory that was made ready, that has to stay so until it is done: calls that move data
+/// are made here, others by the program, for which the memory is held until the thread's next call.
+fn pass(call: &Call, ready: prefault::Ready) -> Outcome {
+    if ready.is_empty() {
         return Outcome::PassThrough;
     }
-    Outcome::Return(native::interruptible(call.nr, call.args))
+    if table::transfers(call.nr) {
+        return Outcome::Return(native::interruptible(call.nr, call.args));
+    }
+    thread::keep(ready.into_iter().map(Prefaulted::keep).collect());
+    Outcome::PassThrough
 }
+
 /// Calls that may wait in a plugin before they have any effect.
 const WAITING: [u32; 6] =
     [sys::__NR_open, sys::__NR_openat, sys::__NR_openat2, sys::__NR_creat, sys::__NR_fcntl, sys::__NR_flock];
@@ -245,8 +251,9 @@ const WAITING: [u32; 6] =
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
         ending::wait_for_end();
+        thread::let_go();
         let ready = prefault::arguments(self, call);
-        let Some(server) = server(call.nr) else { return pass(call, &ready) };
+        let Some(server) = server(call.nr) else { return pass(call, ready) };
         let span = trace::Span::begin();
         let served = if is_about_private_fd(call) {
             Err(Errno::BADF)
@@ -258,10 +265,10 @@ impl Handler for &'static Process {
         span.end(call, &served);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
-            Ok(Reply::Pass) => pass(call, &ready),
+            Ok(Reply::Pass) => pass(call, ready),
             Ok(Reply::PassWith(args)) => {
                 call.args = args;
-                Outcome::PassThrough
+                pass(call, ready)
             }
             Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
         }

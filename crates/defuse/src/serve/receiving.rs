@@ -5,11 +5,12 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use interpose::Call;
+use linux_raw_sys::general as sys;
 
 use super::descriptors::for_each_passed;
 use super::{Reply, Served};
 use crate::process::{Process, STATES};
-use crate::{native, user};
+use crate::{native, shadow, user};
 
 /// `UIO_MAXIOV`: the kernel takes no more messages at once.
 const MESSAGES_MAX: u64 = 1024;
@@ -53,10 +54,37 @@ fn has_control(message: u64) -> bool {
 
 pub fn pidfd_getfd(process: &'static Process, call: &Call) -> Served {
     let result = native::call(call);
-    if result >= 0 && !interpose::in_vfork_child() {
-        arrived(process, result as RawFd);
+    if result < 0 {
+        return Ok(Reply::Value(result));
+    }
+    let fd = result as RawFd;
+    // The other process does not know that it shares the file now, so what was taken may be no shadow.
+    if let Some(slot) =
+        pid_of(call.args[0] as RawFd).and_then(|pid| shadow::alone_in(process, pid, call.args[1] as RawFd))
+    {
+        let placed = shadow::place_shared(process, slot, fd);
+        if let Err(error) = placed {
+            native::close(fd);
+            return Err(error);
+        }
+    }
+    if !interpose::in_vfork_child() {
+        arrived(process, fd);
     }
     Ok(Reply::Value(result))
+}
+
+/// The process of a pidfd, as `/proc/self/fdinfo` tells it.
+fn pid_of(pidfd: RawFd) -> Option<u32> {
+    let name = format!("/proc/self/fdinfo/{pidfd}\0");
+    let flags = u64::from(sys::O_RDONLY | sys::O_CLOEXEC);
+    let fd = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags, 0, 0, 0, 0]).ok()?;
+    let mut text = [0u8; 512];
+    let read =
+        native::checked(sys::__NR_read, [fd as u64, text.as_mut_ptr() as u64, text.len() as u64, 0, 0, 0]);
+    native::close(fd);
+    let text = std::str::from_utf8(&text[..read.ok()? as usize]).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
 /// `fd` is new here, and nothing is known about it.

@@ -16,7 +16,7 @@ use linux_raw_sys::general as sys;
 use plugin_abi::{Instance, Open, Purpose};
 use rustix::io::Errno;
 
-use super::attributes::attributes_at;
+use super::attributes::{access_itself, attributes_at};
 use super::names::{exists_or, masked};
 use super::{Reply, Served, paths};
 use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
@@ -227,9 +227,9 @@ fn target(process: &'static Process, address: u64, length: u64) -> Result<Option
 
 /// The address of the socket at `spot`, with the errors that connect(2) has for what is none.
 fn socket_at(process: &Process, spot: &Spot) -> Result<Address, Errno> {
-    const W_OK: i32 = 2;
+    const W_OK: u32 = 2;
     let attributes = attributes_at(spot, true)?;
-    spot.call(|instance, path| instance.access(path, W_OK, sys::AT_EACCESS as i32))?;
+    access_itself(spot, W_OK, sys::AT_EACCESS)?;
     if attributes.st_mode & sys::S_IFMT != sys::S_IFSOCK {
         return Err(Errno::CONNREFUSED);
     }

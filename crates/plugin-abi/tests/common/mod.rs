@@ -89,6 +89,8 @@ impl Log {
             ctx: std::ptr::from_ref(lines).cast_mut().cast(),
             log: Some(keep_line),
             brief: None,
+            transient: None,
+            openat2: None,
         }));
         Self { lines, host: Host::new(raw) }
     }

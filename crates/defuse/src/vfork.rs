@@ -1,0 +1,132 @@
+//! Children of vfork(2). They run on our memory until they end or have their own, but working directory and FD table are theirs: what is
+//! known of these is kept apart for them.
+
+use std::any::Any;
+
+use plugin_abi::Instance;
+use rustix::io::Errno;
+
+use crate::process::Cwd;
+use crate::sync::{Guard, Lock};
+use crate::thread;
+
+/// Those that are now, each by the thread of ours that waits for it; a child's own child follows it.
+static CHILDREN: Lock<Vec<Child>> = Lock::new(Vec::new());
+
+/// A plugin that was started, or why not.
+pub type Started = Result<Instance, Errno>;
+
+struct Child {
+    thread: u32,
+    /// How many plugins had been started when it got an FD table of its own, if it has one.
+    own_table: Option<u64>,
+    cwd: Option<Cwd>,
+    /// Kept until the child has its own memory.
+    exec: Option<Box<dyn Any + Send>>,
+    /// Plugins started by the child, with the number of their mount: their descriptors are in its table only. They stay in
+    /// memory when it is gone, as a plugin's end would close numbers that are not its own.
+    started: Vec<(usize, &'static Started)>,
+}
+
+/// What an ended child leaves to its parent.
+#[derive(Default)]
+pub struct Left {
+    /// Its working directory, if it changed that.
+    pub cwd: Option<Cwd>,
+    /// Mounts whose plugin it needed and had to start for itself.
+    pub mounts: Vec<usize>,
+}
+
+/// The plugin of a mount, as a vfork child has it.
+pub enum Plugin {
+    /// Its parent's, whose descriptors it has as well.
+    Parents,
+    /// One that was started for it alone, if there is one yet.
+    Own(Option<&'static Started>),
+}
+
+/// This thread is about to make a vfork child; `plugins` have been started so far.
+pub fn begin(shares_files: bool, plugins: u64) {
+    CHILDREN.lock().push(Child {
+        thread: thread::id(),
+        own_table: (!shares_files).then_some(plugins),
+        cwd: None,
+        exec: None,
+        started: Vec::new(),
+    });
+}
+
+/// The vfork child of this thread has ended or has its own memory, or there was none.
+pub fn end() -> Left {
+    let mut children = CHILDREN.lock();
+    let Some(position) = children.iter().rposition(mine) else { return Left::default() };
+    let child = children.remove(position);
+    drop(children);
+    Left { cwd: child.cwd, mounts: child.started.iter().map(|(mount, _)| *mount).collect() }
+}
+
+/// Before a fork, and [`after_fork`] on both sides.
+pub fn before_fork() {
+    CHILDREN.acquire();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    CHILDREN.release();
+}
+
+/// In a vfork child: what is known of it, and of those of other threads.
+pub fn children() -> Children {
+    Children(CHILDREN.lock())
+}
+
+/// See [`children`].
+pub struct Children(Guard<'static, Vec<Child>>);
+
+impl Children {
+    /// The working directory of the child that this is, if it has changed that.
+    pub fn cwd(&self) -> Option<&Cwd> {
+        self.0.iter().rev().filter(|child| mine(child)).find_map(|child| child.cwd.as_ref())
+    }
+
+    /// Sets it.
+    pub fn set_cwd(&mut self, cwd: Cwd) {
+        if let Some(child) = self.innermost() {
+            child.cwd = Some(cwd);
+        }
+    }
+
+    /// Keeps `garbage` until the child has ended or has its own memory.
+    pub fn leave_to_parent(&mut self, garbage: Box<dyn Any + Send>) {
+        if let Some(child) = self.innermost() {
+            child.exec = Some(garbage);
+        }
+    }
+
+    /// Whose plugin serves mount number `mount`, if the parent's was the `turn`th that was started, from 1 on; 0 if it was not.
+    pub fn plugin(&self, mount: usize, turn: u64) -> Plugin {
+        let Some(since) = self.0.iter().filter(|child| mine(child)).find_map(|child| child.own_table) else {
+            return Plugin::Parents;
+        };
+        if (1..=since).contains(&turn) {
+            return Plugin::Parents;
+        }
+        let mut started = self.0.iter().filter(|child| mine(child)).flat_map(|child| &child.started);
+        Plugin::Own(started.find(|(number, _)| *number == mount).map(|(_, started)| *started))
+    }
+
+    /// The child has started the plugin of mount number `mount`.
+    pub fn keep(&mut self, mount: usize, started: &'static Started) {
+        if let Some(child) = self.innermost() {
+            child.started.push((mount, started));
+        }
+    }
+
+    fn innermost(&mut self) -> Option<&mut Child> {
+        self.0.iter_mut().rev().find(|child| mine(child))
+    }
+}
+
+fn mine(child: &Child) -> bool {
+    child.thread == thread::id()
+}
