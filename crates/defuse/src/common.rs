@@ -20,7 +20,7 @@ use stash::SlotId;
 
 use crate::process::{Cwd, Process, STATES};
 use crate::working_directory::{self, Directory};
-use crate::{handover, lending, native, nofile, shadow, trace};
+use crate::{lending, native, nofile, restoring, shadow, trace};
 
 /// Which of it there is.
 pub struct Common {
@@ -139,7 +139,7 @@ pub fn share_table(process: &'static Process, fork: &ForkCall) {
     if fork.kind == ForkKind::Fork {
         keep_directory(process);
         process.files.for_each(|_, file, _| {
-            if handover::describe(file).is_err() || crate::lock_files::concern(file) {
+            if restoring::describe(file).is_err() || crate::lock_files::concern(file) {
                 file.lend();
             }
         });
@@ -159,7 +159,7 @@ pub fn in_child(process: &'static Process, fork: &ForkCall) {
     process.files.for_each(|_, file, _| {
         if !file.is_lent() && !renewed.contains(&file.slot) {
             renewed.push(file.slot);
-            match handover::renew(file) {
+            match restoring::renew(file) {
                 // The parent may lose its handle, and meet the file again.
                 Ok(()) => lending::offer(process, file),
                 Err(error) => {

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 use stash::{ProcessId, Slot, SlotId};
 
 use crate::file::{OpenFile, plugin_errno, stash_errno};
-use crate::handover::{self, Description};
 use crate::process::Process;
+use crate::restoring::{self, Description};
 use crate::shadow::LENDER;
 use crate::sync::Lock;
 use crate::{native, private_fd, shadow, trace};
@@ -49,7 +49,7 @@ pub fn offer(process: &'static Process, file: &OpenFile) {
 
 fn try_offer(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
     let attributes = file.with_handle(Instance::fgetattr)?;
-    let mut description = handover::describe(file).or_else(|error| match error {
+    let mut description = restoring::describe(file).or_else(|error| match error {
         // The path will do, if it leads to the same file.
         Errno::NOSYS => Ok(Description::default()),
         other => Err(other),

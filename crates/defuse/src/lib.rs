@@ -37,6 +37,7 @@ mod proc_links;
 mod process;
 mod program;
 pub mod resolve;
+mod restoring;
 pub mod running;
 mod serve;
 pub mod session;
@@ -52,6 +53,7 @@ pub mod table;
 mod thread;
 #[allow(unsafe_code)]
 mod trace;
+mod unclaimed;
 #[allow(unsafe_code)]
 mod user;
 mod vfork;

@@ -23,7 +23,7 @@ use stash::{Slot, SlotId};
 
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
-use crate::{handover, lock_files, native, nofile, private_fd, trace};
+use crate::{lock_files, native, nofile, private_fd, restoring, trace};
 
 pub use alone::{alone_in, forget_number, note_alone, place_shared};
 pub use folder::{open as open_shadow, placeholder};
@@ -363,7 +363,7 @@ pub fn rebuild_as(
     }
     let entered = match &known {
         Some(same) => process.files.insert_shared(fd, same, cloexec),
-        None => match handover::restore(process, slot, form) {
+        None => match restoring::restore(process, slot, form) {
             Ok(file) if interpose::in_vfork_child() => return Owner::Served(FileRef::Alone(Box::new(file))),
             Ok(file) => process.files.insert(fd, file, cloexec),
             Err(error) => {

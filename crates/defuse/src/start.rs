@@ -32,8 +32,8 @@ use crate::site_lists::SessionLists;
 use crate::standing::{self, Joined};
 use crate::sync::Lock;
 use crate::{
-    address_space, handover, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd,
-    serve, site_lists, trace, working_directory,
+    address_space, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd, serve,
+    site_lists, trace, unclaimed, working_directory,
 };
 
 /// linux/prctl.h
@@ -347,7 +347,7 @@ fn keep_what_was_inherited(
         if !inherited.contains(&entry.slot) {
             native::close(fd);
         } else if Mark::of(entry) == Mark::KeptPerhaps {
-            handover::came_through(fd, entry.slot);
+            unclaimed::came_through(fd, entry.slot);
         } else {
             take_over(process, entry);
         }

@@ -20,7 +20,7 @@ use crate::file::{OpenFile, REMOVED, stash_errno};
 use crate::namei::Spot;
 use crate::process::{Cwd, Process};
 use crate::resolve::PathBytes;
-use crate::{handover, native, private_fd, shadow, trace};
+use crate::{native, private_fd, restoring, shadow, trace};
 
 /// How it is opened: it may be neither readable nor writable.
 const FLAGS: u32 = sys::O_PATH | sys::O_DIRECTORY | sys::O_CLOEXEC;
@@ -124,7 +124,7 @@ impl Directory {
             // Fork waits for this lock, so no child sees a half-made value.
             let _one_at_a_time = self.process.rebuilding.lock();
             if self.file.get().is_none() {
-                let restored = handover::restore(self.process, self.slot, shadow::Form::Shadow);
+                let restored = restoring::restore(self.process, self.slot, shadow::Form::Shadow);
                 let restored = restored.inspect_err(|error| {
                     trace::debug(format_args!("the working directory is lost: {error}"));
                 });

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::mount::{self, Mount};
 use crate::process::Process;
 use crate::{
-    common, handover, heap, lending, lock_files, nofile, paging, shadow, sync, thread, vfork,
+    common, heap, lending, lock_files, nofile, paging, shadow, sync, thread, unclaimed, vfork,
     working_directory,
 };
 
@@ -43,7 +43,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         process.staging.acquire();
         process.cwd.acquire();
         vfork::before_fork();
-        handover::before_fork();
+        unclaimed::before_fork();
         lending::before_fork();
         for mount in &process.mounts {
             mount.before_fork();
@@ -79,7 +79,7 @@ fn release_files(process: &Process) {
         mount.after_fork();
     }
     lending::after_fork();
-    handover::after_fork();
+    unclaimed::after_fork();
     vfork::after_fork();
     process.cwd.release();
     process.staging.release();

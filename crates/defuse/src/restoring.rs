@@ -1,0 +1,177 @@
+//! Handles that are made again, in the next image or in any process that meets a shadow it has no handle for: from what the plugin's `save`
+//! said in the slot, or by the path.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+use linux_raw_sys::general as sys;
+use plugin_abi::{Handle, Instance, Open, Saved};
+use rustix::io::Errno;
+use stash::{Slot, SlotId};
+
+use crate::file::{OpenFile, plugin_errno, stash_errno};
+use crate::process::Process;
+use crate::resolve::PATH_MAX;
+use crate::shadow::Form;
+use crate::unclaimed::Claim;
+use crate::{lending, lock_files, private_fd, trace};
+
+/// Descriptors that one handle may keep.
+const KEPT_MAX: usize = 8;
+/// Bytes of a plugin's description of one handle.
+const BLOB_MAX: usize = 16 * 1024;
+/// What stands before it: device and inode, number of kept descriptors, then their numbers.
+const HEAD: usize = size_of::<[u64; 2]>() + 4 * (1 + KEPT_MAX);
+
+/// What a plugin says of a handle, so that it can be made again.
+#[derive(Default)]
+pub struct Description {
+    /// Device and inode number of the file; 0 where nobody asked.
+    pub inode: [u64; 2],
+    /// The descriptors that the new handle is to have.
+    pub kept: Vec<RawFd>,
+    /// The plugin's own words.
+    pub described: Vec<u8>,
+}
+
+impl Description {
+    /// As it stands in a slot.
+    pub fn to_blob(&self) -> Vec<u8> {
+        let mut blob = Vec::with_capacity(HEAD + self.described.len());
+        self.inode.iter().for_each(|part| blob.extend_from_slice(&part.to_ne_bytes()));
+        blob.extend_from_slice(&(self.kept.len() as u32).to_ne_bytes());
+        let unused = std::iter::repeat(&-1);
+        self.kept
+            .iter()
+            .chain(unused)
+            .take(KEPT_MAX)
+            .for_each(|fd| blob.extend_from_slice(&fd.to_ne_bytes()));
+        blob.extend_from_slice(&self.described);
+        blob
+    }
+
+    fn of_blob(blob: &[u8]) -> Option<Self> {
+        let (head, described) = blob.split_at_checked(HEAD)?;
+        let (inode, numbers) = head.split_at(size_of::<[u64; 2]>());
+        let inode = [0, 8].map(|at| u64::from_ne_bytes(inode[at..at + 8].try_into().unwrap_or_default()));
+        let mut numbers =
+            numbers.chunks_exact(4).map(|number| number.try_into().map_or(-1, i32::from_ne_bytes));
+        let count = usize::try_from(numbers.next()?).ok().filter(|&count| count <= KEPT_MAX)?;
+        Some(Self { inode, kept: numbers.take(count).collect(), described: described.to_vec() })
+    }
+
+    /// What the slot says.
+    fn of(shared: &Slot<'_>) -> Result<Self, Errno> {
+        let length = shared.blob_len().map_err(stash_errno)?.ok_or(Errno::NODATA)?;
+        let mut buffer = vec![0; length];
+        let blob = shared.blob(&mut buffer).map_err(stash_errno)?;
+        Self::of_blob(blob).ok_or(Errno::IO)
+    }
+}
+
+/// A handle with descriptors of its own for a file that has those of another process, with which this one has its FD table in
+/// common. That goes on with the old one.
+pub fn renew(file: &OpenFile) -> Result<(), Errno> {
+    let Description { described, kept, .. } = describe(file)?;
+    let mut copies = Vec::new();
+    for fd in kept {
+        copies.push(private_fd::duplicate(fd)?);
+    }
+    let opened = file.instance()?.restore(&described, &copies).map_err(plugin_errno)?;
+    let Open::Served { handle, .. } = opened else { return Err(Errno::IO) };
+    file.handle.store(handle.into_raw(), Ordering::Release);
+    Ok(())
+}
+
+/// Writes the plugin's description of a handle into its slot.
+pub fn save(file: &OpenFile) -> Result<Vec<RawFd>, Errno> {
+    let description = describe(file)?;
+    let shared = file.shared()?;
+    let guard = shared.lock(file.holder()).map_err(stash_errno)?;
+    guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
+    Ok(description.kept)
+}
+
+/// The plugin's description of a handle.
+pub fn describe(file: &OpenFile) -> Result<Description, Errno> {
+    let mut described = vec![0; BLOB_MAX];
+    let mut kept = [-1; KEPT_MAX];
+    let mut sizes = Saved::default();
+    file.with_handle(|instance, handle| instance.save(handle, &mut described, &mut kept, &mut sizes))?;
+    described.truncate(sizes.len);
+    Ok(Description { inode: [0; 2], kept: kept[..sizes.kept].to_vec(), described })
+}
+
+/// A handle of this process for the description in `slot`: from what its last holder saved, or else by its path.
+pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<OpenFile, Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    let mount = shared.mount() as usize;
+    let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
+    let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
+    let restored = match form {
+        Form::Backing(fd) => Ok(instance.restore(&[], &[fd]).map_err(plugin_errno)?),
+        Form::Placeholder | Form::Shadow => restore_saved(process, instance, slot),
+    };
+    let opened = match restored {
+        Ok(opened) => opened,
+        Err(error) => {
+            trace::debug(format_args!(
+                "{slot:?} is opened by its path, since it cannot be restored: {error}"
+            ));
+            open_by_path(instance, &shared, open_flags)?
+        }
+    };
+    match opened {
+        Open::Served { handle, mode_type, .. } => {
+            let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
+            let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
+            file.set_form(form);
+            lock_files::attach(&file);
+            Ok(file)
+        }
+        Open::Native { .. } => Err(Errno::IO),
+    }
+}
+
+/// The file at the path in the slot, if that is still the same one.
+fn open_by_path(instance: &Instance, shared: &Slot<'_>, open_flags: u32) -> Result<Open<Handle>, Errno> {
+    let mut buffer = [0; PATH_MAX + 1];
+    let length = shared.path(&mut buffer[..PATH_MAX]).map_err(stash_errno)?.len();
+    buffer[length] = 0;
+    let path = std::ffi::CStr::from_bytes_until_nul(&buffer).map_err(|_| Errno::IO)?;
+    let path = plugin_abi::MountPath::new(path).ok_or(Errno::IO)?;
+    if open_flags & sys::O_TMPFILE == sys::O_TMPFILE {
+        // The path is the directory's, and would make another file.
+        return Err(Errno::STALE);
+    }
+    let once = sys::O_CREAT | sys::O_EXCL | sys::O_TRUNC;
+    let opened = instance.open(path, (open_flags & !once) as i32, 0).map_err(plugin_errno)?;
+    let inode = Description::of(shared).map_or([0; 2], |description| description.inode);
+    let Open::Served { handle, .. } = &opened else { return Ok(opened) };
+    if inode == [0; 2] || instance.fgetattr(handle).is_ok_and(|found| [found.st_dev, found.st_ino] == inode) {
+        return Ok(opened);
+    }
+    // Another file has the name now.
+    if let Open::Served { handle, .. } = opened {
+        let _ = instance.close(handle);
+    }
+    Err(Errno::STALE)
+}
+
+fn restore_saved(
+    process: &'static Process,
+    instance: &Instance,
+    slot: SlotId,
+) -> Result<Open<Handle>, Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    let description = Description::of(&shared)?;
+    let claimed = Claim::of(process, &description.kept, slot);
+    let mut kept = match claimed {
+        Ok(kept) => kept,
+        Err(Errno::STALE) => return lending::borrow(process, instance, &shared, &description),
+        Err(other) => return Err(other),
+    };
+    let opened = instance.restore(&description.described, &kept.fds).map_err(plugin_errno)?;
+    kept.granted();
+    Ok(opened)
+}
