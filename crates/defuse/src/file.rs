@@ -1,15 +1,10 @@
-//! Open files: from an FD of the program to the open file description and the plugin's handle behind it.
-//!
-//! The kernel is the truth about FDs and the table a cache of it. An FD the table does not know is looked at
-//! (`fstat`): if it is one of the session's shadows, that names the slot that says
-//! everything else, and the plugin's handle is rebuilt from there.
+//! Open files: the open file description of the session and the plugin's handle behind an FD.
 
-use std::ops::Deref;
+mod owner;
+
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use fdtable::{FdState, Ref};
 use linux_raw_sys::general as sys;
 use plugin_abi::{Handle, Instance};
 use rustix::fs::FileType;
@@ -18,32 +13,12 @@ use stash::{Holder, Slot, SlotId, StashError};
 
 use crate::mount::Mount;
 use crate::paging::Key;
-use crate::process::{Process, STATES};
+use crate::process::Process;
 use crate::resolve::PathBytes;
 use crate::shadow::{self, Form, ShadowProvider};
-use crate::{carried, common};
-use crate::{lock_files, native, private_fd, trace};
+use crate::{lock_files, trace};
 
-/// An open file in use by a call.
-pub enum FileRef {
-    /// Found in the table.
-    Entered(Ref<'static, OpenFile>),
-    /// Rebuilt for this one call, in a vfork child, whose table is the parent's.
-    Alone(Box<OpenFile>),
-    /// The working directory's.
-    WorkingDirectory(Arc<OpenFile>),
-}
-
-impl Deref for FileRef {
-    type Target = OpenFile;
-    fn deref(&self) -> &OpenFile {
-        match self {
-            Self::Entered(file) => file,
-            Self::Alone(file) => file,
-            Self::WorkingDirectory(file) => file,
-        }
-    }
-}
+pub use owner::{FileRef, Owner, identity, is_fd_directory, owner, served, served_if_open};
 
 /// What this process has of an open file description: the plugin's handle, and where the shared part is.
 pub struct OpenFile {
@@ -93,18 +68,6 @@ pub const REMOVED: u64 = 1 << 63;
 
 const PLACEHOLDER: i32 = -1;
 const SHADOW: i32 = -2;
-
-/// Whose an FD is.
-pub enum Owner {
-    /// Served, as this file.
-    Served(FileRef),
-    /// The kernel's.
-    Foreign,
-    /// Nobody's: it is not open.
-    Closed,
-    /// The kernel's: a directory above a mount point (its canonical path is needed to know what lies below).
-    Ancestor,
-}
 
 impl OpenFile {
     /// A file that this process has just opened or rebuilt.
@@ -310,128 +273,6 @@ impl Drop for OpenFile {
 /// Whether what these flags of open(2) open can only be a directory. `O_TMPFILE` has the same bit, and makes a file.
 pub fn opens_directory(flags: u32) -> bool {
     flags & sys::O_DIRECTORY != 0 && flags & sys::O_TMPFILE != sys::O_TMPFILE
-}
-
-/// The served file behind `fd`, if it is one.
-pub fn served(process: &'static Process, fd: RawFd) -> Option<FileRef> {
-    match owner(process, fd) {
-        Owner::Served(file) => Some(file),
-        _ => None,
-    }
-}
-
-/// As [`served`], for calls that must not be handed on to the kernel when the FD is not open: by then another thread may
-/// have put something else there.
-pub fn served_if_open(process: &'static Process, fd: RawFd) -> Result<Option<FileRef>, Errno> {
-    match owner(process, fd) {
-        Owner::Served(file) => Ok(Some(file)),
-        Owner::Closed => Err(Errno::BADF),
-        Owner::Foreign | Owner::Ancestor => Ok(None),
-    }
-}
-
-/// Whose `fd` is.
-pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
-    if interpose::in_vfork_child() {
-        // The table is the parent's; only the kernel knows about our FDs.
-        return look(process, fd);
-    }
-    if process.common.table() {
-        return checked_owner(process, fd);
-    }
-    match STATES.get(fd) {
-        FdState::Foreign => return Owner::Foreign,
-        FdState::Served | FdState::Unknown => {
-            if let Some(file) = process.files.get(fd) {
-                return Owner::Served(FileRef::Entered(file));
-            }
-        }
-    }
-    load_plugin(process, fd);
-    // Whoever is about to close or replace the FD has the first of these.
-    let _together = process.descriptors.lock();
-    let _one_at_a_time = process.rebuilding.lock();
-    if let Some(file) = process.files.get(fd) {
-        return Owner::Served(FileRef::Entered(file));
-    }
-    look(process, fd)
-}
-
-/// As [`owner`], where the table knows nothing for sure: somebody else may have changed what the kernel has.
-fn checked_owner(process: &'static Process, fd: RawFd) -> Owner {
-    load_plugin(process, fd);
-    let together = process.descriptors.lock();
-    let one_at_a_time = process.rebuilding.lock();
-    let slot = shadow::slot_behind(process, fd, &native::fstat(fd));
-    let mut gone = None;
-    if let Some(file) = process.files.get(fd) {
-        if Some(file.slot) == slot {
-            return Owner::Served(FileRef::Entered(file));
-        }
-        gone = process.files.remove(fd);
-    }
-    let owner = look(process, fd);
-    drop((one_at_a_time, together));
-    drop(gone);
-    owner
-}
-
-/// Loads the plugin of an FD that is to be rebuilt, before any lock is taken: the dynamic linker may be locked by a thread that
-/// waits for one of ours.
-fn load_plugin(process: &'static Process, fd: RawFd) {
-    if process.mounts.iter().all(|mount| mount.loaded().is_some()) {
-        return;
-    }
-    if let Some(slot) = shadow::slot_behind(process, fd, &native::fstat(fd))
-        && let Ok(slot) = process.arena.slot(slot)
-        && let Some(mount) = process.mounts.get(slot.mount() as usize)
-    {
-        // What is wrong with it is said again when it is needed.
-        let _ = mount.instance();
-    }
-}
-
-/// Asks the kernel about an FD that the table does not know.
-fn look(process: &'static Process, fd: RawFd) -> Owner {
-    if private_fd::is_private(fd) {
-        return Owner::Closed;
-    }
-    if let Some(owner) = carried::rebuild(process, fd) {
-        return owner;
-    }
-    let looked = native::fstat(fd);
-    if let Some(slot) = shadow::slot_behind(process, fd, &looked) {
-        return shadow::rebuild(process, fd, slot);
-    }
-    let (mode, device, inode) = match looked {
-        Ok(stat) => (stat.st_mode, stat.st_dev, stat.st_ino),
-        // Somebody else's shadow.
-        Err(Errno::REMOTEIO) => (0, 0, 0),
-        Err(_) => return Owner::Closed,
-    };
-    if mode & sys::S_IFMT == sys::S_IFDIR {
-        if is_fd_directory(process, fd, device) {
-            return Owner::Foreign; // And not to be forgotten about: getdents asks again.
-        }
-        if process.ancestors.contains(&(device, inode)) {
-            return Owner::Ancestor;
-        }
-    }
-    if !interpose::in_vfork_child() {
-        common::learn_foreign(process, fd);
-    }
-    Owner::Foreign
-}
-
-/// Whether `fd` is a directory like /proc/self/fd. `device` is that of `fd`.
-pub fn is_fd_directory(process: &Process, fd: RawFd, device: u64) -> bool {
-    device == process.proc_device && crate::namei::fd_path(fd).is_ok_and(|path| path.ends_with(b"/fd"))
-}
-
-/// Type, device and inode of what the kernel has at `fd`.
-pub fn identity(fd: RawFd) -> Option<(u32, u64, u64)> {
-    let stat = native::fstat(fd).ok()?;
-    Some((stat.st_mode, stat.st_dev, stat.st_ino))
 }
 
 /// The plugin's handle behind its number.
