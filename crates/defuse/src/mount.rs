@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use plugin_abi::{Capabilities, Instance, LoadError, Plugin};
+use plugin_abi::{Capabilities, Form, Instance, LoadError, Plugin};
 use rustix::io::Errno;
 use rustix::thread::futex;
 use rustix::time::Timespec;
@@ -47,6 +47,8 @@ pub struct Mount {
     instance: OnceLock<Started>,
     /// The [`started`] plugin of this number is its own; 0 for none.
     turn: AtomicU64,
+    /// The library has one state for all of the process.
+    has_one_state: AtomicBool,
     /// The last open gave the program the plugin's own descriptor: so will the next.
     hands_over: AtomicBool,
     /// The plugin has said that it has no `save`.
@@ -78,6 +80,7 @@ impl Mount {
             loaders,
             instance,
             turn: AtomicU64::new(0),
+            has_one_state: AtomicBool::new(false),
             hands_over,
             saves_nothing,
         }
@@ -119,7 +122,11 @@ impl Mount {
         if interpose::in_vfork_child() {
             let turn = self.turn.load(Ordering::Acquire);
             if let vfork::Plugin::Own(own) = vfork::children().plugin(self.number, turn) {
-                return (own, true);
+                // To start it once more would take its state away from the parent.
+                let keep_off = own.is_none() && turn != 0 && self.has_one_state.load(Ordering::Relaxed);
+                if !keep_off {
+                    return (own, true);
+                }
             }
         }
         (self.instance.get(), false)
@@ -188,6 +195,7 @@ impl Mount {
             trace::error(format_args!("{error}"));
             Errno::IO
         })?;
+        self.has_one_state.store(plugin.form() != Form::Table, Ordering::Relaxed);
         plugin.instantiate(&self.point, &self.backend, &self.options, trace::HOST).map_err(|error| {
             trace::error(format_args!(
                 "cannot mount {} on {:?}: {error}",
