@@ -147,13 +147,17 @@ fn key(object: &LoadedObject, image: &Image, text: &Segment) -> Option<Vec<u8>> 
 pub unsafe fn store_plans(config: &Config, store: &dyn PlanStore) -> Result<usize> {
     table::fill(config);
     let map = AddressMap::read()?;
+    // Its text is not in other programs, and it may be large.
+    let program = stat(c"/proc/self/exe").map_or(0, |state| state.st_ino);
     let mut texts = 0;
     for object in map.objects(&[]) {
         // SAFETY: the caller's promise.
         let Some(image) = (unsafe { object.image() }) else { continue };
         for text in image.texts() {
             plan(Some(store), &object, &image, &text);
-            Ahead::make(store, &object, &image, &text);
+            if object.file().1 != program {
+                Ahead::make(store, &object, &image, &text);
+            }
             texts += 1;
         }
     }
