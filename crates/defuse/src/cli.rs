@@ -14,6 +14,7 @@ mod nofile;
 mod plugin;
 mod reaper;
 mod run;
+mod run_directory;
 mod standing;
 mod write_back;
 

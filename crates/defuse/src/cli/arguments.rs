@@ -248,12 +248,24 @@ fn level(text: &OsStr) -> Result<Level, String> {
 /// # Errors
 ///
 /// When there is no such level.
-pub fn parse_log_variable(text: &OsStr) -> Result<(Level, Option<PathBuf>), Failure> {
+fn parse_log_variable(text: &OsStr) -> Result<(Level, Option<PathBuf>), Failure> {
     use std::os::unix::ffi::OsStrExt;
     let mut parts = text.as_bytes().splitn(2, |&byte| byte == b':').map(OsStr::from_bytes);
     let level = level(parts.next().unwrap_or_default())
         .map_err(|error| Failure::new(RUN_FAILED, format!("the environment's DEFUSE_LOG: {error}")))?;
     Ok((level, parts.next().filter(|file| !file.is_empty()).map(PathBuf::from)))
+}
+
+/// What `$DEFUSE_LOG` says.
+///
+/// # Errors
+///
+/// As for [`parse_log_variable`].
+pub fn log_variable() -> Result<(Level, Option<PathBuf>), Failure> {
+    match std::env::var_os("DEFUSE_LOG").filter(|text| !text.is_empty()) {
+        Some(text) => parse_log_variable(&text),
+        None => Ok((Level::default(), None)),
+    }
 }
 
 #[cfg(test)]

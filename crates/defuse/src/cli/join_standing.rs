@@ -1,21 +1,18 @@
 //! `defuse join-standing` (hidden): the standing session of this user, for a process that found none, or one that does not know all mounts. Made or extended,
 //! and written where the next process finds it.
 
-use std::env;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use defuse::log::{Level, LogTarget};
-use defuse::session::{
-    Mount, MountRoot, OpenedSession, Rendezvous, Session, choose_run_directory, extend, kernel_mounts, names,
-};
+use defuse::log::LogTarget;
+use defuse::session::{Mount, MountRoot, OpenedSession, Rendezvous, Session, extend, kernel_mounts, names};
 use interpose::DispatchPolicy;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::io::Errno;
 
-use super::arguments::parse_log_variable;
+use super::arguments::log_variable;
 use super::failure::{FAILED, Failure};
-use super::{library, plugin, run};
+use super::{library, plugin, run, run_directory};
 
 /// Sees to it that the user's standing session knows all mounts of the kernel module that can be used here.
 ///
@@ -90,9 +87,7 @@ impl Existing {
 
 /// Makes a standing session and tidies up after others.
 fn make(mounts: &[(Mount, Rendezvous)]) -> Result<PathBuf, Failure> {
-    // Not the directory that a log-in has: processes of the user live longer.
-    let wanted = env::var_os("DEFUSE_RUN_DIR").filter(|path| !path.is_empty());
-    let base = choose_run_directory(wanted.as_deref(), None).path;
+    let base = run_directory::of_standing_sessions();
     run::sweep(&base, &library::find()?);
     let mounts: Vec<Mount> = mounts.iter().map(|(mount, _)| mount.clone()).collect();
     let pages = may_be_paged(&mounts);
@@ -109,10 +104,7 @@ fn may_be_paged(mounts: &[Mount]) -> bool {
 
 /// What `$DEFUSE_LOG` says, if it names a file: there is no runner whose standard error could be written to.
 fn log_target() -> Result<LogTarget, Failure> {
-    let (level, file) = match env::var_os("DEFUSE_LOG").filter(|text| !text.is_empty()) {
-        Some(text) => parse_log_variable(&text)?,
-        None => (Level::default(), None),
-    };
+    let (level, file) = log_variable()?;
     Ok(LogTarget { level, file, stderr: None })
 }
 

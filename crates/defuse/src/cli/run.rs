@@ -9,19 +9,19 @@ use std::path::{Path, PathBuf};
 
 use defuse::log::{self, Inode, Level, LogTarget, RunnerStderr};
 use defuse::session::{
-    Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, choose_run_directory,
-    is_standing, resolve_mounts, sweep_stale,
+    Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, is_standing, resolve_mounts,
+    sweep_stale,
 };
 use defuse::site_lists::SessionLists;
 use interpose::DispatchPolicy;
 use nix::errno::Errno;
 use stash::Arena;
 
-use super::arguments::{EXEC_INSIDE, RunRequest, parse_log_variable};
+use super::arguments::{EXEC_INSIDE, RunRequest, log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
 use super::write_back::write_back;
-use super::{arena, environment, library, nofile, plugin, reaper, standing};
+use super::{arena, environment, library, nofile, plugin, reaper, run_directory, standing};
 
 /// Runs a program in a session of its own and returns its exit status.
 ///
@@ -29,11 +29,7 @@ use super::{arena, environment, library, nofile, plugin, reaper, standing};
 ///
 /// Whatever kept the program from being started.
 pub fn run(request: &RunRequest) -> Result<i32, Failure> {
-    let run_directory = choose_run_directory(
-        env::var_os("DEFUSE_RUN_DIR").as_deref().filter(|path| !path.is_empty()),
-        env::var_os("XDG_RUNTIME_DIR").as_deref(),
-    )
-    .path;
+    let run_directory = run_directory::of_runs().path;
     let log = log_target(request)?;
     log::init(log.clone());
     let mut mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
@@ -89,10 +85,7 @@ pub fn plugin_search() -> PluginSearch {
 
 /// What the options and `$DEFUSE_LOG` say about logging; a file is made absolute and created.
 fn log_target(request: &RunRequest) -> Result<LogTarget, Failure> {
-    let (mut level, mut file) = match env::var_os("DEFUSE_LOG").filter(|text| !text.is_empty()) {
-        Some(text) => parse_log_variable(&text)?,
-        None => (Level::default(), None),
-    };
+    let (mut level, mut file) = log_variable()?;
     level = request.log_level.unwrap_or(level);
     file = request.log_file.clone().or(file);
     if let Some(file) = &mut file {

@@ -2,7 +2,6 @@
 //!
 //! With the kernel module they are mounts of the kernel. Without it they are lines of a table that `defuse run` reads.
 
-use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
@@ -12,15 +11,15 @@ use std::path::{Path, PathBuf};
 use defuse::errno::describe;
 use defuse::log::{self, Level};
 use defuse::session::{
-    Mount, MountSpec, OpenedSession, PluginSpec, SessionError, StandingTable, choose_run_directory,
-    escape_option, kernel_mounts, resolve_mounts,
+    Mount, MountSpec, OpenedSession, PluginSpec, SessionError, StandingTable, escape_option, kernel_mounts,
+    resolve_mounts,
 };
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::arguments::{MountRequest, UmountRequest};
 use super::failure::{FAILED, Failure};
-use super::{join_standing, library, plugin, run, write_back};
+use super::{join_standing, library, plugin, run, run_directory, write_back};
 
 /// The type of the kernel's mounts.
 const TYPE: &str = "defuse";
@@ -82,8 +81,7 @@ pub fn umount(request: &UmountRequest) -> Result<(), Failure> {
         rustix::mount::unmount(&point, flags)
             .map_err(|errno| failure(format!("cannot unmount {}: {}", point.display(), describe(errno))))?;
         if let Ok(library) = library {
-            // Where `join_standing` makes sessions.
-            run::sweep(&choose_run_directory(wanted().as_deref(), None).path, &library);
+            run::sweep(&run_directory::of_standing_sessions(), &library);
         }
         return Ok(());
     }
@@ -224,23 +222,15 @@ fn argument(mount: &MountSpec) -> OsString {
 }
 
 fn run_directory() -> PathBuf {
-    choose_run_directory(wanted().as_deref(), runtime().as_deref()).path
+    run_directory::of_runs().path
 }
 
 fn own_table() -> StandingTable {
-    StandingTable::own(wanted().as_deref(), runtime().as_deref())
+    StandingTable::own(run_directory::wanted().as_deref(), run_directory::runtime().as_deref())
 }
 
 fn tables() -> Vec<StandingTable> {
-    StandingTable::all(wanted().as_deref(), runtime().as_deref())
-}
-
-fn wanted() -> Option<OsString> {
-    env::var_os("DEFUSE_RUN_DIR").filter(|path| !path.is_empty())
-}
-
-fn runtime() -> Option<OsString> {
-    env::var_os("XDG_RUNTIME_DIR")
+    StandingTable::all(run_directory::wanted().as_deref(), run_directory::runtime().as_deref())
 }
 
 fn fail(error: &SessionError) -> Failure {

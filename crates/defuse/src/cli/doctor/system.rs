@@ -1,9 +1,6 @@
 //! Kernel, libc, and what is installed.
 
-use std::env;
 use std::ffi::CStr;
-
-use defuse::session::choose_run_directory;
 
 use super::Finding;
 use crate::cli::{library, plugin};
@@ -65,8 +62,7 @@ pub fn plugins() -> Finding {
 
 pub fn run_directory() -> Finding {
     let subject = "run directory";
-    let wanted = env::var_os("DEFUSE_RUN_DIR").filter(|path| !path.is_empty());
-    let chosen = choose_run_directory(wanted.as_deref(), env::var_os("XDG_RUNTIME_DIR").as_deref());
+    let chosen = crate::cli::run_directory::of_runs();
     let path = chosen.path.display();
     let another = "set DEFUSE_RUN_DIR to a directory on a tmpfs without noexec, or mount one: mount -t tmpfs tmpfs DIRECTORY";
     let Ok(space) = rustix::fs::statvfs(&chosen.path) else {
