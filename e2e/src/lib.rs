@@ -29,6 +29,7 @@ pub mod case;
 pub mod diff;
 pub mod fixture;
 pub mod leftover;
+pub mod module;
 pub mod mounted;
 pub mod place;
 pub mod process;

@@ -6,36 +6,14 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::process::{Child, Command, Stdio};
 
+use defuse_e2e::module::{Detach, session_with_module};
 use defuse_e2e::process::{End, Outcome};
 use defuse_e2e::product::Product;
-use defuse_e2e::{Serving, Session, need_programs, requirement};
-use rustix::mount::{UnmountFlags, unmount};
-
-fn with_module() -> Option<Session> {
-    if !fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\tdefuse\n")) {
-        requirement::skip("the kernel module is not loaded");
-        return None;
-    }
-    if !requirement::is_root() {
-        requirement::skip("needs root");
-        return None;
-    }
-    Session::new()
-}
+use defuse_e2e::{Serving, Session, need_programs};
 
 #[track_caller]
 fn assert_done(outcome: &Outcome) {
     assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
-}
-
-/// After a failed test nothing stays mounted.
-struct Detach(String);
-
-impl Drop for Detach {
-    fn drop(&mut self) {
-        // Mostly the test has unmounted it already.
-        let _ = unmount(self.0.as_str(), UnmountFlags::DETACH);
-    }
 }
 
 fn mount(session: &Session) -> (String, Detach) {
@@ -87,7 +65,7 @@ fn python(session: &Session, program: &str) -> String {
 
 #[test]
 fn a_mount_of_the_kernel_is_made_listed_used_and_undone() {
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let (mnt, _detach) = mount(&session);
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(
@@ -108,7 +86,7 @@ fn a_mount_of_the_kernel_is_made_listed_used_and_undone() {
 
 #[test]
 fn mount_8_calls_the_helper() {
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let helper = session.place.root().join("mount.defuse");
     symlink(Product::get().defuse(), &helper).unwrap();
     let mnt = session.place.mnt().display().to_string();
@@ -129,7 +107,7 @@ fn mount_8_calls_the_helper() {
 #[test]
 fn a_file_in_use_keeps_the_mount_busy_and_shows_its_path() {
     need_programs!("python3");
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let (mnt, _detach) = mount(&session);
     fs::create_dir(session.place.backend().join("dir")).unwrap();
     let holder =
@@ -147,7 +125,7 @@ fn a_file_in_use_keeps_the_mount_busy_and_shows_its_path() {
 #[test]
 fn record_locks_hold_between_sessions() {
     need_programs!("python3");
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let (mnt, _detach) = mount(&session);
     // From the end and from the offset, which the kernel does not know.
     let holder = Holder::start(
@@ -182,7 +160,7 @@ except OSError as error: print('flock', errno.errorcode[error.errno])",
 #[test]
 fn a_lease_is_broken_by_an_open_in_another_session() {
     need_programs!("python3");
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let (mnt, _detach) = mount(&session);
     let holder = Holder::start(
         &session,

@@ -9,36 +9,14 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use defuse_e2e::module::{Detach, session_with_module};
 use defuse_e2e::process::{End, Outcome};
 use defuse_e2e::product::Product;
-use defuse_e2e::{Serving, Session, need_programs, requirement};
-use rustix::mount::{UnmountFlags, unmount};
-
-fn with_module() -> Option<Session> {
-    if !fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\tdefuse\n")) {
-        requirement::skip("the kernel module is not loaded");
-        return None;
-    }
-    if !requirement::is_root() {
-        requirement::skip("needs root");
-        return None;
-    }
-    Session::new()
-}
+use defuse_e2e::{Serving, Session, need_programs};
 
 #[track_caller]
 fn assert_done(outcome: &Outcome) {
     assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
-}
-
-/// After a failed test nothing stays mounted.
-struct Detach(String);
-
-impl Drop for Detach {
-    fn drop(&mut self) {
-        // Mostly the test has unmounted it already.
-        let _ = unmount(self.0.as_str(), UnmountFlags::DETACH);
-    }
 }
 
 /// Mounts as mount(8) does when it finds a helper for the type.
@@ -101,7 +79,7 @@ fn undo(session: &Session) {
 
 #[test]
 fn a_program_is_served_and_finds_no_trace() {
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let _detach = mount(&session);
     let text = r#"
         cd "$MNT"; mkdir d; echo line >d/f; (cat d/f; cd d; pwd; echo more >>f); wc -l <d/f; ls
@@ -118,7 +96,7 @@ fn a_program_is_served_and_finds_no_trace() {
 
 #[test]
 fn without_a_mount_it_is_as_if_the_library_were_not_there() {
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let done =
         bash(&session, r#"ls "$MNT"; echo x >"$MNT/f"; cat "$MNT/f"; rm "$MNT/f"; echo "${LD_PRELOAD##*/}""#);
     assert_done(&done);
@@ -129,7 +107,7 @@ fn without_a_mount_it_is_as_if_the_library_were_not_there() {
 #[test]
 fn the_dynamic_linkers_list_is_enough() {
     need_programs!("unshare", "mount");
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let session = session.fixture("scrub", &["-static"]);
     let _detach = mount(&session);
     let text = r#"
@@ -148,7 +126,7 @@ fn the_dynamic_linkers_list_is_enough() {
 #[test]
 fn unrelated_programs_share_what_they_pass() {
     need_programs!("python3");
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let _detach = mount(&session);
     let holder = Holder::start(preloaded(
         &session,
@@ -192,7 +170,7 @@ except OSError as error: print(error.strerror)
 
 #[test]
 fn a_mount_that_comes_later_is_there_for_the_next_program() {
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let _detach = mount(&session);
     let (point, backend) = (session.place.root().join("second"), session.place.home());
     fs::create_dir(&point).unwrap();
@@ -224,7 +202,7 @@ fn a_mount_that_comes_later_is_there_for_the_next_program() {
 #[test]
 fn another_user_has_another_session() {
     need_programs!("setpriv");
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let _detach = mount(&session);
     fs::set_permissions(session.place.backend(), PermissionsExt::from_mode(0o777)).unwrap();
     let own = session.place.root().join("run-of-another");
@@ -252,7 +230,7 @@ fn another_user_has_another_session() {
 
 #[test]
 fn a_library_without_its_command_leaves_the_mount_refused() {
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let _detach = mount(&session);
     let alone = session.place.root().join("libdefuse.so");
     fs::copy(Product::get().interposer(), &alone).unwrap();
@@ -268,7 +246,7 @@ fn a_library_without_its_command_leaves_the_mount_refused() {
 #[test]
 fn what_a_killed_program_stored_is_written_before_the_mount_goes() {
     need_programs!("python3");
-    let Some(session) = with_module() else { return };
+    let Some(session) = session_with_module() else { return };
     let _detach =
         mount_with_helper(&session, &session.place.mnt(), &session.place.backend(), Serving::Paged.options());
     fs::write(session.place.backend().join("f"), [b'.'; 8192]).unwrap();
