@@ -89,12 +89,20 @@ pub fn renew(file: &OpenFile) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Writes the plugin's description of a handle into its slot.
+/// Writes the plugin's description of a handle into its slot. One that says the same stays, with the numbers of who wrote it: the next image
+/// has its own in its list, and who was lent the file still needs the lender's.
 pub fn save(file: &OpenFile) -> Result<Vec<RawFd>, Errno> {
     let description = describe(file)?;
     let shared = file.shared()?;
     let guard = shared.lock(file.holder()).map_err(stash_errno)?;
-    guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
+    let mut buffer = vec![0; HEAD + BLOB_MAX];
+    let old = shared.blob(&mut buffer).ok().and_then(Description::of_blob);
+    let says_the_same = |old: &Description| {
+        (old.kept.len(), &old.described) == (description.kept.len(), &description.described)
+    };
+    if !old.as_ref().is_some_and(says_the_same) {
+        guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
+    }
     Ok(description.kept)
 }
 
