@@ -35,8 +35,9 @@ const KERNEL_OPTIONS: &[&str] = &[
 ];
 /// Samples so often that tests of the module alone, which take a second or two, meet some. It patches the kernel's text each time.
 const SAMPLE_OFTEN: &str = "kfence.sample_interval=10";
-/// What only slows an emulated machine down: guards against speculation that it does not do, and one more level of page tables.
-const EMULATED: &[&str] = &["mitigations=off", "no5lvl"];
+/// What only slows an emulated machine down: guards against speculation that it does not do, one more level of page tables, and other addresses
+/// for each process, by which QEMU takes code that it has translated for new code (most of the time of a test of whole programs).
+const EMULATED: &[&str] = &["mitigations=off", "no5lvl", "norandmaps"];
 
 /// What to boot.
 pub struct Machine<'a> {
