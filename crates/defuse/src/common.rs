@@ -124,6 +124,7 @@ pub fn admit_lodger(process: &'static Process, fork: &ForkCall) {
     }
     if fork.flags & u64::from(sys::CLONE_FS) != 0 {
         process.common.wandering.store(true, Ordering::Release);
+        process.share_cwd();
         process.know_cwd_of_kernel();
     }
 }
@@ -208,6 +209,7 @@ fn share_place(process: &'static Process) -> Result<(), Errno> {
     let args = [0, size_of::<Place>() as u64, protection.into(), flags.into(), u64::MAX, 0];
     let page = native::checked(sys::__NR_mmap, args)? as *mut Place;
     process.common.place.store(page, Ordering::Release);
+    process.share_cwd();
     set_umask(process, process.umask.load(Ordering::Relaxed));
     let slot = working_directory::held(process).map(|held| held.slot());
     publish(process, slot.filter(|_| working_directory::share(process).is_some()));

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use interpose::usercopy::{self, CstrError};
@@ -294,6 +295,7 @@ enum Base {
 
 /// The canonical absolute path of the working directory.
 pub fn working_path(process: &'static Process) -> Result<PathBytes, Errno> {
+    let changes = process.cwd_changes.load(Ordering::Relaxed);
     let known = process.with_cwd(|cwd| match cwd {
         Cwd::Native(path) => Some(Ok(path.clone())),
         Cwd::Served { mount, path, held } => {
@@ -306,7 +308,7 @@ pub fn working_path(process: &'static Process) -> Result<PathBytes, Errno> {
         return path;
     }
     let path = kernel_cwd()?;
-    process.know_cwd(Cwd::Native(path.clone()));
+    process.learn_cwd(path.clone(), changes);
     Ok(path)
 }
 

@@ -14,6 +14,7 @@ use crate::common::{self, Common};
 use crate::file::{OpenFile, stash_errno};
 use crate::mount::Mount;
 use crate::mounts::MountTable;
+use crate::namei::MAGIC_PREFIXES;
 use crate::resolve::PathBytes;
 use crate::sync::Lock;
 use crate::working_directory::Directory;
@@ -21,6 +22,8 @@ use crate::{native, nofile, shadow, thread, trace, vfork};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
+/// Not 0 while no path that goes down from the working directory leads to a mount by its text. Changed under `Process::cwd`.
+pub static RELATIVE_FOREIGN: AtomicU8 = AtomicU8::new(0);
 /// The served FDs. Static, so that its 16 KiB are pages that nobody touches before a file is served.
 pub static FILES: FdTable<OpenFile> = FdTable::new();
 
@@ -56,6 +59,8 @@ pub struct Process {
     pub carried: Carried,
     /// The working directory.
     pub cwd: Lock<Cwd>,
+    /// How often it was changed.
+    pub cwd_changes: AtomicU64,
     /// What other processes use as well.
     pub common: Common,
     /// umask(2), tracked.
@@ -193,14 +198,50 @@ impl Process {
         }
     }
 
-    /// Replaces what is known of the working directory, which is the same as before.
-    pub fn know_cwd(&self, cwd: Cwd) {
+    /// Replaces what is known of the working directory.
+    fn know_cwd(&self, cwd: Cwd) {
         if interpose::in_vfork_child() {
             vfork::children().set_cwd(cwd);
         } else {
-            let former = std::mem::replace(&mut *self.cwd.lock(), cwd);
+            let mut known = self.cwd.lock();
+            self.cwd_changes.fetch_add(1, Ordering::Relaxed);
+            RELATIVE_FOREIGN.store(self.is_foreign_below(&cwd).into(), Ordering::Relaxed);
+            let former = std::mem::replace(&mut *known, cwd);
+            drop(known);
             drop(former);
         }
+    }
+
+    /// The kernel's working directory was `path`, when this process had changed its own `changes` times; without effect if it has done so
+    /// since.
+    pub fn learn_cwd(&self, path: PathBytes, changes: u64) {
+        if interpose::in_vfork_child() {
+            return self.know_cwd(Cwd::Native(path));
+        }
+        let mut known = self.cwd.lock();
+        if matches!(*known, Cwd::Unknown) && self.cwd_changes.load(Ordering::Relaxed) == changes {
+            *known = Cwd::Native(path);
+            RELATIVE_FOREIGN.store(self.is_foreign_below(&known).into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether no path that goes down from there is of interest by its text, and nobody else can move there.
+    fn is_foreign_below(&self, cwd: &Cwd) -> bool {
+        let Cwd::Native(path) = cwd else { return false };
+        let apart = |prefix: &[u8]| {
+            let both = prefix.len().min(path.len());
+            prefix[..both] != path[..both]
+        };
+        path.starts_with(b"/")
+            && self.table.beginnings().chain(MAGIC_PREFIXES).all(apart)
+            && !self.common.place()
+            && !self.common.wanders()
+    }
+
+    /// From now on others may change the working directory, too.
+    pub fn share_cwd(&self) {
+        let _known = self.cwd.lock();
+        RELATIVE_FOREIGN.store(0, Ordering::Relaxed);
     }
 
     /// Forgets what the kernel's working directory was, and that of a mount if the kernel's is not the unlinked one any more.
@@ -214,6 +255,7 @@ impl Process {
         };
         if kernels {
             let former = std::mem::replace(&mut *cwd, Cwd::Unknown);
+            RELATIVE_FOREIGN.store(0, Ordering::Relaxed);
             self.nowhere.store(false, Ordering::Relaxed);
             drop(cwd);
             drop(former);

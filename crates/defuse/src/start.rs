@@ -24,7 +24,7 @@ use crate::common::Common;
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
-use crate::process::{Cwd, FILES, Process, STATES};
+use crate::process::{Cwd, FILES, Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{self, OpenedSession, SessionConfig, names};
 use crate::shadow::{self, Module, ShadowProvider};
@@ -184,6 +184,7 @@ fn start(
         files: &FILES,
         carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
+        cwd_changes: AtomicU64::new(0),
         common: Common::nothing(),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),
@@ -383,6 +384,7 @@ fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Bo
     let paths = Box::leak(Box::new(PathFilter::new(
         process.table.beginnings().chain(namei::MAGIC_PREFIXES),
         process.table.hidden_inodes(),
+        &RELATIVE_FOREIGN,
         nofile::limit(),
     )));
     let config = site_lists::interests(pages)

@@ -10,6 +10,7 @@ mod lodger;
 mod objects;
 mod paths;
 mod plans;
+mod private_copy;
 mod process;
 pub mod raw;
 pub mod rewrite;

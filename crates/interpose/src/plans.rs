@@ -1,12 +1,12 @@
 //! Plans that somebody keeps, so that not every process has to scan its libraries.
 
 use core::ops::Range;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, fstat, open, stat};
 use rustix::io::Result;
 
+use crate::private_copy::PrivateCopy;
 use crate::rewrite::{
     AddressMap, Image, LoadedObject, Origin, Patched, Plan, PreparedText, Reason, Segment, prepare, untouched,
 };
@@ -28,9 +28,9 @@ pub trait PlanStore: Sync + 'static {
         None
     }
 
-    /// Keeps a file with this content, if it can: an object whose sites are rewritten already. Processes map
+    /// Keeps a file with this content, one part behind the other, if it can: an object whose sites are rewritten already. Processes map
     /// it over theirs, which saves each of them copying and changing the pages with sites.
-    fn store_text(&self, _key: &[u8], _content: &[u8]) {}
+    fn store_text(&self, _key: &[u8], _content: [&[u8]; 2]) {}
 }
 
 /// Pages with sites from which on a text is prepared: for few, copies cost no more than mapping another file.
@@ -72,31 +72,31 @@ impl Ahead {
         unsafe { self.text.put_over(text, self.offset, &self.key, entry) }
     }
 
-    /// Has `store` keep one for `text`, if it is worth it. Made from the object's file, as code in memory may have been rewritten.
+    /// Has `store` keep the plan for `text`, and one of these if it is worth it. Made from the object's file, as code in memory may have
+    /// been rewritten. `None` if the file is not what was loaded.
     fn make(store: &dyn PlanStore, object: &LoadedObject, image: &Image, text: &Segment) -> Option<()> {
         let key = key(object, image, text)?;
-        if store.open_text(&key).is_some() {
-            return None;
-        }
         let first = object.mappings()[0].range.start;
         let mapping = object.mappings().iter().find(|mapping| mapping.range.start == text.address)?;
         let file = open(object.path(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let state = fstat(&file).ok().filter(|state| state.st_ino == object.file().1)?;
-        let mut content = Vec::new();
-        Read::read_to_end(&mut std::fs::File::from(file), &mut content).ok()?;
-        let in_file = Image::from_file(&content)?;
+        let mut content = PrivateCopy::of(&file, state.st_size.try_into().ok()?)?;
+        let in_file = Image::from_file(content.bytes())?;
         let of_file = in_file.texts().find(|found| {
             found.address - in_file.start() == text.address - first && found.bytes.len() == text.bytes.len()
         })?;
-        let plan = in_file.scan(&of_file, &wanted);
-        let mut pages: Vec<u32> = plan.sites.iter().map(|site| site.start / PAGE).collect();
-        pages.dedup();
-        if pages.len() < PAGES_WORTH_IT {
+        if in_file.build_id() != image.build_id() {
             return None;
         }
-        let range = mapping.offset..mapping.offset + text.bytes.len() as u64;
-        let prepared = prepare(&content, &Origin::of(&state), &range, &plan, &key)?;
-        store.store_text(&key, &prepared);
+        let plan = scan_and_store(store, &in_file, &of_file, &key);
+        let mut pages: Vec<u32> = plan.sites.iter().map(|site| site.start / PAGE).collect();
+        pages.dedup();
+        if pages.len() >= PAGES_WORTH_IT {
+            let range = mapping.offset..mapping.offset + text.bytes.len() as u64;
+            if let Some(rest) = prepare(content.bytes_mut(), &Origin::of(&state), &range, &plan, &key) {
+                store.store_text(&key, [content.bytes(), &rest]);
+            }
+        }
         Some(())
     }
 }
@@ -114,12 +114,16 @@ pub fn plan(store: Option<&dyn PlanStore>, object: &LoadedObject, image: &Image,
     if let Some(plan) = store.load(&key).and_then(|bytes| Plan::from_bytes(&bytes, &key)) {
         return plan;
     }
-    let mut plan = scan();
+    scan_and_store(store, image, text, &key)
+}
+
+fn scan_and_store(store: &dyn PlanStore, image: &Image, text: &Segment, key: &[u8]) -> Plan {
+    let mut plan = image.scan(text, &wanted);
     // Most of what is left; nobody asks about it, and there is less to read.
     plan.unpatchable.retain(|left| left.reason != Reason::NoInterest);
     // While ld.so maps an object, what tells its functions may not be in its place, and fewer sites are understood.
     if image.tells_functions() {
-        store.store(&key, &plan.to_bytes(&key));
+        store.store(key, &plan.to_bytes(key));
     }
     plan
 }
@@ -134,8 +138,8 @@ fn key(object: &LoadedObject, image: &Image, text: &Segment) -> Option<Vec<u8>> 
     (key.len() <= 120).then_some(key)
 }
 
-/// Stores the plans of all objects that are loaded into this process, and the rewritten texts of those with many sites, unless
-/// `store` has them, and changes nothing: for the parent of processes that will use the same C library. Returns how many texts there are.
+/// Stores the plans of the libraries that are loaded into this process, and the rewritten texts of those with many sites, and changes
+/// nothing: for the parent of processes that will use the same C library. Returns how many texts there are.
 ///
 /// `config` is the one that [`crate::install`] will be given there; where that was called, this must not be.
 ///
@@ -147,16 +151,15 @@ fn key(object: &LoadedObject, image: &Image, text: &Segment) -> Option<Vec<u8>> 
 pub unsafe fn store_plans(config: &Config, store: &dyn PlanStore) -> Result<usize> {
     table::fill(config);
     let map = AddressMap::read()?;
-    // Its text is not in other programs, and it may be large.
+    // Its text is not in other programs, and large.
     let program = stat(c"/proc/self/exe").map_or(0, |state| state.st_ino);
     let mut texts = 0;
-    for object in map.objects(&[]) {
+    for object in map.objects(&[]).filter(|object| object.file().1 != program) {
         // SAFETY: the caller's promise.
         let Some(image) = (unsafe { object.image() }) else { continue };
         for text in image.texts() {
-            plan(Some(store), &object, &image, &text);
-            if object.file().1 != program {
-                Ahead::make(store, &object, &image, &text);
+            if Ahead::make(store, &object, &image, &text).is_none() {
+                plan(Some(store), &object, &image, &text);
             }
             texts += 1;
         }

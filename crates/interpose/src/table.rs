@@ -23,16 +23,20 @@ pub const MASK_R8: u8 = 9;
 pub const MASK_PAIR_R9: u8 = 10;
 /// By the FD, whose state is forgotten.
 pub const CLOSES: u8 = 11;
-/// By the text of a path, see [`crate::paths`]: in the first argument if the class is even, in the second if it is odd.
-pub const PATH_FIRST: u8 = 12;
-pub const PATH_SECOND: u8 = 13;
+/// By the text of a path, see [`crate::paths`]: in the first argument if the class is even, in the second if it is odd. These change
+/// what is there or take it away.
+pub const PATH_ALTER_FIRST: u8 = 12;
+pub const PATH_ALTER_SECOND: u8 = 13;
+/// ... which only look.
+pub const PATH_FIRST: u8 = 14;
+pub const PATH_SECOND: u8 = 15;
 /// ... which fill in a `struct stat`, the second argument; the third; or a `struct statx`, the fifth.
-pub const PATH_STAT: u8 = 14;
-pub const PATH_STAT_AT: u8 = 15;
-pub const PATH_STATX: u8 = 17;
+pub const PATH_STAT: u8 = 16;
+pub const PATH_STAT_AT: u8 = 17;
+pub const PATH_STATX: u8 = 19;
 /// ... which open it.
-pub const PATH_OPEN: u8 = 18;
-pub const PATH_OPEN_AT: u8 = 19;
+pub const PATH_OPEN: u8 = 20;
+pub const PATH_OPEN_AT: u8 = 21;
 
 /// All flags of open(2) but access mode, `O_CREAT`, `O_EXCL`, `O_NOCTTY`, `O_TRUNC`, `O_APPEND`, `O_NONBLOCK`, `O_LARGEFILE`, `O_DIRECTORY`,
 /// `O_CLOEXEC`.
@@ -73,9 +77,11 @@ pub static DISPATCH_LENGTH: AtomicU64 = AtomicU64::new(0);
 static NO_PREFIXES: [u64; 2] = [0; 2];
 static NO_INODES: u64 = 0;
 static NO_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
+static OF_INTEREST: AtomicU8 = AtomicU8::new(0);
 /// The parts of the [`crate::PathFilter`].
 pub static PATH_PREFIXES: AtomicPtr<[u64; 2]> = AtomicPtr::new((&raw const NO_PREFIXES).cast_mut());
 pub static PATH_INODES: AtomicPtr<u64> = AtomicPtr::new((&raw const NO_INODES).cast_mut());
+pub static PATH_RELATIVE: AtomicPtr<AtomicU8> = AtomicPtr::new((&raw const OF_INTEREST).cast_mut());
 pub static PATH_FD_LIMIT: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const NO_LIMIT).cast_mut());
 /// Where `errno` is, relative to the thread pointer.
 pub static ERRNO_OFFSET: AtomicU64 = AtomicU64::new(0);
@@ -148,6 +154,10 @@ const fn path_class(nr: u32) -> Option<u8> {
         2 => PATH_OPEN,
         4 => PATH_STAT,
         6 | 21 | 89 => PATH_FIRST,
+        // truncate, rmdir, unlink, chmod, chown, lchown
+        76 | 84 | 87 | 90 | 92 | 94 => PATH_ALTER_FIRST,
+        // fchownat, unlinkat, fchmodat, utimensat, fchmodat2
+        260 | 263 | 268 | 280 | 452 => PATH_ALTER_SECOND,
         257 => PATH_OPEN_AT,
         262 => PATH_STAT_AT,
         267 | 269 | 439 => PATH_SECOND,
@@ -156,9 +166,14 @@ const fn path_class(nr: u32) -> Option<u8> {
     })
 }
 
-/// Whether a call of this class that the entry made with this result has to be made or offered once more. It may be, in any case.
+/// Whether a call of this class that the entry made with this result has to be made or offered once more. If it only looks it may be
+/// in any case.
 pub const fn to_be_offered(class: u8, result: i64) -> bool {
-    class < PATH_OPEN || matches!(result, -40 | -22 | -38 | -1)
+    match class {
+        ..PATH_FIRST => matches!(result, -2 | -20 | -121 | -95),
+        PATH_FIRST..PATH_OPEN => true,
+        PATH_OPEN.. => matches!(result, -40 | -22 | -38 | -1),
+    }
 }
 
 /// Fills the table. Called before any site leads to the entry.
@@ -172,6 +187,7 @@ pub fn fill(config: &Config) {
     if let Some(paths) = config.paths {
         PATH_PREFIXES.store(paths.prefixes.as_ptr().cast_mut(), Relaxed);
         PATH_INODES.store(paths.inodes.as_ptr().cast_mut(), Relaxed);
+        PATH_RELATIVE.store((&raw const *paths.relative).cast_mut(), Relaxed);
         PATH_FD_LIMIT.store((&raw const *paths.fd_limit).cast_mut(), Relaxed);
     }
     for (nr, (interest, inner)) in config.interests.iter().zip(config.inner).enumerate() {

@@ -98,7 +98,7 @@ fn run(threads: Threads, ahead: bool) {
 
 /// Maps the objects' files over their texts, with the sites rewritten, as far as that can be done.
 fn put_over(object: &LoadedObject) -> Option<Patched> {
-    let file = std::fs::read(std::str::from_utf8(object.path()).unwrap()).unwrap();
+    let mut file = std::fs::read(std::str::from_utf8(object.path()).unwrap()).unwrap();
     let mapping = object.mappings().iter().find(|mapping| mapping.execute)?;
     let image = Image::from_file(&file)?;
     let text = image.texts().next()?;
@@ -106,13 +106,14 @@ fn put_over(object: &LoadedObject) -> Option<Patched> {
     let text_in_file = mapping.offset..mapping.offset + text.bytes.len() as u64;
     let plan = image.scan(&text, &|_| true);
     let missed = plan.missed().count();
-    let Some(prepared) = prepare(&file, &origin, &text_in_file, &plan, b"key") else {
+    let Some(rest) = prepare(&mut file, &origin, &text_in_file, &plan, b"key") else {
         assert!(plan.sites.is_empty() || missed > 0, "{:?} cannot be prepared", object.path());
         return None;
     };
     let kept = tempfile::tempfile().unwrap();
-    (&kept).write_all(&prepared).unwrap();
-    let length = prepared.len() as u64;
+    (&kept).write_all(&file).unwrap();
+    (&kept).write_all(&rest).unwrap();
+    let length = (file.len() + rest.len()) as u64;
     let prepared = PreparedText::new(OwnedFd::from(kept), length, origin).unwrap();
     // SAFETY: the private mapping of a text that nobody has changed and no other thread runs; the entry keeps the contract.
     let put = unsafe {

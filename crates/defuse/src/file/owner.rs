@@ -147,8 +147,9 @@ fn look(process: &'static Process, fd: RawFd) -> Owner {
         Err(_) => return Owner::Closed,
     };
     if mode & sys::S_IFMT == sys::S_IFDIR {
-        if is_fd_directory(process, fd, device) {
-            return Owner::Foreign; // And not to be forgotten about: getdents asks again.
+        if device == process.proc_device {
+            // And not to be forgotten about: getdents asks again whether it is one of FDs, which relative paths may lead to as well.
+            return Owner::Foreign;
         }
         if process.ancestors.contains(&(device, inode)) {
             return Owner::Ancestor;

@@ -134,7 +134,7 @@ fn absent(result: i64) -> bool {
 }
 
 /// Whether the kernel would meet a symbolic link before the last component.
-fn parent_meets_link(argument: &PathArgument) -> bool {
+pub fn parent_meets_link(argument: &PathArgument) -> bool {
     let text = argument.text.as_slice();
     let trimmed = text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
     let Some(slash) = text[..trimmed].iter().rposition(|&byte| byte == b'/') else { return false };

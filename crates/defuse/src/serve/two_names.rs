@@ -159,8 +159,20 @@ fn two_paths(
         }
         operation(&from, &to)
     };
-    let first = paths::locate_for_sure(process, &old_argument, follow)?;
-    let second = paths::locate_for_sure(process, &new_argument, false)?;
+    let beside = || {
+        !follow && old_argument.dirfd == new_argument.dirfd && old_argument.parent() == new_argument.parent()
+    };
+    let (first, second) = match old_argument.locate(process)? {
+        // One directory is asked about once.
+        Located::Native(None) if beside() && !paths::parent_meets_link(&old_argument) => {
+            (Located::Native(None), new_argument.locate(process)?)
+        }
+        Located::Native(None) => {
+            let first = paths::settle(process, &old_argument, follow)?;
+            (first, paths::locate_for_sure(process, &new_argument, false)?)
+        }
+        known => (known, paths::locate_for_sure(process, &new_argument, false)?),
+    };
     let (from, to) = match (first, second) {
         (Located::Native(from), Located::Native(to)) => {
             return native_pair(call, [old, new], [from, to], slashes);

@@ -85,9 +85,16 @@ impl Layout {
     }
 }
 
-/// What stands for the object `file` with the sites of `plan` diverted, for [`PreparedText::new`]. The text is that at `text` in the
-/// file. `None` if there is something that only a process can decide about, or nothing to divert.
-pub fn prepare(file: &[u8], origin: &Origin, text: &Range<u64>, plan: &Plan, key: &[u8]) -> Option<Vec<u8>> {
+/// Diverts the sites of `plan` in `file`, the content of an object, and returns what is to follow it in the file for
+/// [`PreparedText::new`]. The text is that at `text` in the file. `None` if there is something that only a process can decide about, or
+/// nothing to divert; `file` may be changed in part then.
+pub fn prepare(
+    file: &mut [u8],
+    origin: &Origin,
+    text: &Range<u64>,
+    plan: &Plan,
+    key: &[u8],
+) -> Option<Vec<u8>> {
     let undecided = plan.missed().next().is_some() || plan.left(Reason::ThirtyTwoBit) > 0;
     let whole = file.len() as u64 == origin.size() && origin.size() <= LONGEST;
     if plan.sites.is_empty() || undecided || !whole || text.end > origin.section() {
@@ -96,8 +103,6 @@ pub fn prepare(file: &[u8], origin: &Origin, text: &Range<u64>, plan: &Plan, key
     let holes = plan.sites.iter().filter(|site| site.hole.is_some()).count();
     let layout = Layout::new(key.len(), plan.sites.len(), holes)?;
     let base = NOWHERE - DISTANCE;
-    let mut out = file.to_vec();
-    out.resize(origin.section() as usize, 0);
     let (mut resumes, mut sites, mut stubs) = (Vec::new(), Vec::new(), Vec::new());
     let mut jumps: Vec<(u32, u32)> = Vec::new();
     for (index, site) in plan.sites.iter().enumerate() {
@@ -112,7 +117,7 @@ pub fn prepare(file: &[u8], origin: &Origin, text: &Range<u64>, plan: &Plan, key
         }
         let mut bytes = |offset: u32, expected: Option<&[u8]>, new: &[u8]| {
             let at = text.start as usize + offset as usize;
-            let place = out.get_mut(at..at + expected.map_or(new.len(), <[u8]>::len))?;
+            let place = file.get_mut(at..at + expected.map_or(new.len(), <[u8]>::len))?;
             if expected.is_some_and(|expected| expected != place) {
                 return None;
             }
@@ -137,6 +142,7 @@ pub fn prepare(file: &[u8], origin: &Origin, text: &Range<u64>, plan: &Plan, key
     jumps.sort_unstable();
     let counts = [key.len(), plan.sites.len(), holes].map(|count| count as u64);
     let words = [&[0, MAGIC][..], &counts, &[text.start, text.end - text.start], &origin.0].concat();
+    let mut out = vec![0; (origin.section() - origin.size()) as usize];
     let section = out.len();
     out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     out.extend(key);

@@ -54,7 +54,7 @@ macro_rules! decision {
             ".Lip_not_serving:\n",
             "cmp r11d, {always}\n",
             "je .Lip_offer\n",
-            "cmp r11d, {path_first}\n",
+            "cmp r11d, {path_least}\n",
             "jae .Lip_by_path\n",
             "cmp r11d, {executable}\n",
             "je .Lip_maybe_executable\n",
