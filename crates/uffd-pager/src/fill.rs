@@ -150,7 +150,7 @@ impl Pager {
                 }
                 Ok(())
             }
-            Access::AsMapped if self.enters(mapping) && self.uffd.enter_open(&memory) => Ok(()),
+            Access::AsMapped if self.enters(mapping) && self.uffd.enter_open(&memory) == memory.end => Ok(()),
             Access::AsMapped => self.uffd.write_protect(&memory, false),
         }
     }

@@ -5,7 +5,7 @@ use crate::fault::{BLOCK, Served, Stop, Wanted};
 use crate::fill::Placing;
 use crate::mapping::Mapping;
 use crate::memory;
-use crate::page::{intersection, pages_of};
+use crate::page::{PAGE, intersection, pages_of};
 use crate::pager::Pager;
 use crate::room::Room;
 use rustix::io::Errno;
@@ -43,10 +43,14 @@ impl Pager {
             self.open(mapping, &(done.end..pages.end))?;
             return Ok(Served::Entered);
         }
-        Ok(if self.open(mapping, &pages)? { Served::Entered } else { Served::Ready(pages) })
+        // Those around it only as far as nothing is missing: so first the one that the thread waits for.
+        let mut at_once = self.open(mapping, &(page..page + 1))?;
+        at_once &= self.open(mapping, &(page + 1..pages.end))?;
+        at_once &= self.open(mapping, &(pages.start..page))?;
+        Ok(if at_once { Served::Entered } else { Served::Ready(pages) })
     }
 
-    /// Enters pages as dirty and lets them be stored to. Whether a store to any of them needs no fault at all now, not even one that
+    /// Enters pages as dirty and lets them be stored to, up to one that is missing. Whether a store to any of them needs no fault at all now, not even one that
     /// the kernel serves by itself.
     pub(crate) fn open(&self, mapping: &Mapping, pages: &Range<u64>) -> std::result::Result<bool, Errno> {
         if pages.is_empty() {
@@ -89,13 +93,20 @@ impl Pager {
         was_open: bool,
     ) -> std::result::Result<bool, Errno> {
         let memory = mapping.addresses(run);
-        if self.enters(mapping) && self.uffd.enter_open(&memory) {
-            return Ok(true);
-        }
-        // Some are in the page table. To end their protection would leave a fault for each, if one that the kernel serves by itself.
-        if self.enters(mapping) && !was_open && take_out(&mapping.attached, &memory, run) {
-            self.uffd.enter_open(&memory);
-            return Ok(true);
+        if self.enters(mapping) {
+            let entered = self.uffd.enter_open(&memory);
+            if entered == memory.end {
+                return Ok(true);
+            }
+            // To end the protection of one that was there would leave a fault for it, if one that the kernel serves by itself.
+            if !was_open && take_out(&mapping.attached, &memory, run) {
+                self.uffd.enter_open(&memory);
+                return Ok(true);
+            }
+            let mut rest = entered;
+            while rest < memory.end {
+                rest = self.uffd.enter_open(&(rest + PAGE..memory.end));
+            }
         }
         self.uffd.write_protect(&memory, false)?;
         Ok(was_open)

@@ -100,6 +100,23 @@ mod tests {
         assert!(read <= 100 * SPARSE, "{read} pages");
     }
 
+    #[test]
+    fn random_touches_read_more_at_a_time_the_more_they_have_read() {
+        const LENGTH: u64 = 1 << 15;
+        let sizes = |runs: &Runs| {
+            let mut sizes: Vec<u64> = (1..200_u64)
+                .map(|step| read(runs, step * 7919 % LENGTH, LENGTH))
+                .map(|run| run.end - run.start)
+                .collect();
+            sizes.dedup();
+            sizes
+        };
+        let runs = Runs::default();
+        assert_eq!(sizes(&runs), [SPARSE, 64, MAX_RUN]);
+        runs.forget();
+        assert_eq!(runs.random(LENGTH), SPARSE, "there was no room");
+    }
+
     proptest! {
         #[test]
         fn a_plan_holds_the_page_and_ends_with_the_file(length in 1..5000_u64, steps in prop::collection::vec(any::<u64>(), 1..50)) {

@@ -112,18 +112,18 @@ impl Uffd {
         self.call::<{ request::UFFDIO_REGISTER }, _>(&mut arg)
     }
 
-    /// Enters the resident pages of `memory`, which are not in the page table, as the mapping allows. It ends where one is there already or is not
-    /// resident, or where memory is short. Whether each of them was entered.
-    pub(crate) fn enter_open(&self, memory: &Range<usize>) -> bool {
+    /// Enters the pages of `memory` into the page table, as the mapping allows. Returns how far it came: to the end, or to a page that
+    /// is there already or is not resident, or for which there is no memory.
+    pub(crate) fn enter_open(&self, memory: &Range<usize>) -> usize {
         let mut at = memory.start;
         while at < memory.end {
             match self.enter(&(at..memory.end), 0) {
-                Ok(()) => return true,
+                Ok(()) => return memory.end,
                 Err((Errno::AGAIN, entered)) => at += entered,
-                Err(_) => return false,
+                Err(_) => return at,
             }
         }
-        true
+        at
     }
 
     /// Enters the resident pages of `memory` into the page table, protected against stores, as far as they are not
