@@ -12,6 +12,7 @@ use crate::runs::Runs;
 use crate::source::PageSource;
 use crate::uffd::Uffd;
 use rustix::io::Errno;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
@@ -26,10 +27,12 @@ pub(crate) struct Attached {
     pub(crate) runs: Runs,
     /// Pages that may come in before it is to be seen how much room there is.
     pub(crate) credit: AtomicI64,
-    /// Pages opened for stores since that was last seen.
-    pub(crate) opened: AtomicU64,
+    /// Pages that may be opened for stores before it is to be seen whether too many are.
+    until_look: AtomicI64,
+    /// Pages that are open for stores here, roughly.
+    open: AtomicI64,
     /// Not 0 while a thread closes pages for stores.
-    pub(crate) closing: AtomicUsize,
+    pub(crate) closers: AtomicUsize,
     /// This process's slot in the ledger.
     slot: AtomicUsize,
     owner: AtomicU64,
@@ -53,8 +56,9 @@ impl Attached {
             window,
             runs: Runs::default(),
             credit: AtomicI64::new(0),
-            opened: AtomicU64::new(0),
-            closing: AtomicUsize::new(0),
+            until_look: AtomicI64::new(0),
+            open: AtomicI64::new(0),
+            closers: AtomicUsize::new(0),
             slot: AtomicUsize::new(slot),
             owner: AtomicU64::new(owner.0),
         })
@@ -77,7 +81,8 @@ impl Attached {
         let owner = Owner::this_process();
         self.owner.store(owner.0, Ordering::Relaxed);
         let claimed = self.ledger.claim(&self.cache.ledger, owner);
-        self.closing.store(0, Ordering::SeqCst);
+        self.closers.store(0, Ordering::SeqCst);
+        self.open.store(0, Ordering::Relaxed);
         self.ledger.expect_no_more();
         // Without a slot of its own this process must not touch the parent's.
         self.slot.store(claimed.unwrap_or(NO_SLOT), Ordering::Relaxed);
@@ -87,6 +92,34 @@ impl Attached {
         }
         self.window.forget();
         self.window.cover(uffd, &self.cache, self.ledger.length())
+    }
+
+    /// Pages are about to be opened for stores.
+    pub(crate) fn opening(&self, pages: &Range<u64>) {
+        let open_before = self.ledger.count(self.slot(), pages.clone());
+        let new = (pages.end - pages.start) as i64 - i64::from(open_before);
+        self.open.fetch_add(new, Ordering::Relaxed);
+        self.until_look.fetch_sub(new, Ordering::Relaxed);
+    }
+
+    /// Pages are not open for stores any more.
+    pub(crate) fn closing(&self, pages: &Range<u64>) {
+        let open = self.ledger.count(self.slot(), pages.clone());
+        self.open.fetch_sub(open.into(), Ordering::Relaxed);
+    }
+
+    /// Pages that are open for stores in this process, roughly: threads may race.
+    pub(crate) fn open_pages(&self) -> u64 {
+        self.open.load(Ordering::Relaxed).max(0) as u64
+    }
+
+    /// Whether it is time to see if too many pages are open, and how many more may be opened until it is again.
+    pub(crate) fn is_time_to_look(&self) -> bool {
+        self.until_look.load(Ordering::Relaxed) <= 0
+    }
+
+    pub(crate) fn look_after(&self, pages: u64) {
+        self.until_look.store(pages as i64, Ordering::Relaxed);
     }
 
     /// Names reading from it among purposes of buffers.

@@ -9,7 +9,7 @@ use crate::mapping::{Mapping, Sharing};
 use crate::memory::{self, Place};
 use crate::page::{PAGE, offset_of};
 use crate::pager::Pager;
-use crate::uffd::{Faults, Uffd};
+use crate::uffd::{Access, Faults, Uffd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
 use std::cell::UnsafeCell;
@@ -118,7 +118,7 @@ fn map_again(
     )?;
     memory::register(uffd, memory, faults)?;
     for (address, pages) in saved.iter().filter(|(address, _)| memory.contains(address)) {
-        uffd.copy(*address, pages)?;
+        uffd.fill(*address, pages, Access::AsMapped, |_| Ok(()))?;
     }
     memory::protect(memory, mapping.protection)
 }

@@ -67,6 +67,7 @@ impl Pager {
         if !attached.is_usable() {
             return 0;
         }
+        attached.runs.forget();
         let Some(locked) = attached.ledger.lock_in_fault(attached.owner(), patience) else { return 0 };
         let clean = |wanted| {
             let Some(closed) = locked.close_gate_in_fault(patience) else { return 0 };
@@ -123,8 +124,10 @@ impl Pager {
         });
         let all: u64 = firsts.clone().map(|(_, row)| open(&row.attached)).sum();
         if all <= room.free.max(MOST_OPEN) {
+            attached.look_after((room.free.saturating_sub(all) / 256).clamp(MOST_OPEN, MOST_UNSEEN));
             return;
         }
+        attached.look_after(MOST_OPEN);
         let patience = !self.buffers.any_in_use_here();
         let write = |attached: &Attached| {
             if let Some(locked) = attached.ledger.lock_in_fault(attached.owner(), patience) {
@@ -139,6 +142,8 @@ impl Pager {
 
 /// As many pages a process may have open for stores however little room there is.
 const MOST_OPEN: u64 = 16;
+/// Most pages opened before it is seen whether too many are.
+const MOST_UNSEEN: u64 = 1024;
 
 /// Punches holes where pages are clean and nobody holds them, from the hand on, until `wanted` are gone; `protect` is told each run
 /// before the next. `mine` is the slot of a process that renews its protection by that.

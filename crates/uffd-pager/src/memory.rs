@@ -98,6 +98,12 @@ pub enum Remap {
     Fixed(usize),
 }
 
+/// Takes pages of a shared mapping out of the page table; what they hold stays, and so does protection against stores. Not if memory is locked.
+pub(crate) fn take_out(memory: &Range<usize>) -> bool {
+    // SAFETY: of a shared mapping nothing is lost by this; the next touch is a fault.
+    unsafe { rustix::mm::madvise(pointer(memory.start), memory.len(), Advice::LinuxDontNeed) }.is_ok()
+}
+
 /// Has the kernel map pages that are resident, at once. Best effort.
 pub(crate) fn populate(mapping: &Mapping, pages: &Range<u64>, write: bool) {
     let memory = mapping.addresses(pages);

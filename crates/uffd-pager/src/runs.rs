@@ -12,6 +12,10 @@ pub(crate) const MAX_RUN: u64 = 256;
 /// Random fills of a file hardly touched.
 const SPARSE: u64 = 4;
 
+/// As many pages were read at random before that says anything of a large file.
+const SOME: u64 = 128;
+const MANY: u64 = 512;
+
 /// What was read so far. The numbers are hints: threads may race.
 #[derive(Debug, Default)]
 pub(crate) struct Runs {
@@ -44,11 +48,17 @@ impl Runs {
         self.filled.fetch_add(pages.end - pages.start, Ordering::Relaxed);
     }
 
+    /// Pages were taken away again, as not all have room: what was read is no sign that the rest will be.
+    pub(crate) fn forget(&self) {
+        self.filled.store(0, Ordering::Relaxed);
+    }
+
     fn random(&self, length: u64) -> u64 {
         let filled = self.filled.load(Ordering::Relaxed);
         match length {
             0..=16 => 16,
-            _ if filled * 4 >= length => 64,
+            _ if filled * 16 >= length && filled >= MANY => MAX_RUN,
+            _ if filled * 4 >= length || filled * 64 >= length && filled >= SOME => 64,
             _ if filled * 16 >= length => 16,
             _ => SPARSE,
         }
@@ -88,6 +98,23 @@ mod tests {
             })
             .sum();
         assert!(read <= 100 * SPARSE, "{read} pages");
+    }
+
+    #[test]
+    fn random_touches_read_more_at_a_time_the_more_they_have_read() {
+        const LENGTH: u64 = 1 << 15;
+        let sizes = |runs: &Runs| {
+            let mut sizes: Vec<u64> = (1..200_u64)
+                .map(|step| read(runs, step * 7919 % LENGTH, LENGTH))
+                .map(|run| run.end - run.start)
+                .collect();
+            sizes.dedup();
+            sizes
+        };
+        let runs = Runs::default();
+        assert_eq!(sizes(&runs), [SPARSE, 64, MAX_RUN]);
+        runs.forget();
+        assert_eq!(runs.random(LENGTH), SPARSE, "there was no room");
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use crate::mapping::Mapping;
 use crate::wait::Backoff;
 use std::cell::UnsafeCell;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 pub(crate) type Rows = Vec<Mapping>;
@@ -20,6 +21,8 @@ pub(crate) struct Table {
     rows: AtomicPtr<Rows>,
     readers: AtomicUsize,
     changing: AtomicBool,
+    /// Threads that rely on the mappings to stay as they are.
+    steadying: AtomicUsize,
     /// Arrays of the past. Belongs to who has set `changing`.
     #[expect(clippy::vec_box, reason = "readers may hold their addresses")]
     old: UnsafeCell<Vec<Box<Rows>>>,
@@ -36,6 +39,7 @@ impl Table {
             rows: AtomicPtr::new(Box::into_raw(Box::default())),
             readers: AtomicUsize::new(0),
             changing: AtomicBool::new(false),
+            steadying: AtomicUsize::new(0),
             old: UnsafeCell::new(Vec::new()),
         }
     }
@@ -51,18 +55,53 @@ impl Table {
     /// Waits until no other thread changes the table.
     pub(crate) fn change(&self) -> Change<'_> {
         let mut backoff = Backoff::default();
-        while self.changing.swap(true, Ordering::Acquire) {
+        while self.changing.swap(true, Ordering::SeqCst) {
             backoff.pause();
         }
+        self.unsteady();
         Change { table: self }
+    }
+
+    /// Waits for those who rely on the mappings, for a system call or two each: from now on nobody does.
+    fn unsteady(&self) {
+        let mut backoff = Backoff::default();
+        while self.steadying.load(Ordering::SeqCst) != 0 {
+            backoff.pause();
+        }
+    }
+
+    /// Keeps the mappings as they are, for a system call or two that rely on that. `None`: they are being changed.
+    pub(crate) fn steady(&self) -> Option<Steady<'_>> {
+        self.steadying.fetch_add(1, Ordering::SeqCst);
+        let steady = Steady { table: self };
+        (!self.changing.load(Ordering::SeqCst)).then_some(steady)
+    }
+
+    /// As [`Table::steady`], waiting for other threads' changes; `None` after a while, as it may be this thread's.
+    pub(crate) fn steady_in_fault(&self) -> Option<Steady<'_>> {
+        let mut backoff = Backoff::default();
+        (0..PATIENCE).find_map(|_| {
+            let steady = self.steady();
+            if steady.is_none() {
+                backoff.pause();
+            }
+            steady
+        })
     }
 
     /// As [`Table::change`] for who serves a fault, maybe of a thread that is changing the table: `None` after a while.
     pub(crate) fn change_in_fault(&self) -> Option<Change<'_>> {
         let mut backoff = Backoff::default();
         for _ in 0..PATIENCE {
-            if !self.changing.swap(true, Ordering::Acquire) {
-                return Some(Change { table: self });
+            if !self.changing.swap(true, Ordering::SeqCst) {
+                let change = Change { table: self };
+                while self.steadying.load(Ordering::SeqCst) != 0 {
+                    // It may be this thread, interrupted by a handler that has met the fault.
+                    if backoff.pause() {
+                        return None;
+                    }
+                }
+                return Some(change);
             }
             backoff.pause();
         }
@@ -77,6 +116,7 @@ impl Table {
     /// In the child of a fork: no other thread exists. What they were about to free stays.
     pub(crate) fn reset(&self) {
         self.readers.store(0, Ordering::SeqCst);
+        self.steadying.store(0, Ordering::SeqCst);
         // SAFETY: the only thread, and not inside `change`.
         std::mem::forget(std::mem::take(unsafe { &mut *self.old.get() }));
         self.changing.store(false, Ordering::Release);
@@ -114,6 +154,33 @@ impl Reader<'_> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         self.table.readers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The mappings stay as they are while this lives.
+pub(crate) struct Steady<'a> {
+    table: &'a Table,
+}
+
+impl Steady<'_> {
+    /// The mapping that has these pages where `mapping`, of which they are, had them at an earlier look.
+    pub(crate) fn same(&self, mapping: &Mapping, pages: &Range<u64>) -> Option<&Mapping> {
+        // SAFETY: arrays are replaced by who changes the table; that waits until `steadying` is 0.
+        let rows = unsafe { &*self.table.rows.load(Ordering::SeqCst) };
+        let memory = mapping.addresses(pages);
+        let row = overlapping(rows, &memory).first()?;
+        let covers = row.memory.start <= memory.start && memory.end <= row.memory.end;
+        let is_same = covers
+            && Arc::ptr_eq(&row.attached, &mapping.attached)
+            && row.sharing == mapping.sharing
+            && row.page_at(memory.start) == mapping.page_at(memory.start);
+        is_same.then_some(row)
+    }
+}
+
+impl Drop for Steady<'_> {
+    fn drop(&mut self) {
+        self.table.steadying.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 const UFFDIO_POISON: Opcode = 3 << 30 | (size_of::<kernel::uffdio_poison>() as u32) << 16 | 0xAA << 8 | 8;
 const WRITEPROTECT_MODE_WP: u64 = 1;
 const CONTINUE_MODE_WP: u64 = 1 << 1;
+const COPY_MODE_WP: u64 = 1 << 1;
 
 /// Bits of `UFFDIO_API`'s features that the kernel has. Linux 6.1 has all that the pager cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,15 @@ pub(crate) enum Faults {
     Stores,
     /// And those on resident pages that are not in the page table ([`Features::minor_faults`]).
     All,
+}
+
+/// What may be done with a page that is entered into the page table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// What the mapping allows.
+    AsMapped,
+    /// A store is a fault that is reported. Where stores are reported at all.
+    Protected,
 }
 
 /// A userfaultfd of this process's memory. The number can be replaced after a fork; readers in other
@@ -102,38 +112,74 @@ impl Uffd {
         self.call::<{ request::UFFDIO_REGISTER }, _>(&mut arg)
     }
 
+    /// Enters the pages of `memory` into the page table, as the mapping allows. Returns how far it came: to the end, or to a page that
+    /// is there already or is not resident, or for which there is no memory.
+    pub(crate) fn enter_open(&self, memory: &Range<usize>) -> usize {
+        let mut at = memory.start;
+        while at < memory.end {
+            match self.enter(&(at..memory.end), 0) {
+                Ok(()) => return memory.end,
+                Err((Errno::AGAIN, entered)) => at += entered,
+                Err(_) => return at,
+            }
+        }
+        at
+    }
+
     /// Enters the resident pages of `memory` into the page table, protected against stores, as far as they are not
     /// there; where one is not resident, or memory is short, it ends.
     pub(crate) fn enter_protected(&self, memory: &Range<usize>) {
         let mut at = memory.start;
         while at < memory.end {
-            let mut arg = kernel::uffdio_continue {
-                range: range(&(at..memory.end)),
-                mode: CONTINUE_MODE_WP,
-                mapped: 0,
-            };
-            match self.call::<{ request::UFFDIO_CONTINUE }, _>(&mut arg) {
+            match self.enter(&(at..memory.end), CONTINUE_MODE_WP) {
                 // One is there already.
-                Err(Errno::EXIST) => at += crate::PAGE,
-                // A part was done, or the memory map was being changed.
-                Err(Errno::AGAIN) => at += arg.mapped.max(0) as usize,
+                Err((Errno::EXIST, _)) => at += crate::PAGE,
+                Err((Errno::AGAIN, entered)) => at += entered,
                 _ => return,
             }
         }
     }
 
-    /// Gives the shmem file below `memory` the pages in `data`, each of them at once and only where there
-    /// is none yet. Returns the bytes copied before a page that was there already (EEXIST, no error).
+    /// EAGAIN, and the bytes that were entered: a part was done, or the memory map was being changed.
+    fn enter(&self, memory: &Range<usize>, mode: u64) -> Result<(), (Errno, usize)> {
+        let mut arg = kernel::uffdio_continue { range: range(memory), mode, mapped: 0 };
+        self.call::<{ request::UFFDIO_CONTINUE }, _>(&mut arg)
+            .map_err(|errno| (errno, arg.mapped.max(0) as usize))
+    }
+
+    /// Gives the shmem file mapped at `memory` the pages in `data`, each of them at once and only where there
+    /// is none yet, and enters them into the page table. Calls `there` with the address of each that was there.
     ///
     /// ENOENT: not registered (any more). EFAULT: past the end of the file.
-    pub(crate) fn copy(&self, memory: usize, data: &[u8]) -> Result<usize, Errno> {
+    pub(crate) fn fill(
+        &self,
+        mut memory: usize,
+        mut data: &[u8],
+        access: Access,
+        mut there: impl FnMut(usize) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        while !data.is_empty() {
+            let copied = self.copy(memory, data, access)?;
+            if copied == data.len() {
+                break;
+            }
+            there(memory + copied)?;
+            memory += copied + crate::PAGE;
+            data = &data[copied + crate::PAGE..];
+        }
+        Ok(())
+    }
+
+    /// The bytes copied before a page that was there already (EEXIST, no error).
+    fn copy(&self, memory: usize, data: &[u8], access: Access) -> Result<usize, Errno> {
+        let mode = if access == Access::Protected { COPY_MODE_WP } else { 0 };
         let mut done = 0;
         while done < data.len() {
             let mut arg = kernel::uffdio_copy {
                 dst: (memory + done) as u64,
                 src: data[done..].as_ptr() as u64,
                 len: (data.len() - done) as u64,
-                mode: 0,
+                mode,
                 copy: 0,
             };
             match self.call::<{ request::UFFDIO_COPY }, _>(&mut arg) {

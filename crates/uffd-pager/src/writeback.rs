@@ -76,7 +76,7 @@ impl Pager {
         // A system call's memory is held, then it waits while this is not 0, then it is opened: so either we see it, or it is
         // opened after us. No handler of this thread may wait for us.
         let signals = block_all();
-        attached.closing.fetch_add(1, Ordering::SeqCst);
+        attached.closers.fetch_add(1, Ordering::SeqCst);
         let held = ledger.pinned_by(slot);
         let hull = first.start..last.end;
         let protect = |pages: Range<u64>| {
@@ -87,18 +87,25 @@ impl Pager {
                 .try_for_each(|memory| self.uffd.write_protect(&memory, true))
         };
         let result = if held.is_empty() {
-            dirty.runs().for_each(|run| ledger.clear(slot, run));
+            dirty.runs().for_each(|run| {
+                attached.closing(&run);
+                ledger.clear(slot, run);
+            });
             protect(hull)
         } else {
             dirty.runs().flat_map(|run| held.free(run)).try_for_each(|run| {
+                attached.closing(&run);
                 ledger.clear(slot, run.clone());
                 protect(run)
             })
         };
         if result.is_err() {
-            dirty.runs().for_each(|run| ledger.mark(slot, run));
+            dirty.runs().for_each(|run| {
+                attached.opening(&run);
+                ledger.mark(slot, run);
+            });
         }
-        attached.closing.fetch_sub(1, Ordering::SeqCst);
+        attached.closers.fetch_sub(1, Ordering::SeqCst);
         drop(signals);
         result
     }

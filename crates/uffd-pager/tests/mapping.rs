@@ -33,6 +33,66 @@ fn a_few_touches_of_a_large_file_read_a_few_pages() {
 }
 
 #[test]
+fn random_touches_all_over_a_file_end_in_few_large_reads() {
+    const PAGES: usize = 8192;
+    let Some(pager) = pager() else { return };
+    let contents = pattern(PAGES);
+    let source = FileSource::new(&contents);
+    let mapped = Mapped::new(pager, &attach(pager, &source), &MapRequest::shared(PAGES * PAGE));
+    for page in (0..PAGES).map(|step| step * 4099 % PAGES) {
+        assert_eq!(mapped.get(page * PAGE + page % 99), contents[page * PAGE + page % 99], "page {page}");
+    }
+    let reads = source.reads.load(Ordering::Relaxed);
+    // 32 of 4 pages, 6 of 64, then some 30 of 256, in which few pages are read twice.
+    assert!(reads <= 100, "{reads}");
+    assert!(source.pages_read.load(Ordering::Relaxed) <= PAGES as u64 * 5 / 4);
+}
+
+#[test]
+fn stores_all_over_a_file_are_written_back_and_stores_in_a_part_alone() {
+    const PAGES: usize = 8192;
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&vec![7; PAGES * PAGE]);
+    let handle = attach(pager, &source);
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(PAGES * PAGE));
+    let scattered = |count: usize| (0..count).map(|step| step * 4099 % PAGES);
+    for few in scattered(100) {
+        mapped.set(few * PAGE, 1);
+    }
+    assert!((100..=400).contains(&handle.dirty_pages()), "{}", handle.dirty_pages());
+    mapped.sync();
+    // Pages that were read before, and were open before, among those that are missing.
+    (0..PAGES).step_by(3).for_each(|page| assert!(mapped.get(page * PAGE) <= 7));
+    for page in scattered(PAGES) {
+        mapped.set(page * PAGE, 2);
+        assert_eq!(mapped.get(page * PAGE + 1), 7);
+    }
+    assert_eq!(handle.dirty_pages(), PAGES as u64);
+    mapped.sync();
+    assert_eq!(handle.dirty_pages(), 0);
+    assert!(
+        source.contents().chunks(PAGE).all(|page| page[0] == 2 && page[1..].iter().all(|&byte| byte == 7))
+    );
+}
+
+/// A page that is open in one mapping, among others of which some are in the page table of a second mapping already.
+#[test]
+fn a_page_is_opened_whatever_is_around_it() {
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&vec![7; 64 * PAGE]);
+    let handle = attach(pager, &source);
+    let [first, second] = [(); 2].map(|()| Mapped::new(pager, &handle, &MapRequest::shared(64 * PAGE)));
+    first.set(0, 1);
+    assert_eq!(second.get(0), 1);
+    pager.drop_pages(&handle, false).expect("dropped");
+    for page in 1..4 {
+        first.set(page * PAGE, 1);
+    }
+    second.set(PAGE + 1, 2);
+    assert_eq!((first.get(PAGE), first.get(PAGE + 1)), (1, 2));
+}
+
+#[test]
 fn stores_reach_the_source_by_sync_and_only_what_was_stored() {
     let Some(pager) = pager() else { return };
     let source = FileSource::new(&pattern(64));
@@ -311,6 +371,7 @@ struct Selfish {
 
 impl PageSource for Selfish {
     fn read(&self, _: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        buffer.fill(0); // It held others' pages.
         Ok(buffer.len())
     }
 

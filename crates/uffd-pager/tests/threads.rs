@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{FileSource, Mapped, attach, pager};
+use common::{FileSource, Mapped, attach, pager, pattern};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use uffd_pager::{MapRequest, PAGE};
 
@@ -85,6 +85,40 @@ fn system_calls_store_to_memory_that_others_write_back_and_drop() {
             pager.drop_pages(&handle, true).expect("dropped");
         }
         callers.map(std::thread::ScopedJoinHandle::join).into_iter().for_each(|end| end.expect("no EFAULT"));
+    });
+}
+
+/// Stores nearby take pages out of the page table to put them back open for stores: not those that a call reads meanwhile.
+#[test]
+fn system_calls_read_memory_beside_which_others_store() {
+    const PAGES: usize = 1024;
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&pattern(PAGES));
+    let handle = attach(pager, &source);
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(PAGES * PAGE));
+    let file = rustix::fs::memfd_create(c"copy", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let read = mapped.pointer(1000 * PAGE);
+            while !done.load(Ordering::Relaxed) {
+                let _held = pager.prefault(read.addr()..read.addr() + PAGE, false).expect("held");
+                for _ in 0..1000 {
+                    // SAFETY: inside the mapping; nobody stores to the bytes that are read.
+                    let bytes = unsafe { std::slice::from_raw_parts(read, PAGE) };
+                    assert_eq!(rustix::io::pwrite(&file, bytes, 0), Ok(PAGE));
+                }
+            }
+        });
+        for _ in 0..100 {
+            // All are entered, protected. Then so many are open that the next store opens 256 pages around it.
+            (0..PAGES).for_each(|page| assert_eq!(mapped.get(page * PAGE + 9), mapped.get(page * PAGE + 9)));
+            (0..700).step_by(2).for_each(|page| mapped.set(page * PAGE, 1));
+            mapped.set(900 * PAGE, 1);
+            mapped.sync();
+        }
+        done.store(true, Ordering::Relaxed);
+        caller.join().expect("no EFAULT");
     });
 }
 

@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::memory::unmap;
 use crate::page::{PAGE, offset_of, pages_of};
-use crate::uffd::{Faults, Uffd};
+use crate::uffd::{Access, Faults, Uffd};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use std::ops::Range;
@@ -56,11 +56,11 @@ impl Window {
         let view = unsafe { self.view.load(Ordering::Acquire).as_ref() }.ok_or(Errno::FAULT)?;
         let offset = offset_of(first) as usize;
         if offset + data.len() <= view.memory.len() {
-            return copy(uffd, view.memory.start + offset, data);
+            return uffd.fill(view.memory.start + offset, data, Access::AsMapped, |_| Ok(()));
         }
         // Another process has made the file grow. Here, maybe in a signal handler, nothing can be allocated.
         let memory = map(uffd, cache, data.len(), offset as u64).map_err(|error| error.errno())?;
-        let result = copy(uffd, memory.start, data);
+        let result = uffd.fill(memory.start, data, Access::AsMapped, |_| Ok(()));
         unmap(&memory)?;
         result
     }
@@ -82,17 +82,6 @@ impl Drop for Window {
             next = view.previous;
         }
     }
-}
-
-fn copy(uffd: &Uffd, mut memory: usize, mut data: &[u8]) -> std::result::Result<(), Errno> {
-    while !data.is_empty() {
-        let copied = uffd.copy(memory, data)?;
-        // The page that stopped it is there.
-        let next = (copied + PAGE).min(data.len());
-        memory += next;
-        data = &data[next..];
-    }
-    Ok(())
 }
 
 fn map(uffd: &Uffd, cache: &Cache, size: usize, offset: u64) -> Result<Range<usize>> {

@@ -50,6 +50,16 @@ impl Ledger {
         found
     }
 
+    /// The first pages that are all dirty in this slot, or all not, and which.
+    pub(crate) fn first_run(&self, slot: usize, pages: Range<u64>) -> Option<(Range<u64>, bool)> {
+        let has =
+            |page: u64| self.word(slot, (page / 64) as usize).load(Ordering::SeqCst) >> (page % 64) & 1 != 0;
+        let pages = self.inside(pages);
+        let first = pages.clone().next().map(has)?;
+        let end = pages.clone().find(|&page| has(page) != first).unwrap_or(pages.end);
+        Some((pages.start..end, first))
+    }
+
     /// The first run of pages that are dirty in no slot. Pages without bits are not looked at: they cannot be touched.
     pub(crate) fn first_clean(&self, pages: Range<u64>) -> Option<Range<u64>> {
         let pages = self.inside(pages);
@@ -161,6 +171,13 @@ mod tests {
                 }
                 prop_assert_eq!(ledger.count(ORPHANS, pages.clone()) as usize, model.range(pages).count());
             }
+            let mut marked = BTreeSet::new();
+            let mut rest = 0..PAGES;
+            while let Some((run, is_marked)) = ledger.first_run(ORPHANS, rest.clone()) {
+                rest.start = run.end;
+                marked.extend(run.filter(|_| is_marked));
+            }
+            prop_assert_eq!(&marked, &model);
             let mut clean = BTreeSet::new();
             let mut from = 0;
             while let Some(run) = ledger.first_clean(from..PAGES) {

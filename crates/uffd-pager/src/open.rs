@@ -1,0 +1,160 @@
+//! Opening pages for stores: which, and how.
+
+use crate::attached::Attached;
+use crate::fault::{BLOCK, Served, Stop, Wanted};
+use crate::fill::Placing;
+use crate::mapping::Mapping;
+use crate::memory;
+use crate::page::{PAGE, intersection, pages_of};
+use crate::pager::Pager;
+use crate::room::Room;
+use rustix::io::Errno;
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+/// How many pages of a block are dirty when all of them are opened for stores.
+const DENSE: u32 = 4;
+/// The aligned blocks that are opened where stores are all over the file.
+const LARGE: u64 = 64;
+const LARGEST: u64 = 256;
+/// Most pages opened for stores ahead of sequential ones.
+const MAX_AHEAD: u64 = 256;
+
+impl Pager {
+    /// Brings a page in, enters it as dirty and lets it be stored to, with those around it that are likely next.
+    pub(crate) fn open_for_stores(
+        &self,
+        mapping: &Mapping,
+        page: u64,
+        room: &Wanted,
+    ) -> std::result::Result<Served, Stop> {
+        let attached = &*mapping.attached;
+        if attached.is_time_to_look() && !room.limited {
+            let now = Room::of(&attached.cache, &attached.ledger, &self.memory);
+            return Err(Stop::TooManyOpen(now));
+        }
+        let end = pages_of(attached.ledger.length()).min(attached.ledger.reserved());
+        let limits = intersection(&mapping.pages(), &(0..end));
+        let pages = intersection(&likely(attached, page, end), &limits);
+        let filled = self.bring_in(attached, page, room, Some(&Placing { mapping, open: pages.clone() }))?;
+        if filled.entered.contains(&page) {
+            let done = intersection(&filled.entered, &pages);
+            self.open(mapping, &(pages.start..done.start))?;
+            self.open(mapping, &(done.end..pages.end))?;
+            return Ok(Served::Entered);
+        }
+        // Those around it only as far as nothing is missing: so first the one that the thread waits for.
+        let mut at_once = self.open(mapping, &(page..page + 1))?;
+        at_once &= self.open(mapping, &(page + 1..pages.end))?;
+        at_once &= self.open(mapping, &(pages.start..page))?;
+        Ok(if at_once { Served::Entered } else { Served::Ready(pages) })
+    }
+
+    /// Enters pages as dirty and lets them be stored to, up to one that is missing. Whether a store to any of them needs no fault at all now, not even one that
+    /// the kernel serves by itself.
+    pub(crate) fn open(&self, mapping: &Mapping, pages: &Range<u64>) -> std::result::Result<bool, Errno> {
+        if pages.is_empty() {
+            return Ok(true);
+        }
+        let attached = &*mapping.attached;
+        let slot = attached.slot();
+        attached.opening(pages);
+        if let Some(steady) = self.table.steady_in_fault()
+            && steady.same(mapping, pages).is_some_and(|row| row.tracked)
+        {
+            // Nobody closes pages meanwhile.
+            let mut at_once = true;
+            let mut rest = pages.clone();
+            while let Some((run, was_open)) = attached.ledger.first_run(slot, rest.clone()) {
+                rest.start = run.end;
+                attached.ledger.mark(slot, run.clone());
+                at_once &= self.open_run(mapping, &run, was_open)?;
+            }
+            return Ok(at_once);
+        }
+        let memory = mapping.addresses(pages);
+        self.enter_pages(mapping, pages);
+        // Who writes back takes the entry away and then protects: if that fell between our two steps,
+        // the pages would be open and not entered.
+        loop {
+            attached.ledger.mark(slot, pages.clone());
+            self.uffd.write_protect(&memory, false)?;
+            if attached.ledger.count(slot, pages.clone()) as u64 == pages.end - pages.start {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Opens pages that are entered as dirty: before this, or long since, as they may be open in this mapping or in another.
+    fn open_run(
+        &self,
+        mapping: &Mapping,
+        run: &Range<u64>,
+        was_open: bool,
+    ) -> std::result::Result<bool, Errno> {
+        let memory = mapping.addresses(run);
+        if self.enters(mapping) {
+            let entered = self.uffd.enter_open(&memory);
+            if entered == memory.end {
+                return Ok(true);
+            }
+            // To end the protection of one that was there would leave a fault for it, if one that the kernel serves by itself.
+            if !was_open && take_out(&mapping.attached, &memory, run) {
+                self.uffd.enter_open(&memory);
+                return Ok(true);
+            }
+            let mut rest = entered;
+            while rest < memory.end {
+                rest = self.uffd.enter_open(&(rest + PAGE..memory.end));
+            }
+        }
+        self.uffd.write_protect(&memory, false)?;
+        Ok(was_open)
+    }
+
+    /// Whether resident pages are entered into the page table by us, as the kernel does not do it by itself.
+    pub(crate) fn enters(&self, mapping: &Mapping) -> bool {
+        mapping.tracked && self.features.minor_faults()
+    }
+
+    /// Enters resident pages that are not entered, protected against stores.
+    pub(crate) fn enter_pages(&self, mapping: &Mapping, pages: &Range<u64>) {
+        let memory = mapping.addresses(pages);
+        if self.enters(mapping) && !memory.is_empty() {
+            self.uffd.enter_protected(&memory);
+        }
+    }
+}
+
+/// Takes pages out of the page table, in the handler of a fault: not if a system call may be using them, to which they would be missing.
+fn take_out(attached: &Attached, memory: &Range<usize>, pages: &Range<u64>) -> bool {
+    // As in `close_for_stores`: who holds pages for a call waits while this is not 0.
+    attached.closers.fetch_add(1, Ordering::SeqCst);
+    let held = attached.ledger.pinned_by(attached.slot());
+    let is_free = held.free(pages.clone()).eq([pages.clone()]);
+    let taken = is_free && memory::take_out(memory);
+    attached.closers.fetch_sub(1, Ordering::SeqCst);
+    taken
+}
+
+/// The pages to open for a store to one: as many ahead as were stored to just before it, or the
+/// whole block if a good part of it is dirty, or if a good part of the file is. So at most four times as much is written back as was stored
+/// to, unless that is more than a 32nd of the file.
+fn likely(attached: &Attached, page: u64, end: u64) -> Range<u64> {
+    let dirty = |pages: Range<u64>| attached.ledger.count(attached.slot(), pages);
+    let before =
+        (1..=MAX_AHEAD.min(page)).take_while(|&back| dirty(page - back..page - back + 1) == 1).count() as u64;
+    if before >= 2 {
+        return page..page + before;
+    }
+    let aligned = |size: u64| page / size * size..page / size * size + size;
+    match attached.open_pages() {
+        open if open >= ALL_OVER && open * 8 >= end => aligned(LARGEST),
+        open if open >= ALL_OVER && open * 32 >= end => aligned(LARGE),
+        _ if dirty(aligned(BLOCK)) >= DENSE => aligned(BLOCK),
+        _ => page..page + 1,
+    }
+}
+
+/// Stores to fewer pages than this are nowhere all over the file: 1 MiB.
+const ALL_OVER: u64 = 256;
