@@ -52,4 +52,15 @@ for name, directory in ("nothing", d), ("x/y", d), ("x", 99):
     try: text(name, directory)
     except OSError as error: print(error)
 '"#).needs(&["python3"]).needs_root();
+
+    /// What is known of the working directory is forgotten when the root becomes another, by chroot or in another mount name space.
+    new_root: script(r#"
+        cd "$MNT/.."; mkdir -p "$MNT/d" new/mnt; echo on the mount >"$MNT/f"; echo in the new root >new/mnt/f
+        cd new; python3 -c '
+import os
+def text(): return open("../mnt/f").read()
+print(text()); os.chroot("."); print(os.getcwd(), text())'
+        # The outer shell is in another name space than the one that is entered, whose root is where nsenter ends.
+        rm -r ../new; cd "$MNT"; unshare -m sh -c 'cd d; nsenter --mount=/proc/$$/ns/mnt sh -c pwd'"#)
+        .needs(&["python3", "nsenter"]).needs_root();
 }

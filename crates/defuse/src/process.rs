@@ -203,6 +203,15 @@ impl Process {
         }
     }
 
+    /// After the root directory has become another, or the kernel's working directory by something else than chdir(2).
+    pub fn root_changed(&self) {
+        if !interpose::in_vfork_child() {
+            self.know_cwd_of_kernel();
+        } else if !vfork::children().cwd().is_some_and(|cwd| matches!(cwd, Cwd::Served { .. })) {
+            vfork::children().set_cwd(Cwd::Unknown);
+        }
+    }
+
     /// Forgets what the kernel's working directory was, and that of a mount if the kernel's is not the unlinked one any more.
     pub fn know_cwd_of_kernel(&self) {
         let here = native::stat(c".").map_or(0, |stat| stat.st_dev);
