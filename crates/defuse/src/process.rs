@@ -187,8 +187,10 @@ impl Process {
     /// Replaces the working directory; a vfork child's is its own.
     pub fn set_cwd(&'static self, cwd: Cwd) {
         let own = !interpose::in_vfork_child();
+        let on_mount = matches!(cwd, Cwd::Served { .. });
         self.know_cwd(cwd);
         if own {
+            self.nowhere.store(on_mount, Ordering::Relaxed);
             common::moved(self);
         }
     }
