@@ -34,4 +34,33 @@ same_as_plain! {
         cd "$MNT"; echo first >f; echo second >>f; exec 3<f; read line <&3; echo $line
         env -i /bin/cat <&3; env -i /bin/bash -c 'echo made >g; exec env -i /bin/cat g'; env -i LD_PRELOAD= DEFUSE_SESSION=nowhere /bin/cat g; env -u LD_PRELOAD -u DEFUSE_SESSION cat g
         env -i LD_PRELOAD=/nowhere.so LD_LIBRARY_PATH=/nowhere /bin/cat g 2>/dev/null; (unset LD_PRELOAD DEFUSE_SESSION PATH; /bin/cat g; exec -c /bin/cat g)"#);
+
+    /// In a new root without /proc nothing tells the path of a directory that is open: what is below is found all the same. bubblewrap goes
+    /// by a descriptor of /proc there, in which `self` is a link.
+    root_without_proc: script(r#"
+        cd "$MNT"; echo served >f; mkdir -p "$OUT/new/d"; echo below >"$OUT/new/d/x"; ln -s x "$OUT/new/d/link"
+        python3 -c '
+import os, sys
+proc, top, mount, d = (os.open(name, os.O_RDONLY) for name in ("/proc", "/", os.environ["MNT"], os.environ["OUT"] + "/new/d"))
+passwd = os.stat("/etc/passwd").st_ino
+os.chroot(os.environ["OUT"] + "/new")
+def text(name, directory): return os.read(os.open(name, os.O_RDONLY, dir_fd=directory), 100)
+print(text("self/comm", proc), text("x", d), text("link", d), text("../d/link", d), text("f", mount), text("../d/x", d))
+print(os.stat("etc/passwd", dir_fd=top).st_ino == passwd, os.stat("etc/../etc/passwd", dir_fd=top).st_ino == passwd, os.listdir("/"))
+os.mkdir("made", dir_fd=d); os.rename("made", "renamed", src_dir_fd=d, dst_dir_fd=d); print(sorted(os.listdir("/d")))
+for name, directory in ("nothing", d), ("x/y", d), ("x", 99):
+    try: text(name, directory)
+    except OSError as error: print(error)
+'"#).needs(&["python3"]).needs_root();
+
+    /// What is known of the working directory is forgotten when the root becomes another, by chroot or in another mount name space.
+    new_root: script(r#"
+        cd "$MNT/.."; mkdir -p "$MNT/d" new/mnt; echo on the mount >"$MNT/f"; echo in the new root >new/mnt/f
+        cd new; python3 -c '
+import os
+def text(): return open("../mnt/f").read()
+print(text()); os.chroot("."); print(os.getcwd(), text())'
+        # The outer shell is in another name space than the one that is entered, whose root is where nsenter ends.
+        rm -r ../new; cd "$MNT"; unshare -m sh -c 'cd d; nsenter --mount=/proc/$$/ns/mnt sh -c pwd'"#)
+        .needs(&["python3", "nsenter"]).needs_root();
 }

@@ -57,6 +57,17 @@ fn what_it_gets_is_named() {
     }
 }
 
+/// Its working directory is one in which nothing can be found or made, also if it was elsewhere in between.
+#[test]
+fn it_starts_where_nothing_is_found() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("opener", &["-static"]);
+    for way in ["cd $MNT", "cd $OUT; cd $MNT", "cd $MNT; cd $OUT; cd $MNT"] {
+        let outcome = run(&session, &format!("echo elsewhere >$OUT/x; {way}; $FIX/opener x"));
+        assert_eq!(outcome.stdout_text(), "not found: \n", "{way}");
+    }
+}
+
 #[test]
 fn nothing_is_said_when_nothing_is_lost() {
     let Some(session) = Session::new() else { return };

@@ -192,4 +192,14 @@ for place in os.environ['OUT'], '.':
     except Alarm: print('ended', flush=True)
     os.unlink(path)
 "#);
+
+    /// To a directory elsewhere by a descriptor that has been used before, and back (as the JVM does to make its hsperfdata).
+    the_working_directory_is_left_by_a_descriptor: python(r#"
+import os
+here = os.open('.', os.O_RDONLY); there = os.open(os.environ['OUT'], os.O_RDONLY); os.fstat(there); os.listdir(there)
+for round in 'ab':
+    os.fchdir(there); print(os.getcwd(), os.path.exists('made-' + round)); open('made-' + round, 'w').close()
+    os.fchdir(here); print(os.getcwd(), os.listdir('.')); open('on-mount-' + round, 'w').close()
+os.chdir('..'); os.fchdir(there); print(os.getcwd(), sorted(os.listdir('.')))
+"#);
 }

@@ -225,7 +225,10 @@ impl PathArgument {
             Base::Elsewhere if walk.is_none() && !has_dot_dot(&self.text) => {
                 return Ok(Located::Native(None));
             }
-            Base::Elsewhere => fd_path(self.dirfd)?,
+            Base::Elsewhere => match fd_path(self.dirfd) {
+                Ok(path) => path,
+                Err(_) => return Ok(Located::Native(None)),
+            },
         };
         let links = NamespaceLinks { process };
         let place = match walk {
@@ -271,7 +274,7 @@ impl PathArgument {
             Owner::Served(file) if !file.is_directory()? => Err(Errno::NOTDIR),
             Owner::Served(file) if self.goes_down() && file.is_removed() => Err(Errno::NOENT),
             Owner::Served(file) => Ok(Base::Path(file.absolute_path()?)),
-            Owner::Ancestor => Ok(Base::Path(fd_path(self.dirfd)?)),
+            Owner::Ancestor => Ok(fd_path(self.dirfd).map_or(Base::Elsewhere, Base::Path)),
             Owner::Foreign | Owner::Closed => Ok(Base::Elsewhere),
         }
     }
@@ -289,7 +292,8 @@ pub enum Performed<R> {
 #[allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 enum Base {
     Path(PathBytes),
-    /// A directory of the kernel's that is not above any mount point.
+    /// A directory of the kernel's that is not above any mount point, or whose path nothing tells: in a new root
+    /// without /proc (chroot, pivot_root) the kernel alone knows what is below it.
     Elsewhere,
 }
 

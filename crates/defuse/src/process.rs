@@ -192,8 +192,10 @@ impl Process {
     /// Replaces the working directory; a vfork child's is its own.
     pub fn set_cwd(&'static self, cwd: Cwd) {
         let own = !interpose::in_vfork_child();
+        let on_mount = matches!(cwd, Cwd::Served { .. });
         self.know_cwd(cwd);
         if own {
+            self.nowhere.store(on_mount, Ordering::Relaxed);
             common::moved(self);
         }
     }
@@ -242,6 +244,15 @@ impl Process {
     pub fn share_cwd(&self) {
         let _known = self.cwd.lock();
         RELATIVE_FOREIGN.store(0, Ordering::Relaxed);
+    }
+
+    /// After the root directory has become another, or the kernel's working directory by something else than chdir(2).
+    pub fn root_changed(&self) {
+        if !interpose::in_vfork_child() {
+            self.know_cwd_of_kernel();
+        } else if !vfork::children().cwd().is_some_and(|cwd| matches!(cwd, Cwd::Served { .. })) {
+            vfork::children().set_cwd(Cwd::Unknown);
+        }
     }
 
     /// Forgets what the kernel's working directory was, and that of a mount if the kernel's is not the unlinked one any more.

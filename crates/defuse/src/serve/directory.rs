@@ -234,8 +234,10 @@ pub fn getcwd(process: &'static Process, call: &Call) -> Served {
 
 /// A new root on a mount would leave the program without its libraries, plugin and session.
 pub fn chroot(process: &'static Process, call: &Call) -> Served {
-    paths::lookup(process, call, At::cwd(0, true), |spot| {
+    let reply = paths::lookup(process, call, At::cwd(0, true), |spot| {
         attributes_at(spot, true)?;
         Err(Errno::PERM)
-    })
+    })?;
+    process.root_changed();
+    Ok(reply)
 }

@@ -222,6 +222,7 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_setrlimit => limits::setrlimit,
         sys::__NR_prlimit64 => limits::prlimit64,
         sys::__NR_unshare => namespaces::unshare,
+        sys::__NR_setns => namespaces::setns,
         sys::__NR_prctl => sandbox::prctl,
         sys::__NR_seccomp => sandbox::seccomp,
         _ => return refused::server(nr),

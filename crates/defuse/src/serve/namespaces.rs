@@ -1,4 +1,4 @@
-//! unshare(2): what of a process a thread or process stops sharing.
+//! unshare(2) and setns(2): what of a process a thread or process stops sharing, and whose name spaces it joins.
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
@@ -21,6 +21,15 @@ pub fn unshare(process: &'static Process, call: &Call) -> Served {
     let result = native::call(call);
     if result >= 0 && !interpose::in_vfork_child() {
         common::unshared(process, call.args[0] as u32);
+    }
+    Ok(Reply::Value(result))
+}
+
+/// With another mount name space come its root as root and as working directory, which so is on no mount any more.
+pub fn setns(process: &'static Process, call: &Call) -> Served {
+    let result = native::call(call);
+    if result >= 0 {
+        process.root_changed();
     }
     Ok(Reply::Value(result))
 }

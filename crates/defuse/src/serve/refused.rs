@@ -22,6 +22,7 @@ pub fn server(nr: u32) -> Option<Server> {
     match table::call(nr)?.treatment {
         Treatment::Refused(_) => Some(everywhere),
         Treatment::RefusedOnMount(_) if nr == sys::__NR_mount => Some(mount),
+        Treatment::RefusedOnMount(_) if nr == sys::__NR_pivot_root => Some(pivot_root),
         Treatment::RefusedOnMount(_) => Some(on_mount),
         _ => None,
     }
@@ -49,6 +50,16 @@ fn mount(process: &'static Process, call: &Call) -> Served {
     let from_path = call.args[3] as u32 & (sys::MS_BIND | MS_MOVE) != 0;
     let paths: &[PathArg] = if from_path { &[PathArg::Cwd(0), PathArg::Cwd(1)] } else { &[PathArg::Cwd(1)] };
     refuse_paths(process, call, paths, Errno::INVAL)
+}
+
+/// pivot_root(2): whose working directory was the old root gets the new one.
+fn pivot_root(process: &'static Process, call: &Call) -> Served {
+    let reply = match on_mount(process, call)? {
+        Reply::Pass => Reply::Value(native::call(call)),
+        made => made,
+    };
+    process.root_changed();
+    Ok(reply)
 }
 
 /// `error` if any of the paths leads to a mount. The kernel gets the others, in words that lead it to the same place.

@@ -131,7 +131,7 @@ pub static ROWS: &[Row] = &[
     Row::new(193, "fgetxattr", Served, ByFd, "the plugin's").fds(&[0]).memory(&[In(1, Text), Out(2, Arg(3))]),
     Row::new(196, "flistxattr", Served, ByFd, "the plugin's").fds(&[0]).memory(&[Out(1, Arg(2))]),
     Row::new(199, "fremovexattr", Served, ByFd, "the plugin's").fds(&[0]).memory(&[In(1, Text)]),
-    Row::new(81, "fchdir", Served, ByFd, "the working directory may be on a mount").fds(&[0]),
+    Row::new(81, "fchdir", Served, Always, "the working directory may be on a mount, or have been").fds(&[0]),
     Row::new(
         472,
         "fchroot",

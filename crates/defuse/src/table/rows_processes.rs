@@ -81,9 +81,9 @@ pub static ROWS: &[Row] = &[
     Row::new(
         308,
         "setns",
-        Passed,
-        Never,
-        "another mount name space may not have the session's folder; what is open stays",
+        Served,
+        Always,
+        "another mount name space brings its root as working directory, and may not have the session's folder; what is open stays",
     )
     .fds(&[0]),
     Row::new(109, "setpgid", Passed, Never, "touches no FD, path, signal or mapping"),
