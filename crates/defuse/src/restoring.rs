@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
-use plugin_abi::{Handle, Instance, Open, Saved};
+use plugin_abi::{Capabilities, Handle, Instance, Open, Saved};
 use rustix::io::Errno;
 use stash::{Slot, SlotId};
 
@@ -131,6 +131,28 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
         }
         Open::Native { .. } => Err(Errno::IO),
     }
+}
+
+/// A handle for the description in `slot`, of a descriptor that its owner's plugin has, if that is all there is to a handle.
+pub fn restore_from(process: &'static Process, slot: SlotId, fd: RawFd) -> Result<OpenFile, Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    let mount = shared.mount() as usize;
+    let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
+    if !instance.capabilities().contains(Capabilities::BARE_FD) {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let private = private_fd::duplicate(fd)?;
+    let restored = instance.restore(&[], &[private]).map_err(plugin_errno);
+    let Ok(Open::Served { handle, mode_type, .. }) = restored else {
+        private_fd::close(private);
+        return Err(restored.err().unwrap_or(Errno::IO));
+    };
+    let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
+    let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
+    let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
+    file.set_form(Form::Shadow);
+    lock_files::attach(&file);
+    Ok(file)
 }
 
 /// The file at the path in the slot, if that is still the same one.

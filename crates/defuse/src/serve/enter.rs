@@ -175,10 +175,10 @@ pub fn enter(
     if process.common.table() {
         lending::offer(process, &file);
     }
-    if file.form() != Form::Shadow {
-        shadow::note_alone(&slot, fd);
-    }
     let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
+    if let Some(file) = process.files.get(fd) {
+        shadow::note_number(process, &file, fd)?;
+    }
     STATES.set(fd, FdState::Served);
     process.serving.store(1, Ordering::Release);
     drop(together);
