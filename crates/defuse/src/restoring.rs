@@ -12,6 +12,7 @@ use stash::{Slot, SlotId};
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
+use crate::serve::ending;
 use crate::shadow::Form;
 use crate::unclaimed::Claim;
 use crate::{lending, lock_files, private_fd, trace};
@@ -108,6 +109,7 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
     let mount = shared.mount() as usize;
     let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
     let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
+    ending::watch(instance);
     let restored = match form {
         Form::Backing(fd) => Ok(instance.restore(&[], &[fd]).map_err(plugin_errno)?),
         Form::Placeholder | Form::Shadow => restore_saved(process, instance, slot),

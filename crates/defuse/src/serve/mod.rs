@@ -10,7 +10,7 @@ mod comparing;
 mod copying;
 mod descriptors;
 mod directory;
-mod ending;
+pub mod ending;
 mod enter;
 mod exec;
 mod fork;
@@ -251,7 +251,7 @@ const WAITING: [u32; 6] =
 
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
-        ending::wait_for_end();
+        ending::before_call(self, call);
         thread::let_go();
         let ready = prefault::arguments(self, call);
         let Some(server) = server(call.nr) else { return pass(call, ready) };
@@ -264,6 +264,7 @@ impl Handler for &'static Process {
             server(self, call)
         };
         span.end(call, &served);
+        ending::after_call(self);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
             Ok(Reply::Pass) => pass(call, ready),
@@ -295,6 +296,10 @@ impl Handler for &'static Process {
 
     fn after_fork_child(&self, fork: &ForkCall) {
         fork::after_in_child(self, fork);
+    }
+
+    fn struck(&self, signal: u32, inside: bool) -> bool {
+        ending::struck(self, signal, inside)
     }
 
     fn thirty_two_bit_calls(&self, path: &[u8], sites: u32) {
