@@ -304,6 +304,11 @@ pub fn is_anywhere(process: &'static Process, slot: SlotId) -> bool {
     process.arena.slot(slot).is_ok_and(|slot| is_held(process, &slot))
 }
 
+/// Whether any process, this one as well, has an FD of the description.
+pub fn is_open(process: &Process, slot: &Slot<'_>) -> bool {
+    if slot.is_shared().unwrap_or(false) { is_held(process, slot) } else { alone::has_numbers(process, slot) }
+}
+
 /// Whether any descriptor of the slot's shadow is open anywhere.
 fn is_held(process: &Process, slot: &Slot<'_>) -> bool {
     // When it cannot be known, a leaked slot is better than one that two files share.

@@ -13,6 +13,7 @@ mod directory;
 pub mod ending;
 mod enter;
 mod exec;
+mod extended;
 mod fork;
 pub mod inner;
 mod limits;

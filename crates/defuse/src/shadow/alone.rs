@@ -79,6 +79,14 @@ pub fn is_adopted(process: &Process, fd: RawFd) -> bool {
     looked.is_ok() && slot_behind(process, fd, &looked).is_none() && identity(fd) != placeholder
 }
 
+/// Whether a living process has the file under any number, and not as a shadow.
+pub fn has_numbers(process: &Process, slot: &Slot<'_>) -> bool {
+    let word = slot.user_words()[LENDER].load(Ordering::Acquire);
+    word & ALONE != 0
+        && word & !ALONE != 0
+        && slot.owner().is_ok_and(|owner| process.arena.process_is_alive(owner))
+}
+
 /// Whether a living process has the file as something else than a shadow: no lock tells of that.
 pub fn is_with_owner(process: &Process, slot: &Slot<'_>) -> bool {
     slot.user_words()[LENDER].load(Ordering::Acquire) & ALONE != 0
