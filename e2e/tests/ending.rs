@@ -7,8 +7,10 @@ use defuse_e2e::Session;
 /// Runs a bash script on a mount of the plugin that buffers; the back end's files `NAME` and what the plugin has noted.
 fn run(script: &str, names: &[&str]) -> Option<(Vec<String>, String)> {
     let include = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/../crates/plugin-abi/include");
-    let session =
-        Session::new()?.fixture("buffering", &["-shared", "-fPIC", include]).fixture("unfinished", &[]);
+    let session = Session::new()?
+        .fixture("buffering", &["-shared", "-fPIC", include])
+        .fixture("unfinished", &[])
+        .fixture("dying", &["-pthread"]);
     let (mnt, backend) = (session.place.mnt(), session.place.backend());
     let library = session.place.root().join("buffering.so");
     fs::rename(session.place.root().join("fixtures/buffering"), &library).unwrap();
@@ -31,6 +33,36 @@ fn open_files_are_flushed_and_closed_at_the_end() {
     for name in ["f", "g", "h"] {
         assert!(log.contains(&format!("{name} closed with 0 bytes left\n")), "{log}");
     }
+}
+
+/// In a call that waits, between calls, and by its own hand.
+const WAYS: [&str; 12] = [
+    "waits",
+    "raises",
+    "allocates",
+    "writes",
+    "pipe",
+    "alarm",
+    "handled",
+    "once",
+    "ignored",
+    "blocked",
+    "threads",
+    "child",
+];
+
+#[test]
+fn a_signal_that_ends_the_process_comes_after_its_files() {
+    let Some((texts, log)) = run(&format!("\"$FIX/dying\" {}", WAYS.join(" ")), &WAYS) else { return };
+    for (name, text) in WAYS.iter().zip(texts) {
+        assert_eq!(text, if *name == "child" { "child-" } else { *name }, "{name}: {log}");
+        assert_eq!(log.matches(&format!("{name} closed with 0 bytes left\n")).count(), 1, "{name}: {log}");
+    }
+}
+
+#[test]
+fn no_signal_is_lost_on_who_computes_or_on_a_plugin_that_hangs() {
+    run(r#""$FIX/dying" computes stuck"#, &[]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 #![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
 
-use defuse_e2e::{Case, same_as_plain, same_as_plain_by, same_as_plain_served, script};
+use defuse_e2e::{Case, Serving, Session, same_as_plain, same_as_plain_by, same_as_plain_served, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -74,9 +74,23 @@ same_as_plain_served! {
     /// 29 calls that change something, each with the same paths on a tree laid anew every time.
     paths_that_are_changed: script("cd \"$MNT\"; \"$FIX/paths\" change").fixture("paths").needs_other_device();
 
+    /// ETXTBSY, the other way round; of what is handed over nothing is known.
+    written_programs_are_busy: transcript("written");
+
     /// Numbers, duplicates, flags, close-on-exec, /proc/self/fd.
     descriptors_are_the_kernels: transcript("descriptors");
 
     /// Entries, cookies, links, renames and working directories.
     directories_and_names: transcript("directories").needs_other_device();
+}
+
+/// A plain directory is none; a mount of the kernel's says the same.
+#[test]
+fn statx_knows_the_root_of_a_mount() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("attributes", &[]);
+    let outcome = session.script(Serving::Plugin, "cd \"$MNT\"; \"$FIX/attributes\" roots");
+    assert_eq!(outcome.stderr_text(), "");
+    assert_eq!(outcome.stdout_text(), ". 1 1\nd 0 0\nd/.. 1 1\nf 0 0\nd/up 1 1\nd/up/f 0 0\n");
+    session.assert_nothing_left();
 }

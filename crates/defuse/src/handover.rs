@@ -27,12 +27,21 @@ pub struct Prepared {
     /// Names the list for the next image; `None` if nothing is kept.
     pub token: Option<ExecToken>,
     kept: Vec<RawFd>,
+    /// What exec closes, of files that are no shadows.
+    closed: Vec<RawFd>,
     _together: Option<Guard<'static, ()>>,
 }
 
 impl Prepared {
     /// exec failed: this image goes on as before.
-    pub fn undo(self, process: &Process) {
+    pub fn undo(self, process: &'static Process) {
+        for fd in self.closed {
+            if let Some(file) = process.files.get(fd)
+                && let Err(error) = shadow::note_number(process, &file, fd)
+            {
+                trace::error(format_args!("FD {fd} after a failed exec: {error}"));
+            }
+        }
         for fd in self.kept {
             set_cloexec(fd, true);
         }
@@ -81,6 +90,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
     let mut list = Vec::new();
     let mut kept = Vec::new();
     let mut saved: Vec<SlotId> = Vec::new();
+    let mut closed = Vec::new();
     let mut result = Ok(());
     process.files.for_each(|fd, file, cloexec| {
         let more = Ref::fds(file) > 1;
@@ -94,8 +104,11 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
         let form = file.form();
         match form {
             _ if cloexec => {
-                if !more && form != Form::Shadow {
-                    carried::append(&mut list, Mark::Closed.entry(fd, file.slot, false));
+                if form != Form::Shadow {
+                    closed.push(fd);
+                    if !more {
+                        carried::append(&mut list, Mark::Closed.entry(fd, file.slot, false));
+                    }
                 }
             }
             Form::Backing(_) if is_bare(file) => {
@@ -131,7 +144,15 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
     lock_files::for_exec(process, &mut list, &mut kept);
     process.carried.hand_on(&mut list);
     list.extend(unclaimed::entries());
-    leave(process, process.me(), list, kept, Some(together))
+    let mut prepared = leave(process, process.me(), list, kept, Some(together))?;
+    // The next image may have other files under these numbers.
+    for &fd in &closed {
+        if let Some(file) = process.files.get(fd) {
+            shadow::forget_number(process, &file, fd);
+        }
+    }
+    prepared.closed = closed;
+    Ok(prepared)
 }
 
 /// Readies the files for an image that will not be in this session: to it they are shadows that it knows nothing of.
@@ -182,7 +203,7 @@ fn leave(
     for &fd in &kept {
         set_cloexec(fd, false);
     }
-    Ok(Prepared { token, kept, _together: together })
+    Ok(Prepared { token, kept, closed: Vec::new(), _together: together })
 }
 
 /// Whether the plugin's descriptor is all there is to the handle.

@@ -97,6 +97,7 @@ pub fn stage(
     attributes: &plugin_abi::stat,
     name: &[u8],
 ) -> Result<(PathBytes, Header), Errno> {
+    running::check_writers(process, spot, attributes)?;
     paging::settle_at(process, spot, attributes)?;
     let instance = spot.mount.instance()?;
     let opened = instance.open(spot.path(), sys::O_RDONLY as i32, 0).map_err(plugin_errno)?;

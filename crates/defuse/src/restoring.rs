@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
-use plugin_abi::{Handle, Instance, Open, Saved};
+use plugin_abi::{Capabilities, Handle, Instance, Open, Saved};
 use rustix::io::Errno;
 use stash::{Holder, Slot, SlotId, StashError};
 
@@ -13,6 +13,7 @@ use crate::carried::KEPT_MAX;
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
+use crate::serve::ending;
 use crate::shadow::Form;
 use crate::unclaimed::Claim;
 use crate::{lending, lock_files, private_fd, trace};
@@ -122,6 +123,7 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
     let mount = shared.mount() as usize;
     let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
     let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
+    ending::watch(instance);
     let restored = match form {
         Form::Backing(fd) => Ok(instance.restore(&[], &[fd]).map_err(plugin_errno)?),
         Form::Placeholder | Form::Shadow => restore_saved(process, instance, slot),
@@ -145,6 +147,28 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
         }
         Open::Native { .. } => Err(Errno::IO),
     }
+}
+
+/// A handle for the description in `slot`, of a descriptor that its owner's plugin has, if that is all there is to a handle.
+pub fn restore_from(process: &'static Process, slot: SlotId, fd: RawFd) -> Result<OpenFile, Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    let mount = shared.mount() as usize;
+    let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
+    if !instance.capabilities().contains(Capabilities::BARE_FD) {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let private = private_fd::duplicate(fd)?;
+    let restored = instance.restore(&[], &[private]).map_err(plugin_errno);
+    let Ok(Open::Served { handle, mode_type, .. }) = restored else {
+        private_fd::close(private);
+        return Err(restored.err().unwrap_or(Errno::IO));
+    };
+    let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
+    let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
+    let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
+    file.set_form(Form::Shadow);
+    lock_files::attach(&file);
+    Ok(file)
 }
 
 /// The file at the path in the slot, if that is still the same one.

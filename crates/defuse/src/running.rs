@@ -1,20 +1,29 @@
-//! `ETXTBSY`: a program on a mount that runs cannot be opened for writing.
+//! `ETXTBSY`: a program on a mount that runs cannot be opened for writing, and one that is open for writing cannot be run.
+//!
+//! The latter is found in the arena, where all open files are ([`check_writers`]).
 //!
 //! What the kernel runs is a copy (see [`program`](crate::program)), which it lets nobody open for writing meanwhile. So that is tried. As
 //! the copy cannot be started in the moment in which somebody tries, who tries holds the file's folder of copies locked, and an
 //! exec that finds the copy busy waits for the lock ([`exec`]).
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
+use plugin_abi::MountPath;
 use rustix::io::Errno;
+use stash::Slot;
 
 use crate::namei::{self, OpenHow, Spot};
 use crate::native;
 use crate::process::Process;
 use crate::program;
+use crate::resolve::PATH_MAX;
 use crate::serve::attributes::access_itself;
+use crate::shadow;
+
+type Stat = plugin_abi::stat;
 
 /// Set in the arena's word once a program on a mount was started in this session: until then nothing is to be looked at.
 const STARTED: u32 = 1;
@@ -44,6 +53,40 @@ pub fn check(process: &Process, spot: &Spot) -> Result<(), Errno> {
     // Who may not write there is to hear of that.
     let may_write = |_: &Errno| access_itself(spot, W_OK, sys::AT_EACCESS).is_ok();
     if result.as_ref().is_err_and(may_write) { Err(Errno::TXTBSY) } else { Ok(()) }
+}
+
+/// `ETXTBSY` if a process of the session has the program at `spot` open for writing. What a plugin has handed over is not known here.
+pub fn check_writers(process: &'static Process, spot: &Spot, attributes: &Stat) -> Result<(), Errno> {
+    let mut result = Ok(());
+    process.arena.for_each_live(|slot| {
+        let writes = matches!(slot.access_mode(), sys::O_WRONLY | sys::O_RDWR);
+        if writes && slot.mount() as usize == spot.mount.number && result.is_ok() {
+            let same = is_at(&slot, spot, attributes);
+            if same && shadow::is_open(process, &slot) {
+                result = Err(Errno::TXTBSY);
+            }
+        }
+    });
+    result
+}
+
+/// Whether the description in `slot` is of the file at `spot`, by that name or another one.
+fn is_at(slot: &Slot<'_>, spot: &Spot, attributes: &Stat) -> bool {
+    let mut buffer = [0; PATH_MAX + 1];
+    let Ok(length) = slot.path(&mut buffer[..PATH_MAX]).map(<[u8]>::len) else { return false };
+    buffer[length] = 0;
+    let path = CStr::from_bytes_until_nul(&buffer).ok().and_then(MountPath::new);
+    let Some(path) = path else { return false };
+    path.as_c_str() == spot.path().as_c_str()
+        || attributes.st_nlink > 1
+            && spot
+                .mount
+                .instance()
+                .is_ok_and(|instance| instance.getattr(path).is_ok_and(|found| is_same(&found, attributes)))
+}
+
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// execve(2) of the program's copy at `copy`. If it is busy, only somebody who tried can have caused that: makes the call once

@@ -25,7 +25,7 @@ use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
 use crate::{lock_files, native, nofile, private_fd, restoring, trace};
 
-pub use alone::{alone_in, forget_number, note_alone, place_shared};
+pub use alone::{alone_in, forget_number, is_adopted, note_number, place_shared};
 pub use folder::{open as open_shadow, placeholder};
 pub use module::Module;
 use module::Waiting;
@@ -47,7 +47,7 @@ pub const KIND: usize = 1;
 /// The user word of a slot that says who owns the file, for the module (upper half), and who opened the shadow (lower half).
 pub const USERS: usize = 2;
 
-/// The user word of a slot that says which process has the descriptors that its blob names; or, with the highest bit, under which number its
+/// The user word of a slot that says which process has the descriptors that its blob names; or, with the highest bit, under which numbers its
 /// owner has the file, which is no shadow there.
 pub const LENDER: usize = 3;
 
@@ -302,6 +302,11 @@ pub fn sweep(process: &'static Process) {
 /// Whether the description is open in any process.
 pub fn is_anywhere(process: &'static Process, slot: SlotId) -> bool {
     process.arena.slot(slot).is_ok_and(|slot| is_held(process, &slot))
+}
+
+/// Whether any process, this one as well, has an FD of the description.
+pub fn is_open(process: &Process, slot: &Slot<'_>) -> bool {
+    if slot.is_shared().unwrap_or(false) { is_held(process, slot) } else { alone::has_numbers(process, slot) }
 }
 
 /// Whether any descriptor of the slot's shadow is open anywhere.

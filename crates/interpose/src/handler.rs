@@ -43,6 +43,15 @@ pub trait Handler: Sync + 'static {
         false
     }
 
+    /// A signal that ends the process by its default action struck, after [`crate::watch_endings`]. Its action is the default from now on,
+    /// so that another one ends the process at once. `true` postpones the end: the handler calls [`crate::end_by`], as soon as one of
+    /// the process's calls is offered. `inside` says that this thread's is.
+    ///
+    /// Not on this crate's stack but in a signal handler, outside as well as inside: only atomics and system calls.
+    fn struck(&self, _signal: u32, _inside: bool) -> bool {
+        false
+    }
+
     /// The object loaded from `path` makes 32-bit system calls (`int $0x80`) at so many places. They are not offered. Called
     /// once for each object, at [`crate::install`] too.
     fn thirty_two_bit_calls(&self, _path: &[u8], _sites: u32) {}

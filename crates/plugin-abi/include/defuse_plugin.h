@@ -24,7 +24,7 @@ extern "C" {
 /* A plugin of another major version is refused. */
 #define DEFUSE_ABI_MAJOR 1
 /* Grows when members are added to the end of a struct; never a reason to refuse. */
-#define DEFUSE_ABI_MINOR 0
+#define DEFUSE_ABI_MINOR 1
 /*
  * Functions may be called from several threads at once. Without it the host serialises them,
  * and never calls `lock` and `flock`, which may block.
@@ -92,6 +92,8 @@ extern "C" {
 #define DEFUSE_SET_MTIME_NOW 128
 /* Nothing to set: a symbolic link is to be answered with ELOOP. For DEFUSE_CAP_TELLS_LINKS. */
 #define DEFUSE_SET_NO_LINK 256
+/* `defuse_more.valid`: btime. */
+#define DEFUSE_MORE_BTIME 1
 /* Level of a log line: something went wrong. */
 #define DEFUSE_LOG_ERROR 1
 /* Level of a log line: something looks wrong. */
@@ -151,6 +153,20 @@ struct defuse_setattr {
     struct timespec atime;
     /* Last modification. */
     struct timespec mtime;
+};
+
+/* What statx(2) tells beyond `struct stat`. The host fills in zeros before the call. */
+struct defuse_more {
+    /* DEFUSE_MORE_* bits of what is given; unknown ones are ignored. */
+    uint32_t valid;
+    /* Zero. */
+    uint32_t reserved;
+    /* When the file was made. */
+    struct timespec btime;
+    /* STATX_ATTR_* bits that are set; the host knows itself what is the root of a mount. */
+    uint64_t attributes;
+    /* Those that the file system knows. */
+    uint64_t attributes_mask;
 };
 
 /* Answer of `open` and `restore`. The host fills in {0, -1, 0, 0, 0} before the call. */
@@ -327,6 +343,10 @@ struct defuse_plugin {
      * gone. `flags` as for `open`, never with O_CREAT. Default: ENOSYS, and the host opens by path.
      */
     int (*reopen)(void *fs, uint64_t handle, int flags, struct defuse_opened *out);
+    /* What getattr cannot tell, for programs that ask statx(2) for the time when the file was made. Default: nothing. */
+    int (*getmore)(void *fs, const char *path, struct defuse_more *out);
+    /* The same of an open file. */
+    int (*fgetmore)(void *fs, uint64_t handle, struct defuse_more *out);
 };
 
 /* What the plugin defines. */

@@ -18,7 +18,7 @@ c_constants! { CONSTANTS;
     /// A plugin of another major version is refused.
     pub const DEFUSE_ABI_MAJOR: u16 = 1;
     /// Grows when members are added to the end of a struct; never a reason to refuse.
-    pub const DEFUSE_ABI_MINOR: u16 = 0;
+    pub const DEFUSE_ABI_MINOR: u16 = 1;
 
     /// Functions may be called from several threads at once. Without it the host serialises them,
     /// and never calls `lock` and `flock`, which may block.
@@ -83,6 +83,9 @@ c_constants! { CONSTANTS;
 
     /// Nothing to set: a symbolic link is to be answered with ELOOP. For DEFUSE_CAP_TELLS_LINKS.
     pub const DEFUSE_SET_NO_LINK: u32 = 256;
+
+    /// `defuse_more.valid`: btime.
+    pub const DEFUSE_MORE_BTIME: u32 = 1;
 
     /// Level of a log line: something went wrong.
     pub const DEFUSE_LOG_ERROR: u32 = 1;
@@ -152,6 +155,23 @@ c_struct! { SETATTR;
         atime: libc::timespec,
         /// Last modification.
         mtime: libc::timespec,
+    }
+}
+
+c_struct! { MORE;
+    /// What statx(2) tells beyond `struct stat`. The host fills in zeros before the call.
+    #[derive(Debug, Clone, Copy)]
+    pub struct RawMore as "defuse_more" {
+        /// DEFUSE_MORE_* bits of what is given; unknown ones are ignored.
+        valid: u32,
+        /// Zero.
+        reserved: u32,
+        /// When the file was made.
+        btime: libc::timespec,
+        /// STATX_ATTR_* bits that are set; the host knows itself what is the root of a mount.
+        attributes: u64,
+        /// Those that the file system knows.
+        attributes_mask: u64,
     }
 }
 
@@ -335,6 +355,11 @@ c_struct! { TABLE;
         /// Opens the file behind a handle once more, as open(2) of /proc/self/fd does: also when its name is
         /// gone. `flags` as for `open`, never with O_CREAT. Default: ENOSYS, and the host opens by path.
         fn reopen(fs: *mut c_void, handle: u64, flags: c_int, out: *mut Opened);
+
+        /// What getattr cannot tell, for programs that ask statx(2) for the time when the file was made. Default: nothing.
+        fn getmore(fs: *mut c_void, path: *const c_char, out: *mut RawMore);
+        /// The same of an open file.
+        fn fgetmore(fs: *mut c_void, handle: u64, out: *mut RawMore);
     }
 }
 
@@ -373,4 +398,4 @@ impl Opened {
 }
 
 /// Every declaration, in the order in which the header has them.
-pub(crate) const STRUCTS: &[Item] = &[HOST, SETATTR, OPENED, TABLE];
+pub(crate) const STRUCTS: &[Item] = &[HOST, SETATTR, MORE, OPENED, TABLE];

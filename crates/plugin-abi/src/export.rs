@@ -1,6 +1,6 @@
 //! From the safe trait to the C table: one shim per operation.
 
-use crate::abi::{self, Opened, RawSetAttr, Table};
+use crate::abi::{self, Opened, RawMore, RawSetAttr, Table};
 use crate::errno::{Errno, Result};
 use crate::filesystem::FileSystem;
 use crate::handle::RawHandle;
@@ -96,6 +96,8 @@ pub const fn table_of<F: FileSystem>() -> Table {
     table.move_fd = Some(move_fd::<F>);
     table.ioctl = Some(ioctl::<F>);
     table.reopen = Some(reopen::<F>);
+    table.getmore = Some(getmore::<F>);
+    table.fgetmore = Some(fgetmore::<F>);
     table
 }
 
@@ -255,6 +257,9 @@ shims! {
     fn fgetattr(fs, handle: u64, out: *mut stat) { *out = fs.fgetattr(handle!(handle))?; Ok(()) }
     fn setattr(fs, name: *const c_char, attr: *const RawSetAttr) { fs.setattr(path(name), &SetAttr::from(&*attr)) }
     fn fsetattr(fs, handle: u64, attr: *const RawSetAttr) { fs.fsetattr(handle!(handle), &SetAttr::from(&*attr)) }
+
+    fn getmore(fs, name: *const c_char, out: *mut RawMore) { *out = fs.getmore(path(name))?.into(); Ok(()) }
+    fn fgetmore(fs, handle: u64, out: *mut RawMore) { *out = fs.fgetmore(handle!(handle))?.into(); Ok(()) }
 
     fn open(fs, name: *const c_char, flags: c_int, mode: mode_t, out: *mut Opened) {
         *out = store_opened(fs.open(path(name), flags, mode)?);

@@ -3,7 +3,9 @@
 use crate::errno::{Errno, Result};
 use crate::handle::RawHandle;
 use crate::path::MountPath;
-use crate::types::{Capabilities, DirSink, InitError, Open, Purpose, SaveSink, SetAttr, Setup, Written};
+use crate::types::{
+    Capabilities, DirSink, InitError, MoreAttributes, Open, Purpose, SaveSink, SetAttr, Setup, Written,
+};
 use core::ffi::{CStr, c_int, c_void};
 use libc::{flock, stat, statfs};
 use std::io::{IoSlice, IoSliceMut};
@@ -42,6 +44,15 @@ pub trait FileSystem: Send + Sync + Sized + 'static {
     }
     /// Changes attributes of an open file.
     fn fsetattr(&self, handle: &Self::Handle, attr: &SetAttr) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+
+    /// What `getattr` cannot tell.
+    fn getmore(&self, path: &MountPath) -> Result<MoreAttributes> {
+        Err(Errno::ENOSYS)
+    }
+    /// The same of an open file.
+    fn fgetmore(&self, handle: &Self::Handle) -> Result<MoreAttributes> {
         Err(Errno::ENOSYS)
     }
 

@@ -56,6 +56,7 @@ pub fn layout_check() -> String {
         ("defuse_plugin", size_of::<crate::abi::Table>()),
         ("defuse_host", size_of::<crate::abi::Host>()),
         ("defuse_setattr", size_of::<crate::abi::RawSetAttr>()),
+        ("defuse_more", size_of::<crate::abi::RawMore>()),
         ("defuse_opened", size_of::<crate::abi::Opened>()),
     ] {
         let _ = writeln!(out, "_Static_assert(sizeof(struct {name}) == {size}, \"sizeof {name}\");");
@@ -111,6 +112,7 @@ fn declaration(ty: &str, name: &str) -> String {
             "libc::timespec" => "struct timespec",
             "Host" => "struct defuse_host",
             "RawSetAttr" => "struct defuse_setattr",
+            "RawMore" => "struct defuse_more",
             "Opened" => "struct defuse_opened",
             "Emit" => "defuse_emit",
             other => panic!("no C spelling for {other}"),

@@ -14,6 +14,7 @@ mod host;
 mod instance;
 mod listing1;
 mod loader;
+mod more;
 mod path;
 pub mod permission;
 mod serial;
@@ -32,6 +33,6 @@ pub use libc::{flock, stat, statfs, timespec};
 pub use loader::{Form, LoadError, Plugin};
 pub use path::MountPath;
 pub use types::{
-    Capabilities, DirEntry, DirSink, InitError, Open, Purpose, SaveSink, SetAttr, SetTime, Setup, Written,
-    empty_stat, empty_statfs,
+    Capabilities, DirEntry, DirSink, InitError, MoreAttributes, Open, Purpose, SaveSink, SetAttr, SetTime,
+    Setup, Written, empty_stat, empty_statfs,
 };

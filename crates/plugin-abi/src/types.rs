@@ -132,6 +132,17 @@ pub struct SetAttr {
     pub no_link: bool,
 }
 
+/// What statx(2) tells beyond `struct stat`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MoreAttributes {
+    /// When the file was made.
+    pub birth: Option<timespec>,
+    /// `STATX_ATTR_*` bits that are set.
+    pub attributes: u64,
+    /// Those that the file system knows.
+    pub attributes_mask: u64,
+}
+
 /// The answer of `open` and `restore`.
 #[derive(Debug)]
 pub enum Open<H> {

@@ -4,8 +4,11 @@ use crate::Passthrough;
 use crate::resolve::{Located, ProcPath};
 use core::sync::atomic::{AtomicBool, Ordering};
 use libc::timespec;
-use plugin_abi::{Errno, MountPath, Result, SetAttr, SetTime, stat, statfs};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, utimensat};
+use plugin_abi::{CStr, Errno, MoreAttributes, MountPath, Result, SetAttr, SetTime, stat, statfs};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Timespec, Timestamps, Uid, chownat,
+    statx, utimensat,
+};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// The kernel's own struct under two names.
@@ -20,6 +23,19 @@ pub(crate) fn statfs_from_rustix(st: rustix::fs::StatFs) -> statfs {
     const { assert!(size_of::<rustix::fs::StatFs>() == size_of::<statfs>()) };
     // SAFETY: on x86-64 both are the kernel's `struct statfs`, integers only.
     unsafe { core::mem::transmute::<rustix::fs::StatFs, statfs>(st) }
+}
+
+/// What statx(2) tells beyond [`stat`]: a second call, made when it is asked for.
+pub(crate) fn more(dir: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<MoreAttributes> {
+    let found = statx(dir, name, flags, StatxFlags::BTIME)?;
+    let birth = (found.stx_mask & StatxFlags::BTIME.bits() != 0)
+        .then(|| timespec { tv_sec: found.stx_btime.tv_sec, tv_nsec: found.stx_btime.tv_nsec.into() });
+    let root = StatxAttributes::MOUNT_ROOT;
+    Ok(MoreAttributes {
+        birth,
+        attributes: found.stx_attributes.difference(root).bits(),
+        attributes_mask: found.stx_attributes_mask.difference(root).bits(),
+    })
 }
 
 pub(crate) fn d_type(file_type: FileType) -> u8 {

@@ -18,8 +18,8 @@ mod resolve;
 mod xattr;
 
 use plugin_abi::{
-    CStr, Capabilities, DirEntry, DirSink, Errno, FileSystem, Host, InitError, MountPath, Open, Purpose,
-    Result, SaveSink, SetAttr, Setup, Written, flock, stat, statfs,
+    CStr, Capabilities, DirEntry, DirSink, Errno, FileSystem, Host, InitError, MoreAttributes, MountPath,
+    Open, Purpose, Result, SaveSink, SetAttr, Setup, Written, flock, stat, statfs,
 };
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom,
@@ -109,6 +109,15 @@ impl FileSystem for Passthrough {
 
     fn fgetattr(&self, handle: &OwnedFd) -> Result<stat> {
         Ok(attributes::from_rustix(fstat(handle)?))
+    }
+
+    fn getmore(&self, path: &MountPath) -> Result<MoreAttributes> {
+        let at = self.locate(path)?;
+        attributes::more(at.dir(), at.name(), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn fgetmore(&self, handle: &OwnedFd) -> Result<MoreAttributes> {
+        attributes::more(handle.as_fd(), c"", AtFlags::EMPTY_PATH)
     }
 
     fn setattr(&self, path: &MountPath, attr: &SetAttr) -> Result<()> {

@@ -7,6 +7,7 @@ use linux_raw_sys::general as sys;
 use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
 
+use super::extended::{What, extended, makedev};
 use super::paths::{self, At};
 use super::{DONE, Reply, Served};
 use crate::file::{self, FileRef};
@@ -38,7 +39,7 @@ pub fn newfstatat(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
-        return on_fd(process, dirfd as RawFd, |attributes| user::write(buffer, attributes));
+        return on_fd(process, dirfd as RawFd, |attributes, _| user::write(buffer, attributes));
     }
     stat_path(process, call, At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0), 2)
 }
@@ -53,17 +54,21 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
-        return on_fd(process, dirfd as RawFd, |attributes| user::write(buffer, &extended(attributes)));
+        return on_fd(process, dirfd as RawFd, |attributes, what| {
+            user::write(buffer, &extended(attributes, mask as u32, what))
+        });
     }
     let at = At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0);
     let argument = at.argument(call)?;
     if let Some(file) = itself(process, &argument, at) {
-        user::write(buffer, &extended(&file.with_handle(Instance::fgetattr)?))?;
+        let attributes = file.with_handle(Instance::fgetattr)?;
+        user::write(buffer, &extended(&attributes, mask as u32, What::File(&file)))?;
         return DONE;
     }
     let mut on_mount = false;
     let served = paths::lookup_argument(process, call, at, &argument, |spot| {
-        user::write(buffer, &extended(&attributes_at(spot, at.follow)?))?;
+        let attributes = attributes_at(spot, at.follow)?;
+        user::write(buffer, &extended(&attributes, mask as u32, What::Spot(spot)))?;
         on_mount = true;
         Ok(0)
     })?;
@@ -78,7 +83,7 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
         &argument,
         at.follow,
         served,
-        |attributes| user::write(buffer, &extended(attributes)),
+        |attributes, root| user::write(buffer, &extended(attributes, mask as u32, root)),
         || {
             let found = user::read::<sys::statx>(buffer).ok()?;
             Some((makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino))
@@ -112,7 +117,7 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
         &argument,
         at.follow,
         served,
-        |attributes| user::write(buffer, attributes),
+        |attributes, _| user::write(buffer, attributes),
         || {
             let found = user::read::<Stat>(buffer).ok()?;
             Some((found.st_dev, found.st_ino))
@@ -146,7 +151,7 @@ fn unhide(
     argument: &PathArgument,
     follow: bool,
     served: Reply,
-    write: impl FnOnce(&Stat) -> Result<(), Errno>,
+    write: impl FnOnce(&Stat, What<'_>) -> Result<(), Errno>,
     found: impl FnOnce() -> Option<(u64, u64)>,
 ) -> Served {
     let Reply::Value(0) = served else { return Ok(served) };
@@ -157,8 +162,9 @@ fn unhide(
     if let Some(mount) = hidden
         && argument.meets_link(true)
     {
-        let root = process.mounts[mount].instance()?.getattr(plugin_abi::MountPath::ROOT);
-        write(&root.map_err(file::plugin_errno)?)?;
+        let instance = process.mounts[mount].instance()?;
+        let root = instance.getattr(plugin_abi::MountPath::ROOT);
+        write(&root.map_err(file::plugin_errno)?, What::Root(instance))?;
     }
     DONE
 }
@@ -180,10 +186,14 @@ pub fn expect_no_link(spot: &Spot) -> Result<(), Errno> {
 }
 
 /// The attributes of what an FD (or the working directory) stands for, given to `write`.
-fn on_fd(process: &'static Process, fd: RawFd, write: impl FnOnce(&Stat) -> Result<(), Errno>) -> Served {
+fn on_fd(
+    process: &'static Process,
+    fd: RawFd,
+    write: impl FnOnce(&Stat, What<'_>) -> Result<(), Errno>,
+) -> Served {
     if fd == sys::AT_FDCWD {
         if let Some(file) = namei::working_file(process) {
-            write(&file.with_handle(Instance::fgetattr)?)?;
+            write(&file.with_handle(Instance::fgetattr)?, What::File(&file))?;
             return DONE;
         }
         let served = process.with_cwd(|cwd| match cwd {
@@ -192,59 +202,20 @@ fn on_fd(process: &'static Process, fd: RawFd, write: impl FnOnce(&Stat) -> Resu
         });
         let Some((mount, path)) = served else { return Ok(Reply::Pass) };
         let spot = Spot::new(&process.mounts[mount], path, false)?;
-        write(&spot.call(Instance::getattr)?)?;
+        write(&spot.call(Instance::getattr)?, What::Spot(&spot))?;
         return DONE;
     }
     if private_fd::is_private(fd) {
         return Err(Errno::BADF);
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
-    write(&file.with_handle(Instance::fgetattr)?)?;
+    write(&file.with_handle(Instance::fgetattr)?, What::File(&file))?;
     DONE
 }
 
 /// Whether the path at `address` is "" (or, as newer kernels allow, no path at all).
 pub fn is_empty(address: u64) -> Result<bool, Errno> {
     Ok(address == 0 || user::read::<u8>(address)? == 0)
-}
-
-fn extended(from: &Stat) -> sys::statx {
-    let time = |seconds: i64, nanoseconds: i64| sys::statx_timestamp {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds as u32,
-        __reserved: 0,
-    };
-    // SAFETY is not involved: every field that is not named is zero by construction.
-    let mut statx = user::zeroed::<sys::statx>();
-    statx.stx_mask = sys::STATX_BASIC_STATS;
-    statx.stx_blksize = from.st_blksize as u32;
-    statx.stx_nlink = from.st_nlink as u32;
-    statx.stx_uid = from.st_uid;
-    statx.stx_gid = from.st_gid;
-    statx.stx_mode = from.st_mode as u16;
-    statx.stx_ino = from.st_ino;
-    statx.stx_size = from.st_size as u64;
-    statx.stx_blocks = from.st_blocks as u64;
-    statx.stx_atime = time(from.st_atime, from.st_atime_nsec);
-    statx.stx_mtime = time(from.st_mtime, from.st_mtime_nsec);
-    statx.stx_ctime = time(from.st_ctime, from.st_ctime_nsec);
-    (statx.stx_rdev_major, statx.stx_rdev_minor) = (major(from.st_rdev), minor(from.st_rdev));
-    (statx.stx_dev_major, statx.stx_dev_minor) = (major(from.st_dev), minor(from.st_dev));
-    statx
-}
-
-/// makedev(3) and its parts, as glibc encodes a `dev_t`.
-fn makedev(major: u32, minor: u32) -> u64 {
-    let (major, minor) = (u64::from(major), u64::from(minor));
-    (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12 | (major & !0xfff) << 32
-}
-
-fn major(device: u64) -> u32 {
-    ((device >> 8 & 0xfff) | (device >> 32 & !0xfff)) as u32
-}
-
-fn minor(device: u64) -> u32 {
-    ((device & 0xff) | (device >> 12 & !0xff)) as u32
 }
 
 pub fn access(process: &'static Process, call: &Call) -> Served {
@@ -318,23 +289,4 @@ pub fn fstatfs(process: &'static Process, call: &Call) -> Served {
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
     user::write(buffer, &file.with_handle(Instance::fstatfs)?)?;
     DONE
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{major, makedev, minor};
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn device_numbers_survive_the_round_trip(high: u32, low: u32) {
-            let device = makedev(high, low);
-            prop_assert_eq!((major(device), minor(device)), (high, low));
-            prop_assert_eq!(device, libc_makedev(high, low));
-        }
-    }
-
-    fn libc_makedev(high: u32, low: u32) -> u64 {
-        rustix::fs::makedev(high, low)
-    }
 }

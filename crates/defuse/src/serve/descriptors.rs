@@ -116,8 +116,8 @@ pub fn dup(process: &'static Process, call: &Call) -> Served {
     duplicate(process, call, call.args[0] as RawFd, false)
 }
 
-/// dup(2) and `F_DUPFD`: the kernel chooses the number.
-fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool) -> Served {
+/// dup(2), `F_DUPFD` and pidfd_getfd(2) of this very process: the kernel chooses the number.
+pub fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool) -> Served {
     if private_fd::is_private(from) {
         return Err(Errno::BADF);
     }
@@ -173,6 +173,7 @@ fn enter_duplicate(
 ) -> Result<Option<Released<OpenFile>>, Errno> {
     let FileRef::Entered(file) = file else { return Err(Errno::BADF) };
     let replaced = process.files.insert_shared(to, file, cloexec).map_err(|_| Errno::BADF)?;
+    shadow::note_number(process, file, to)?;
     STATES.set(to, FdState::Served);
     Ok(replaced)
 }

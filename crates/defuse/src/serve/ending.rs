@@ -1,11 +1,13 @@
 //! The end of the process, and of its image: what closing files means for their plugins.
 //!
 //! The kernel closes the FDs, and what a plugin's handle is in memory only would be gone without a word: data that it has not passed on
-//! yet, above all. So each file is flushed and closed before. Not for plugins whose handles are a descriptor and nothing else; and not
-//! when a signal ends the process.
+//! yet, above all. So each file is flushed and closed before. Not for plugins whose handles are a descriptor and nothing else.
+//!
+//! A signal that ends the process by its default action is postponed for that ([`struck`]) until a thread makes a call that is ours, for a moment at most. The
+//! next signal ends the process at once.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
@@ -14,41 +16,141 @@ use plugin_abi::{Capabilities, Instance};
 use super::{Reply, Served, descriptors};
 use crate::file::OpenFile;
 use crate::paging::live;
-use crate::process::Process;
+use crate::process::{Process, STATES};
 use crate::{native, trace};
 
-/// The process is about to end: nobody is to use its files any more.
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// 0, or the signal that is to end the process; with [`BEGUN`] somebody is about to end it: nobody else is to use its files any more.
+static ENDING: AtomicU32 = AtomicU32::new(0);
+const BEGUN: u32 = 1 << 8;
+
+/// The interposer asks before a signal ends the process.
+static WATCHING: AtomicBool = AtomicBool::new(false);
+
+/// The timer by which the process ends at the latest; -1 for none.
+static TIMER: AtomicI32 = AtomicI32::new(-1);
+
+/// How long an end is postponed, in nanoseconds, for a thread that computes, and for one in a call that is served.
+const MOMENT: u64 = 100_000_000;
+const LONG: u64 = 2_000_000_000;
 
 /// exit_group(2).
 pub fn exit_group(process: &'static Process, call: &Call) -> Served {
     if interpose::in_vfork_child() || process.restricted.load(Ordering::Relaxed) {
         return Ok(Reply::Pass);
     }
-    live::leave(process);
-    let concerned = concerned(process);
-    if !concerned.is_empty() {
-        ENDING.store(true, Ordering::Release);
-        for fd in concerned {
-            if let Some(released) = process.files.remove(fd) {
-                if let Err(error) = descriptors::finish(process, &released) {
-                    trace::debug(format_args!("at the end of the process: {error}"));
-                }
-                drop(released);
-            }
-        }
-    }
+    finish(process);
     // Not by the program's own instruction, which may have been in a mapped file.
     Ok(Reply::Value(native::call(call)))
 }
 
-/// A call of another thread while the process ends does not come back: it would not find its files.
-pub fn wait_for_end() {
-    if ENDING.load(Ordering::Relaxed) && !interpose::in_vfork_child() {
+/// Flushes and closes all files.
+fn finish(process: &'static Process) {
+    live::leave(process);
+    let concerned = concerned(process);
+    if concerned.is_empty() {
+        return;
+    }
+    ENDING.fetch_or(BEGUN, Ordering::AcqRel);
+    for fd in concerned {
+        if let Some(released) = process.files.remove(fd) {
+            if let Err(error) = descriptors::finish(process, &released) {
+                trace::debug(format_args!("at the end of the process: {error}"));
+            }
+            drop(released);
+        }
+    }
+}
+
+/// A file of this plugin is open from now on: its plugin will want to hear of the end.
+pub fn watch(instance: &Instance) {
+    if WATCHING.load(Ordering::Relaxed) || interpose::in_vfork_child() {
+        return;
+    }
+    // What others keep in this process's memory only is gone in any case.
+    let unconcerned = Capabilities::BARE_FD.union(Capabilities::PROCESS_LOCAL);
+    // The kernel keeps the first process of a PID namespace from signals that it does not handle.
+    if instance.capabilities().intersects(unconcerned) || native::raw_call(sys::__NR_getpid, [0; 6]) == 1 {
+        return;
+    }
+    WATCHING.store(true, Ordering::Relaxed);
+    interpose::watch_endings();
+}
+
+/// A signal is about to end the process. Only atomics and system calls: see [`interpose::Handler::struck`].
+pub fn struck(process: &'static Process, signal: u32, inside: bool) -> bool {
+    if process.restricted.load(Ordering::Relaxed) {
+        return false;
+    }
+    match ENDING.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {
+            set_deadline(signal, if inside { LONG } else { MOMENT });
+            // All calls about FDs are ours.
+            STATES.forget_range(0, u32::MAX);
+            process.serving.store(1, Ordering::Release);
+            true
+        }
+        // It ends already.
+        Err(BEGUN) => {
+            set_deadline(signal, LONG);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// The kernel sends the signal once more, which has its default action by then.
+fn set_deadline(signal: u32, nanoseconds: u64) {
+    let event = [0, u64::from(signal), 0, 0, 0, 0, 0, 0];
+    let mut timer = -1_i32;
+    let (event, made) = ((&raw const event) as u64, (&raw mut timer) as u64);
+    native::raw_call(sys::__NR_timer_create, [sys::CLOCK_MONOTONIC.into(), event, made, 0, 0, 0]);
+    let after = [0, 0, nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    native::raw_call(sys::__NR_timer_settime, [timer as u64, 0, (&raw const after) as u64, 0, 0, 0]);
+    TIMER.store(timer, Ordering::Release);
+}
+
+/// Before a call is served. While the process ends it does not come back: it would not find its files.
+#[inline]
+pub fn before_call(process: &'static Process, call: &Call) {
+    if ENDING.load(Ordering::Relaxed) != 0 && !interpose::in_vfork_child() && !is_of_allocator(call) {
+        end(process);
+    }
+}
+
+/// After a call was served.
+#[inline]
+pub fn after_call(process: &'static Process) {
+    if ENDING.load(Ordering::Relaxed) != 0 && !interpose::in_vfork_child() {
+        end(process);
+    }
+}
+
+/// Whether the program may make this call under the lock of its allocator, for which what a plugin does may have to wait.
+fn is_of_allocator(call: &Call) -> bool {
+    match call.nr {
+        sys::__NR_mmap => call.args[4] as u32 == u32::MAX,
+        sys::__NR_munmap | sys::__NR_mremap | sys::__NR_mprotect | sys::__NR_madvise | sys::__NR_brk => true,
+        _ => false,
+    }
+}
+
+#[cold]
+fn end(process: &'static Process) -> ! {
+    let signal = ENDING.fetch_or(BEGUN, Ordering::AcqRel);
+    if signal & BEGUN != 0 {
         loop {
             native::raw_call(sys::__NR_pause, [0; 6]);
         }
     }
+    // However long it takes: the next signal ends it.
+    native::raw_call(sys::__NR_timer_delete, [TIMER.load(Ordering::Acquire) as u64, 0, 0, 0, 0, 0]);
+    finish(process);
+    interpose::end_by(signal)
+}
+
+/// In a forked child: what ends its parent does not end it.
+pub fn in_forked_child() {
+    ENDING.store(0, Ordering::Relaxed);
 }
 
 /// Before exec: the next image has other handles, or none.

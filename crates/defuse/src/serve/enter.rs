@@ -9,8 +9,8 @@ use plugin_abi::{Capabilities, Handle, Instance, Open};
 use rustix::io::Errno;
 use stash::{Description, Kind};
 
-use super::locks;
 use super::open::STATUS;
+use super::{ending, locks};
 use crate::file::{self, OpenFile, plugin_errno};
 use crate::mount::Mount;
 use crate::paging;
@@ -175,10 +175,11 @@ pub fn enter(
     if process.common.table() {
         lending::offer(process, &file);
     }
-    if file.form() != Form::Shadow {
-        shadow::note_alone(&slot, fd);
-    }
+    ending::watch(instance);
     let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
+    if let Some(file) = process.files.get(fd) {
+        shadow::note_number(process, &file, fd)?;
+    }
     STATES.set(fd, FdState::Served);
     process.serving.store(1, Ordering::Release);
     drop(together);

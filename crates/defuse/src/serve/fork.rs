@@ -6,6 +6,7 @@ use interpose::{ForkCall, ForkKind};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use super::ending;
 use crate::mount::{self, Mount};
 use crate::process::Process;
 use crate::{
@@ -132,6 +133,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
         ForkKind::Thread | ForkKind::SharedVm => return,
     }
     thread::after_fork_in_child();
+    ending::in_forked_child();
     heap::after_fork();
     nofile::after_fork();
     paging::after_fork_in_child(process);

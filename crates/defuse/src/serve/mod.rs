@@ -10,9 +10,10 @@ mod comparing;
 mod copying;
 mod descriptors;
 mod directory;
-mod ending;
+pub mod ending;
 mod enter;
 mod exec;
+mod extended;
 mod fork;
 pub mod inner;
 mod limits;
@@ -252,7 +253,7 @@ const WAITING: [u32; 6] =
 
 impl Handler for &'static Process {
     fn call(&self, call: &mut Call) -> Outcome {
-        ending::wait_for_end();
+        ending::before_call(self, call);
         thread::let_go();
         let ready = prefault::arguments(self, call);
         let Some(server) = server(call.nr) else { return pass(call, ready) };
@@ -265,6 +266,7 @@ impl Handler for &'static Process {
             server(self, call)
         };
         span.end(call, &served);
+        ending::after_call(self);
         match served {
             Ok(Reply::Value(value)) => Outcome::Return(value),
             Ok(Reply::Pass) => pass(call, ready),
@@ -296,6 +298,10 @@ impl Handler for &'static Process {
 
     fn after_fork_child(&self, fork: &ForkCall) {
         fork::after_in_child(self, fork);
+    }
+
+    fn struck(&self, signal: u32, inside: bool) -> bool {
+        ending::struck(self, signal, inside)
     }
 
     fn thirty_two_bit_calls(&self, path: &[u8], sites: u32) {

@@ -4,13 +4,17 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
+use fdtable::FdState;
 use interpose::Call;
 use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+use stash::SlotId;
 
-use super::descriptors::for_each_passed;
+use super::descriptors::{duplicate, for_each_passed};
 use super::{Reply, Served};
+use crate::file::OpenFile;
 use crate::process::{Process, STATES};
-use crate::{native, shadow, user};
+use crate::{native, restoring, shadow, trace, user};
 
 /// `UIO_MAXIOV`: the kernel takes no more messages at once.
 const MESSAGES_MAX: u64 = 1024;
@@ -53,25 +57,47 @@ fn has_control(message: u64) -> bool {
 }
 
 pub fn pidfd_getfd(process: &'static Process, call: &Call) -> Served {
+    let wanted = call.args[1] as RawFd;
+    let pid = pid_of(call.args[0] as RawFd);
+    if pid.is_some_and(|pid| i64::from(pid) == native::raw_call(sys::__NR_getpid, [0; 6])) {
+        return duplicate(process, call, wanted, true);
+    }
     let result = native::call(call);
     if result < 0 {
         return Ok(Reply::Value(result));
     }
     let fd = result as RawFd;
     // The other process does not know that it shares the file now, so what was taken may be no shadow.
-    if let Some(slot) =
-        pid_of(call.args[0] as RawFd).and_then(|pid| shadow::alone_in(process, pid, call.args[1] as RawFd))
-    {
-        let placed = shadow::place_shared(process, slot, fd);
-        if let Err(error) = placed {
+    if let Some(slot) = pid.and_then(|pid| shadow::alone_in(process, pid, wanted)) {
+        let file = made_of(process, slot, fd);
+        if let Err(error) = shadow::place_shared(process, slot, fd) {
             native::close(fd);
             return Err(error);
         }
-    }
-    if !interpose::in_vfork_child() {
+        if !interpose::in_vfork_child() {
+            arrived(process, fd);
+        }
+        if let Some(file) = file {
+            let _together = process.descriptors.lock();
+            process.files.insert(fd, file, true).map_err(|_| Errno::NOMEM)?;
+            STATES.set(fd, FdState::Served);
+        }
+    } else if !interpose::in_vfork_child() {
         arrived(process, fd);
     }
     Ok(Reply::Value(result))
+}
+
+/// The file in `slot`, if it is new to this process and `fd` is the descriptor of its plugin that another process has as its own: the path
+/// need not lead to it any more.
+fn made_of(process: &'static Process, slot: SlotId, fd: RawFd) -> Option<OpenFile> {
+    let known =
+        interpose::in_vfork_child() || process.common.table() || shadow::known(process, slot).is_some();
+    if known || !shadow::is_adopted(process, fd) {
+        return None;
+    }
+    let made = restoring::restore_from(process, slot, fd);
+    made.inspect_err(|error| trace::debug(format_args!("FD {fd} of another process: {error}"))).ok()
 }
 
 /// The process of a pidfd, as `/proc/self/fdinfo` tells it.

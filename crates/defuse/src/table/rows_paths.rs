@@ -30,7 +30,7 @@ pub static ROWS: &[Row] = &[
     Row::new(262, "newfstatat", Served, Always, "as stat; with AT_EMPTY_PATH as fstat")
         .paths(&[At(0, 1)])
         .memory(&[In(1, Text), Out(2, Fixed(144))]),
-    Row::new(332, "statx", Served, Always, "as newfstatat")
+    Row::new(332, "statx", Served, Always, "as newfstatat; more if the plugin tells")
         .paths(&[At(0, 1)])
         .memory(&[In(1, Text), Out(4, Fixed(256))]),
     Row::new(21, "access", Served, Always, "the path may lie on a mount")

@@ -5,8 +5,8 @@ use core::mem::size_of;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
-use super::wrapper;
 use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit, raise};
+use super::{ending, wrapper};
 use crate::InstallError;
 use crate::entry::tls::Tls;
 use crate::raw;
@@ -133,6 +133,14 @@ fn kernel_action(signal: u32, action: &Action) -> Action {
             flags: flags | SA_SIGINFO | SA_NODEFER | SA_RESTORER,
             restorer: if own_restorer { wrapper::restorer() } else { action.restorer },
             mask: if handled { action.mask & !VIRTUAL } else { 0 },
+        };
+    }
+    if action.handler == SIG_DFL && ending::is_watched(signal) {
+        return Action {
+            handler: wrapper::address(),
+            flags: SA_SIGINFO | SA_ONSTACK | SA_RESTORER,
+            restorer: wrapper::restorer(),
+            mask: 0,
         };
     }
     if action.handler <= SIG_IGN {
@@ -283,7 +291,7 @@ pub fn reset(signal: u32, action: &Action) -> bool {
     }
     if bit(signal) & VIRTUAL == 0 {
         // SAFETY: the default, as the program asked.
-        unsafe { set_native(signal, &Action { handler: SIG_DFL, ..*action }) };
+        unsafe { set_native(signal, &kernel_action(signal, &Action { handler: SIG_DFL, ..*action })) };
         let now = entry.load();
         if now.handler > SIG_IGN {
             // Somebody set a new handler meanwhile, and we may have undone it.
@@ -292,6 +300,16 @@ pub fn reset(signal: u32, action: &Action) -> bool {
         }
     }
     true
+}
+
+/// Has the wrapper called in place of the default action of this signal, which [`ending`] watches from now on.
+pub fn watch(signal: u32) {
+    let _guard = lock();
+    let action = TABLE[signal as usize].load();
+    if action.handler == SIG_DFL {
+        // SAFETY: the wrapper does what the default would, or the host knows better.
+        unsafe { set_native(signal, &kernel_action(signal, &action)) };
+    }
 }
 
 /// Makes the kernel's action the default, for a signal that is to end the process.

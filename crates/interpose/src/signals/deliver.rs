@@ -4,7 +4,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::actions::{self, SA_NODEFER, SA_RESETHAND, SIG_DFL, SIG_IGN};
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
-use super::{parking, wrapper};
+use super::{ending, parking, wrapper};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
 use crate::{RESTART, dispatch, lodger, objects, raw, serve, site, table, usercopy};
@@ -31,6 +31,11 @@ pub extern "C" fn on_signal(
     }
     // A call that waits with a mask of its own.
     let waiting = matches!(place, Place::BackEdited | Place::ForwardEdited) && tls.wait_mask & WAITING != 0;
+    if ending::came_by_default(signal, context) {
+        tls.unsettled = interrupted as u64;
+        ending::strike(signal, info, context, tls);
+        return RETURN;
+    }
     if lodger::is_current() {
         tls.unsettled = interrupted as u64;
         // The block is its parent's.

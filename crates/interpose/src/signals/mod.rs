@@ -8,12 +8,14 @@ pub mod actions;
 pub mod alt;
 pub mod context;
 pub mod deliver;
+pub mod ending;
 pub mod mask;
 pub mod parking;
 pub mod wrapper;
 
 use crate::raw;
 pub use context::{Context, SigInfo, StackDescription};
+pub use ending::{end_by, watch_endings};
 
 pub const SIGILL: u32 = 4;
 pub const SIGTRAP: u32 = 5;

@@ -1,10 +1,10 @@
 //! Names: directories, links, and what is asked of a path.
 
 use super::{Handle, Instance, missing};
-use crate::abi;
+use crate::abi::{self, RawMore};
 use crate::errno::{Errno, Result};
 use crate::path::MountPath;
-use crate::types::{DirEntry, DirSink, empty_statfs};
+use crate::types::{DirEntry, DirSink, MoreAttributes, empty_statfs};
 use core::ffi::{CStr, c_int, c_void};
 use libc::statfs;
 
@@ -20,6 +20,31 @@ impl Instance {
             return Err(self.impossible("readdir", format_args!("gave a name that no file can have")));
         }
         answer
+    }
+
+    /// What [`getattr`](Self::getattr) cannot tell; nothing, if the plugin has no more to say.
+    pub fn getmore(&self, path: &MountPath) -> Result<MoreAttributes> {
+        let mut more = RawMore::EMPTY;
+        let answer = op!(self.getmore(path.as_c_str().as_ptr(), &raw mut more));
+        self.more("getmore", answer, more)
+    }
+
+    /// The same of an open file.
+    pub fn fgetmore(&self, handle: &Handle) -> Result<MoreAttributes> {
+        let mut more = RawMore::EMPTY;
+        let answer = op!(self.fgetmore(handle.0, &raw mut more));
+        self.more("fgetmore", answer, more)
+    }
+
+    fn more(&self, operation: &str, answer: Result<()>, more: RawMore) -> Result<MoreAttributes> {
+        match answer {
+            Err(Errno::ENOSYS) => Ok(MoreAttributes::default()),
+            Err(other) => Err(other),
+            Ok(()) if !(0..1_000_000_000).contains(&more.btime.tv_nsec) => {
+                Err(self.impossible(operation, format_args!("gave {} nanoseconds", more.btime.tv_nsec)))
+            }
+            Ok(()) => Ok(more.into()),
+        }
     }
 
     /// Makes a directory.

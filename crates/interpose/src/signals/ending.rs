@@ -1,0 +1,93 @@
+//! Signals whose default action ends the process: the host may have something to do before.
+//!
+//! The thread that is struck may have locks of its allocator or of libc, which what the host does may need. So nothing is done where it
+//! was: the host waits for the next call that is offered to it. A call that waited and was ended by the signal is known to hold none; there
+//! the thread is led to `_exit` at once.
+
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use super::{
+    Context, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, SigInfo, VIRTUAL, actions, bit, queue_to_self, raise, wrapper,
+};
+use crate::entry::tls::{INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_NONE, PHASE_CALL, Tls};
+use crate::{RESTART, lodger, raw, serve, usercopy};
+
+/// SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO, SIGPWR. After those that
+/// tell of a broken program (SIGABRT, SIGSEGV...) none of its memory is to be trusted, and the real-time ones are hardly ever sent to a program that
+/// does not handle them.
+const ENDING: [u32; 15] = [1, 2, 3, 10, 12, 13, 14, 15, 16, 24, 25, 26, 27, 29, 30];
+
+const EINTR: i64 = -4;
+const SYSCALL: [u8; 2] = [0x0f, 0x05];
+
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+unsafe extern "C" {
+    fn _exit(status: i32) -> !;
+}
+
+/// From now on the handler is asked ([`crate::Handler::struck`]) before a signal that is sent to the process ends it by its default action. Inside,
+/// and not in a vfork child.
+pub fn watch_endings() {
+    if !WATCHED.swap(true, AcqRel) {
+        ENDING.into_iter().for_each(actions::watch);
+    }
+}
+
+pub fn is_watched(signal: u32) -> bool {
+    WATCHED.load(Relaxed) && ENDING.contains(&signal)
+}
+
+/// Whether the kernel delivered because of what [`actions::watch`] told it: the frame returns to our own restorer.
+pub fn came_by_default(signal: u32, context: &Context) -> bool {
+    // SAFETY: the kernel's frame has the restorer's address just before the context.
+    let restorer = || unsafe { (&raw const *context).cast::<u64>().sub(1).read() };
+    bit(signal) & VIRTUAL == 0 && restorer() == wrapper::restorer()
+}
+
+/// Such a signal struck this thread.
+pub fn strike(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) {
+    actions::set_default(signal);
+    let inside = tls.inside;
+    let alone = tls.vfork_depth > 0 || inside == INTERNAL_THREAD || lodger::is_current();
+    if alone || !serve::handler().struck(signal, inside == INSIDE) {
+        // SAFETY: it is blocked until the frame is left, and is to end the process.
+        unsafe { queue_to_self(info) };
+        return;
+    }
+    if inside == INSIDE {
+        if let Some(after) = raw::interrupted(context.rip) {
+            context.rip = after;
+            context.rax = RESTART as u64;
+        }
+    } else if inside == OUTSIDE
+        && tls.pending == PENDING_NONE
+        && tls.phase == PHASE_CALL
+        && was_cut_short(context)
+    {
+        context.rip = _exit as *const () as u64;
+        context.rdi = u64::from(128 + signal);
+        context.rsp = ((context.rsp - 128) & !15) - 8;
+        tls.unsettled = 0;
+    }
+}
+
+/// Whether a call that waited came back because of the signal.
+fn was_cut_short(context: &Context) -> bool {
+    context.rax as i64 == EINTR
+        && usercopy::read::<[u8; 2]>(context.rip - 2).is_ok_and(|bytes| bytes == SYSCALL)
+}
+
+/// Ends the process by this signal. Inside, where nobody waits for anything of this thread's any more.
+pub fn end_by(signal: u32) -> ! {
+    actions::set_default(signal);
+    let mask = bit(signal);
+    loop {
+        // SAFETY: the signal is to end the process.
+        unsafe {
+            raise(signal);
+            raw::syscall4(SYS_RT_SIGPROCMASK, SIG_UNBLOCK, (&raw const mask) as u64, 0, 8);
+        }
+    }
+}
