@@ -259,6 +259,8 @@ impl Process {
     pub fn know_cwd_of_kernel(&self) {
         let here = native::stat(c".").map_or(0, |stat| stat.st_dev);
         let mut cwd = self.cwd.lock();
+        // Who is just learning it has asked before.
+        self.cwd_changes.fetch_add(1, Ordering::Relaxed);
         let kernels = match &*cwd {
             Cwd::Native(_) => true,
             Cwd::Served { .. } => here != self.folder_device,
