@@ -252,9 +252,9 @@ const PAGER: Target = Target {
     section: "mapped",
     stores: &[Store::Ext4],
     interface: Interface::DefusePager,
-    note: "the kernel reads 128 KiB around each miss of a mapped FUSE file, so that FUSE takes less than twice direct's processor time, and who \
-           copies each page twice (out of the plugin, into the cache) cannot be 5 times faster than that; ahead of a pass \
-           nobody reads for the pager while it copies",
+    note: "the kernel reads 128 KiB around each miss of a mapped FUSE file, so that FUSE takes less than twice direct's processor time: 5 times \
+           its speed is more than direct has. Nearly all that the pager takes beyond direct is the kernel's for giving pages to a \
+           shared-memory file and freeing them, 2 us each (docs/decisions/mapped-files.md)",
     ..BASE
 };
 

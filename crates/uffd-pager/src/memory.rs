@@ -13,6 +13,8 @@ use std::ops::Range;
 pub enum Place {
     /// Where the kernel likes, at this address if it likes: mmap(2) without flags, 0 for no hint.
     Anywhere(usize),
+    /// The same, in the first 2 GiB: `MAP_32BIT`.
+    Low(usize),
     /// Exactly there, in place of what is there: `MAP_FIXED`.
     Fixed(usize),
     /// Exactly there, EEXIST if there is something: `MAP_FIXED_NOREPLACE`.
@@ -29,6 +31,7 @@ pub(crate) fn reserve(
 ) -> Result<Range<usize>, Errno> {
     let (address, fixed) = match place {
         Place::Anywhere(hint) => (hint, MapFlags::empty()),
+        Place::Low(hint) => (hint, MapFlags::from_bits_retain(linux_raw_sys::general::MAP_32BIT)),
         Place::Fixed(address) => (address, MapFlags::FIXED),
         Place::FixedNoReplace(address) => (address, MapFlags::FIXED_NOREPLACE),
     };

@@ -75,10 +75,12 @@ pub fn map(
         Place::FixedNoReplace(address)
     } else if flags & sys::MAP_FIXED != 0 {
         Place::Fixed(address)
+    } else if flags & sys::MAP_32BIT != 0 {
+        Place::Low(address)
     } else {
         Place::Anywhere(address)
     };
-    if flags & UNUSUAL != 0 || interpose::in_vfork_child() {
+    if interpose::in_vfork_child() {
         return Ok(None);
     }
     let Some(pager) = process.paging.pager_or_new(process) else { return Ok(None) };
@@ -145,9 +147,6 @@ const EXECUTABLE: Protection = Protection::EXEC;
 /// The end of a program's addresses.
 const MEMORY_END: usize = 0x7fff_ffff_f000;
 
-/// What the pager cannot do, with no way to pretend.
-const UNUSUAL: u32 = sys::MAP_32BIT | sys::MAP_GROWSDOWN | sys::MAP_HUGETLB | sys::MAP_SYNC;
-
 /// Flags of mmap(2) that `MAP_SHARED_VALIDATE` accepts.
 const KNOWN: u32 = sys::MAP_TYPE
     | sys::MAP_FIXED
@@ -159,6 +158,7 @@ const KNOWN: u32 = sys::MAP_TYPE
     | sys::MAP_POPULATE
     | sys::MAP_NONBLOCK
     | sys::MAP_STACK
+    | sys::MAP_32BIT
     | sys::MAP_UNINITIALIZED;
 
 /// The file as a source of the pager's: known already, or joined, or made.

@@ -30,11 +30,17 @@ pub fn mmap(process: &'static Process, call: &Call) -> Served {
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
     }
+    if flags & sys::MAP_HUGETLB != 0 {
+        return Err(Errno::INVAL); // Of huge pages are hugetlbfs's files alone.
+    }
     if !file.readable() || (writes && !file.writable()) {
         return Err(Errno::ACCESS);
     }
     if file.kind()? != sys::S_IFREG {
         return Err(Errno::NODEV);
+    }
+    if flags & sys::MAP_GROWSDOWN != 0 {
+        return Err(Errno::INVAL); // Of a stack, not of a file.
     }
     let lent = file
         .with_handle(|instance, handle| instance.backing_fd(handle, Purpose::Map).map(|fd| fd.as_raw_fd()));
