@@ -106,38 +106,45 @@ fn describe(path: &Path, metadata: &Metadata, recent: i64) -> io::Result<Entry> 
 
 fn read_content(path: &Path) -> io::Result<Content> {
     const SHORT: usize = 4096;
-    const PIECE: usize = 1 << 20;
+    const PIECE: usize = 1 << 18;
     let mut file = match File::open(path) {
         // Root reads everything; for others an unreadable file has its mode compared only.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(Content::None),
         other => other?,
     };
-    let mut piece = vec![0_u8; PIECE];
-    let mut hasher = DefaultHasher::new();
-    let mut length = 0;
-    loop {
-        match file.read(&mut piece[length % PIECE..])? {
-            0 => break,
-            n => length += n,
-        }
-        if length % PIECE == 0 {
-            piece.hash(&mut hasher);
-        }
-    }
+    let mut piece = vec![0_u8; SHORT];
+    let mut length = fill(&mut file, &mut piece)?;
     if length < SHORT {
-        piece.truncate(length);
-        return Ok(Content::Short(piece));
+        return Ok(Content::Short(piece[..length].to_vec()));
     }
-    piece[..length % PIECE].hash(&mut hasher);
+    let mut hasher = DefaultHasher::new();
+    while length > 0 {
+        piece[..length].hash(&mut hasher);
+        piece.resize(PIECE, 0);
+        length = fill(&mut file, &mut piece)?;
+    }
     Ok(Content::Hash(hasher.finish()))
 }
 
+/// Reads until `piece` is full or the file is at its end.
+fn fill(file: &mut File, piece: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    loop {
+        match file.read(&mut piece[length..])? {
+            0 => return Ok(length),
+            n => length += n,
+        }
+    }
+}
+
 fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut names = vec![0_u8; 65536];
-    let length = match rustix::fs::listxattr(path, &mut names[..]) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ACCESS) => return Ok(BTreeMap::new()),
+    // Most files have none.
+    let length = match rustix::fs::listxattr(path, &mut [0_u8; 0][..]) {
+        Ok(0) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ACCESS) => return Ok(BTreeMap::new()),
         other => other?,
     };
+    let mut names = vec![0_u8; length];
+    let length = rustix::fs::listxattr(path, &mut names[..])?;
     let names = &names[..length];
     let mut found = BTreeMap::new();
     for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {

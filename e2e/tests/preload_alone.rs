@@ -229,6 +229,56 @@ fn another_user_has_another_session() {
 }
 
 #[test]
+fn limits_of_open_files_stay_what_the_program_was_given() {
+    need_programs!("python3", "setpriv", "prlimit");
+    let Some(session) = session_with_module() else { return };
+    let _detach = mount(&session);
+    let text = r#"
+import os, resource, sys
+def opens(soft, hard):
+    files = []
+    try:
+        while True: files.append(os.open(sys.argv[1] + '/f', os.O_RDWR | os.O_CREAT))
+    except OSError as error: print((soft, hard), max(files), error.strerror)
+    for file in files: os.close(file)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+opens(soft, hard)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+if hard <= 2000: opens(hard, hard)
+print(os.system('ulimit -Sn; ulimit -Hn'))
+"#;
+    let script = session.place.root().join("limits.py");
+    fs::write(&script, text).unwrap();
+    let (script, mnt) = (script.display().to_string(), session.place.mnt().display().to_string());
+    let run = |limits: &str, drop: bool| {
+        let limits = format!("--nofile={limits}");
+        let mut words = vec!["prlimit", &limits];
+        if drop {
+            words.extend(["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-all"]);
+        }
+        words.extend(["python3", &script, &mnt]);
+        session.finish(&mut preloaded(&session, &words))
+    };
+    let lines = |soft: u64, hard: u64| {
+        let opens = |soft: u64, hard: u64| format!("({soft}, {hard}) {} Too many open files\n", soft - 1);
+        let raised = if hard <= 2000 { opens(hard, hard) } else { String::new() };
+        format!("{}{raised}{hard}\n{hard}\n0\n", opens(soft, hard))
+    };
+    for (limits, soft, hard, drop) in
+        [("64:100", 64, 100, false), ("1024:2000", 1024, 2000, false), ("1024:20000", 1024, 20_000, true)]
+    {
+        let done = run(limits, drop);
+        assert_done(&done);
+        assert_eq!((done.stdout_text(), done.stderr_text()), (lines(soft, hard), String::new()), "{limits}");
+    }
+    // Who may not raise a hard limit that has no room is told, and is not served.
+    let done = run("64:64", true);
+    assert!(done.stderr_text().contains("the hard limit of open files (64)"), "{}", done.stderr_text());
+    assert_ne!(done.end, End::Exit(0));
+    undo(&session);
+}
+
+#[test]
 fn a_library_without_its_command_leaves_the_mount_refused() {
     let Some(session) = session_with_module() else { return };
     let _detach = mount(&session);

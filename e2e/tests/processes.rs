@@ -14,6 +14,15 @@ same_as_plain! {
     /// close_range, closefrom, daemons, unshare, programs without standard streams.
     closed: transcript("closing");
 
+    /// Many at once take over one description of a file that has no name any more.
+    many_heirs: script(r#"
+        cd "$MNT"
+        for round in $(seq 3); do
+            seq -w 100 119 >lines; exec 3<lines; rm lines
+            for child in $(seq 20); do (exec dd bs=4 count=1 status=none <&3) & done | sort
+            wait; exec 3<&-
+        done"#);
+
     /// The first who touches the mount is a child of vfork, whose FD table is not its parent's.
     first_use: script(r#"
         cd /; for case in opens enters spawns overtaken together nested; do

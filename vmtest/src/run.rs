@@ -54,7 +54,8 @@ pub fn run(lab: &Lab, options: &RunOptions) -> Result<ExitCode, Error> {
         guest.extend(["--slowness".into(), slowness.to_string().into()]);
         guest.extend(["--external-slowness".into(), external_slowness.to_string().into()]);
         guest.extend(options.filters.iter().map(OsString::from));
-        let machine = Machine { kernel, cpus: options.cpus.unwrap_or(kernel.cpus()), kvm, guest };
+        let cpus = options.cpus.unwrap_or(kernel.cpus());
+        let machine = Machine { kernel, cpus, kvm, programs: !external.is_empty(), guest };
         run_kernel(lab, &machine, &mut tally)?;
     }
     if !tally.failed.is_empty() {

@@ -29,11 +29,15 @@ const KERNEL_OPTIONS: &[&str] = &[
     "slab_nomerge",
     // Use after free is found: always for descriptions, by sampling for everything else.
     "slub_debug=FZP,defuse_desc",
-    "kfence.sample_interval=10",
     // A busy host is no stall of the guest.
     "nowatchdog",
     "rcupdate.rcu_cpu_stall_suppress=1",
 ];
+/// Samples so often that tests of the module alone, which take a second or two, meet some. It patches the kernel's text each time.
+const SAMPLE_OFTEN: &str = "kfence.sample_interval=10";
+/// What only slows an emulated machine down: guards against speculation that it does not do, one more level of page tables, and other addresses
+/// for each process, by which QEMU takes code that it has translated for new code (most of the time of a test of whole programs).
+const EMULATED: &[&str] = &["mitigations=off", "no5lvl", "norandmaps"];
 
 /// What to boot.
 pub struct Machine<'a> {
@@ -43,6 +47,8 @@ pub struct Machine<'a> {
     pub cpus: u32,
     /// Use KVM.
     pub kvm: bool,
+    /// Whole programs run in it, not only tests of the module.
+    pub programs: bool,
     /// Arguments of `vmtest guest`.
     pub guest: Vec<OsString>,
 }
@@ -180,13 +186,19 @@ impl Drop for Vm {
 }
 
 fn base_options(command: &mut Command, lab: &Lab, machine: &Machine<'_>) -> Result<(), Error> {
-    command.args(["--disable-microvm", "--force-9p", "--user", "root", "--memory", "1G"]);
+    command.args(["--disable-microvm", "--force-9p", "--user", "root"]);
+    command.args(["--memory", if machine.programs { "2G" } else { "1G" }]);
+    let mut options = KERNEL_OPTIONS.to_vec();
+    if !machine.programs {
+        options.push(SAMPLE_OFTEN);
+    }
     if !machine.kvm {
         command.arg("--disable-kvm");
+        options.extend(EMULATED);
     }
     command.arg("--cpus").arg(machine.cpus.to_string());
     command.arg("--run").arg(lab.image(machine.kernel)?);
-    for option in KERNEL_OPTIONS {
+    for option in options {
         command.arg("--append").arg(option);
     }
     command.current_dir(lab.cache());
@@ -212,7 +224,7 @@ pub fn shell(lab: &Lab, kernel: &Kernel) -> Result<(), Error> {
     let ko = kmod::build(lab, kernel, false)?;
     let kvm = kvm::works(lab, kernel)?;
     let mut command = virtme::vng(lab);
-    let machine = Machine { kernel, cpus: 1, kvm, guest: Vec::new() };
+    let machine = Machine { kernel, cpus: 1, kvm, programs: true, guest: Vec::new() };
     base_options(&mut command, lab, &machine)?;
     let prepare = guest_command(&["prepare".into(), ko.into(), "/mnt".into()])?;
     let script = lab.cache().join("shell");

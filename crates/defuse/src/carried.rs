@@ -48,12 +48,22 @@ pub enum Mark {
 
 /// The description has more than this FD: other FDs, or private descriptors.
 const MORE: u8 = 0x80;
+/// Which of the descriptors of its handle a kept one is, in the order in which the plugin named them.
+const RANK: u8 = 0x70;
+/// Descriptors that one handle may keep: as many as [`RANK`] can tell apart.
+pub const KEPT_MAX: usize = 8;
 
 impl Mark {
     /// An entry of this sort for the exec map.
     pub fn entry(self, fd: RawFd, slot: SlotId, more: bool) -> ExecEntry {
         let tag = self as u8 | if more { MORE } else { 0 };
         ExecEntry { fd: fd as u32, slot, cloexec: self == Self::Closed, tag, following: 0 }
+    }
+
+    /// As [`Mark::entry`] for a kept descriptor, the plugin's number `rank` of those of its handle (below [`KEPT_MAX`]).
+    pub fn kept_entry(self, fd: RawFd, slot: SlotId, rank: usize) -> ExecEntry {
+        let entry = self.entry(fd, slot, false);
+        ExecEntry { tag: entry.tag | (rank as u8) << RANK.trailing_zeros(), ..entry }
     }
 
     /// Whether its description may or may not have come through.
@@ -63,7 +73,7 @@ impl Mark {
 
     /// The sort of an entry.
     pub fn of(entry: &ExecEntry) -> Self {
-        match entry.tag & !MORE {
+        match entry.tag & !(MORE | RANK) {
             0 => Self::KeptPerhaps,
             1 => Self::Kept,
             2 => Self::Placeholder,
@@ -103,6 +113,11 @@ fn nth(run: &ExecEntry, place: u32) -> ExecEntry {
 fn singly(run: &ExecEntry) -> impl Iterator<Item = ExecEntry> + use<> {
     let run = *run;
     (0..=u32::from(run.following)).map(move |place| nth(&run, place))
+}
+
+/// Which of the descriptors of its handle a kept one is.
+pub fn rank(entry: &ExecEntry) -> usize {
+    usize::from((entry.tag & RANK) >> RANK.trailing_zeros())
 }
 
 /// Whether other entries may belong to the same description.
@@ -189,6 +204,13 @@ impl Carried {
         }
         self.left.fetch_sub(1, Ordering::AcqRel);
         Some(entry)
+    }
+
+    /// The kept descriptors of the description in `slot`.
+    pub fn kept_of(&self, slot: SlotId) -> Vec<RawFd> {
+        let entries = self.entries.lock();
+        let kept = entries.iter().filter(|entry| entry.slot == slot && Mark::of(entry) == Mark::Kept);
+        kept.map(|entry| entry.fd as RawFd).collect()
     }
 
     /// The FDs of the description in `slot`.

@@ -194,7 +194,8 @@ fn is_bare(file: &OpenFile) -> bool {
 fn keep(file: &OpenFile, mark: Mark, list: &mut Vec<ExecEntry>, kept: &mut Vec<RawFd>) -> bool {
     match restoring::save(file) {
         Ok(fds) => {
-            list.extend(fds.iter().map(|&fd| mark.entry(fd, file.slot, false)));
+            let entry = |(rank, &fd): (usize, &RawFd)| mark.kept_entry(fd, file.slot, rank);
+            list.extend(fds.iter().enumerate().map(entry));
             kept.extend(&fds);
             !fds.is_empty()
         }

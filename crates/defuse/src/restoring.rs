@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use linux_raw_sys::general as sys;
 use plugin_abi::{Handle, Instance, Open, Saved};
 use rustix::io::Errno;
-use stash::{Slot, SlotId};
+use stash::{Holder, Slot, SlotId, StashError};
 
+use crate::carried::KEPT_MAX;
 use crate::file::{OpenFile, plugin_errno, stash_errno};
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
@@ -16,8 +17,6 @@ use crate::shadow::Form;
 use crate::unclaimed::Claim;
 use crate::{lending, lock_files, private_fd, trace};
 
-/// Descriptors that one handle may keep.
-const KEPT_MAX: usize = 8;
 /// Bytes of a plugin's description of one handle.
 const BLOB_MAX: usize = 16 * 1024;
 /// What stands before it: device and inode, number of kept descriptors, then their numbers.
@@ -60,12 +59,19 @@ impl Description {
         Some(Self { inode, kept: numbers.take(count).collect(), described: described.to_vec() })
     }
 
-    /// What the slot says.
-    fn of(shared: &Slot<'_>) -> Result<Self, Errno> {
-        let length = shared.blob_len().map_err(stash_errno)?.ok_or(Errno::NODATA)?;
-        let mut buffer = vec![0; length];
-        let blob = shared.blob(&mut buffer).map_err(stash_errno)?;
-        Self::of_blob(blob).ok_or(Errno::IO)
+    /// What the slot says; `ENODATA` if nothing.
+    fn of(shared: &Slot<'_>, me: Holder) -> Result<Self, Errno> {
+        let mut buffer = vec![0; HEAD + BLOB_MAX];
+        if let Ok(blob) = shared.blob(&mut buffer) {
+            return Self::of_blob(blob).ok_or(Errno::IO);
+        }
+        // Perhaps another process that has the file, too, is just writing what it says of it.
+        let _written = shared.lock(me).map_err(stash_errno)?;
+        match shared.blob(&mut buffer) {
+            Ok(blob) => Self::of_blob(blob).ok_or(Errno::IO),
+            Err(StashError::Absent(_)) => Err(Errno::NODATA),
+            Err(error) => Err(stash_errno(error)),
+        }
     }
 }
 
@@ -83,12 +89,20 @@ pub fn renew(file: &OpenFile) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Writes the plugin's description of a handle into its slot.
+/// Writes the plugin's description of a handle into its slot. One that says the same stays, with the numbers of who wrote it: the next image
+/// has its own in its list, and who was lent the file still needs the lender's.
 pub fn save(file: &OpenFile) -> Result<Vec<RawFd>, Errno> {
     let description = describe(file)?;
     let shared = file.shared()?;
     let guard = shared.lock(file.holder()).map_err(stash_errno)?;
-    guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
+    let mut buffer = vec![0; HEAD + BLOB_MAX];
+    let old = shared.blob(&mut buffer).ok().and_then(Description::of_blob);
+    let says_the_same = |old: &Description| {
+        (old.kept.len(), &old.described) == (description.kept.len(), &description.described)
+    };
+    if !old.as_ref().is_some_and(says_the_same) {
+        guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
+    }
     Ok(description.kept)
 }
 
@@ -118,7 +132,7 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
             trace::debug(format_args!(
                 "{slot:?} is opened by its path, since it cannot be restored: {error}"
             ));
-            open_by_path(instance, &shared, open_flags)?
+            open_by_path(instance, &shared, process.holder(), open_flags)?
         }
     };
     match opened {
@@ -134,7 +148,12 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
 }
 
 /// The file at the path in the slot, if that is still the same one.
-fn open_by_path(instance: &Instance, shared: &Slot<'_>, open_flags: u32) -> Result<Open<Handle>, Errno> {
+fn open_by_path(
+    instance: &Instance,
+    shared: &Slot<'_>,
+    me: Holder,
+    open_flags: u32,
+) -> Result<Open<Handle>, Errno> {
     let mut buffer = [0; PATH_MAX + 1];
     let length = shared.path(&mut buffer[..PATH_MAX]).map_err(stash_errno)?.len();
     buffer[length] = 0;
@@ -146,7 +165,7 @@ fn open_by_path(instance: &Instance, shared: &Slot<'_>, open_flags: u32) -> Resu
     }
     let once = sys::O_CREAT | sys::O_EXCL | sys::O_TRUNC;
     let opened = instance.open(path, (open_flags & !once) as i32, 0).map_err(plugin_errno)?;
-    let inode = Description::of(shared).map_or([0; 2], |description| description.inode);
+    let inode = Description::of(shared, me).map_or([0; 2], |description| description.inode);
     let Open::Served { handle, .. } = &opened else { return Ok(opened) };
     if inode == [0; 2] || instance.fgetattr(handle).is_ok_and(|found| [found.st_dev, found.st_ino] == inode) {
         return Ok(opened);
@@ -164,8 +183,8 @@ fn restore_saved(
     slot: SlotId,
 ) -> Result<Open<Handle>, Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
-    let description = Description::of(&shared)?;
-    let claimed = Claim::of(process, &description.kept, slot);
+    let description = Description::of(&shared, process.holder())?;
+    let claimed = Claim::of(process, slot, description.kept.len());
     let mut kept = match claimed {
         Ok(kept) => kept,
         Err(Errno::STALE) => return lending::borrow(process, instance, &shared, &description),
@@ -174,4 +193,47 @@ fn restore_saved(
     let opened = instance.restore(&description.described, &kept.fds).map_err(plugin_errno)?;
     kept.granted();
     Ok(opened)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use stash::{Arena, ArenaConfig};
+
+    use super::*;
+
+    /// Two children of a shell exec at once with the same open file: the one writes what it says of it, the other has just begun to read.
+    #[test]
+    fn what_is_said_of_a_file_is_never_missed_while_it_is_said_again() {
+        let file = tempfile::tempfile().unwrap();
+        let arena =
+            Arena::create(file.as_fd(), &ArenaConfig { slots: 64, processes: 64, blocks: 64 }).unwrap();
+        let me = arena.register_process().unwrap();
+        let slot = arena.alloc_slot(me, &stash::Description::default()).unwrap();
+        let said = Description { inode: [1, 2], kept: vec![3], described: vec![7; 3000] };
+        let say = |thread| {
+            let guard = slot.lock(Holder::new(me, thread)).unwrap();
+            guard.set_blob(&said.to_blob()).unwrap();
+        };
+        say(1);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    say(1);
+                }
+            });
+            for _ in 0..10_000 {
+                let heard = Description::of(&slot, Holder::new(me, 2)).map(|heard| heard.kept);
+                if heard != Ok(vec![3]) {
+                    done.store(true, Ordering::Relaxed);
+                    panic!("{heard:?}");
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
 }

@@ -348,7 +348,7 @@ fn keep_what_was_inherited(
         if !inherited.contains(&entry.slot) {
             native::close(fd);
         } else if Mark::of(entry) == Mark::KeptPerhaps {
-            unclaimed::came_through(fd, entry.slot);
+            unclaimed::came_through(entry);
         } else {
             take_over(process, entry);
         }

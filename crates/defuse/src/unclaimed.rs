@@ -6,14 +6,21 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::{ExecEntry, SlotId};
 
-use crate::carried::Mark;
+use crate::carried::{self, Mark};
 use crate::process::Process;
 use crate::sync::Lock;
 use crate::{native, private_fd};
 
 /// Kept descriptors that came through exec and that no handle of this image has taken yet. The numbers in a slot are those
-/// of whoever saved it: in any other process they mean something else, even if by chance the same file.
-static UNCLAIMED: Lock<Vec<(RawFd, SlotId)>> = Lock::new(Vec::new());
+/// of whoever saved it last: in any other process they mean something else, even if by chance the same file.
+static UNCLAIMED: Lock<Vec<Kept>> = Lock::new(Vec::new());
+
+#[derive(Clone, Copy)]
+struct Kept {
+    fd: RawFd,
+    slot: SlotId,
+    rank: usize,
+}
 
 /// Before a fork, and after it on both sides: no child may inherit the list held.
 pub fn before_fork() {
@@ -25,15 +32,17 @@ pub fn after_fork() {
     UNCLAIMED.release();
 }
 
-/// `fd` came through exec for the file in `slot`.
-pub fn came_through(fd: RawFd, slot: SlotId) {
+/// The kept descriptor of this entry came through exec.
+pub fn came_through(entry: &ExecEntry) {
+    let fd = entry.fd as RawFd;
     private_fd::adopt(fd);
-    UNCLAIMED.lock().push((fd, slot));
+    UNCLAIMED.lock().push(Kept { fd, slot: entry.slot, rank: carried::rank(entry) });
 }
 
 /// What the next image is to know of those that nobody has claimed.
 pub fn entries() -> Vec<ExecEntry> {
-    UNCLAIMED.lock().iter().map(|&(fd, slot)| Mark::KeptPerhaps.entry(fd, slot, false)).collect()
+    let entry = |kept: &Kept| Mark::KeptPerhaps.kept_entry(kept.fd, kept.slot, kept.rank);
+    UNCLAIMED.lock().iter().map(entry).collect()
 }
 
 /// Kept descriptors on their way to a handle.
@@ -44,24 +53,33 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Those that came through for the file in `slot`, `ESTALE` if one did not.
-    pub fn of(process: &Process, fds: &[RawFd], slot: SlotId) -> Result<Self, Errno> {
-        // A vfork child's handle lives for one call, and its parent will want them.
-        let duplicated = interpose::in_vfork_child();
-        let mut claim = Self { fds: Vec::new(), slot };
-        for &fd in fds {
+    /// The `count` descriptors that came through for the file in `slot`; `ESTALE` if so many did not. Another process that has the file,
+    /// too, may have written its own numbers into the slot since.
+    pub fn of(process: &Process, slot: SlotId, count: usize) -> Result<Self, Errno> {
+        for fd in process.carried.kept_of(slot) {
             let kept = |entry: &ExecEntry| Mark::of(entry) == Mark::Kept && entry.slot == slot;
-            if process.carried.take(fd, kept).is_some() {
-                came_through(fd, slot);
+            if let Some(entry) = process.carried.take(fd, kept) {
+                came_through(&entry);
             }
-            let position = UNCLAIMED.lock().iter().position(|known| *known == (fd, slot));
-            let Some(position) = position else { return Err(Errno::STALE) };
-            if duplicated {
-                claim.fds.push(private_fd::duplicate(fd)?);
+        }
+        let mut claim = Self { fds: Vec::new(), slot };
+        let mut unclaimed = UNCLAIMED.lock();
+        let mut own: Vec<_> = unclaimed.iter().filter(|kept| kept.slot == slot).copied().collect();
+        own.sort_unstable_by_key(|kept| kept.rank);
+        if own.len() != count {
+            return Err(Errno::STALE);
+        }
+        if !interpose::in_vfork_child() {
+            unclaimed.retain(|kept| kept.slot != slot);
+        }
+        drop(unclaimed);
+        for kept in own {
+            if interpose::in_vfork_child() {
+                // Its handle lives for one call, and its parent will want them.
+                claim.fds.push(private_fd::duplicate(kept.fd)?);
             } else {
-                UNCLAIMED.lock().swap_remove(position);
-                claim.fds.push(fd);
-                set_cloexec(fd, true);
+                set_cloexec(kept.fd, true);
+                claim.fds.push(kept.fd);
             }
         }
         Ok(claim)
@@ -76,11 +94,11 @@ impl Claim {
 impl Drop for Claim {
     /// They went to no handle.
     fn drop(&mut self) {
-        for &fd in &self.fds {
+        for (rank, &fd) in self.fds.iter().enumerate() {
             if interpose::in_vfork_child() {
                 private_fd::close(fd);
             } else {
-                UNCLAIMED.lock().push((fd, self.slot));
+                UNCLAIMED.lock().push(Kept { fd, slot: self.slot, rank });
             }
         }
     }

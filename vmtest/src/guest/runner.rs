@@ -158,7 +158,8 @@ fn external_jobs(program: &Path, slowness: u32) -> Vec<Job> {
             name: format!("{stem}::{test}"),
             limit: EXTERNAL_LIMIT,
             program: program.to_owned(),
-            arguments: vec!["--exact".into(), test.to_owned(), "--nocapture".into()],
+            // Not "pretty", which puts what a test says of being skipped behind its name.
+            arguments: ["--exact", test, "--nocapture", "--format", "terse"].map(str::to_owned).into(),
             slowness,
         })
         .collect()
