@@ -50,9 +50,12 @@ macro_rules! by_path {
             "mov r9, rdi\n",
             // A fault here is continued at `interpose_path_failed`.
             "interpose_label interpose_path_start\n",
+            "test rdi, rdi\n",
+            "je .Lbp_relative\n",
             "cmp byte ptr [rdi], 0x2f\n",
             "je .Lbp_chunk\n",
-            // Relative: to the working directory, or to what is open.
+            // To the working directory, or to what is open.
+            ".Lbp_relative:\n",
             "test r8d, 1\n",
             "je .Lbp_below_cwd\n",
             "mov esi, fs:[r11 + {original}]\n",
@@ -68,8 +71,12 @@ macro_rules! by_path {
             "mov rsi, [rip + {path_relative}]\n",
             "cmp byte ptr [rsi], 0\n",
             "je interpose_path_failed\n",
-            // Its beginning counts as behind a slash.
+            // No path is what is open, if anything; and the beginning of one counts as behind a slash.
             ".Lbp_below:\n",
+            "test rdi, rdi\n",
+            "je .Lbp_clean\n",
+            "cmp byte ptr [rdi], 0\n",
+            "je .Lbp_clean\n",
             "mov edx, 1\n",
             // Sixteen bytes at once. edx bit 0: a slash came before them; bit 1: a slash and a dot. Nothing is read beyond the path's page.
             ".Lbp_chunk:\n",
