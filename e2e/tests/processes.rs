@@ -1,6 +1,7 @@
 //! Every way a program makes another, hands on what it has open, and does away with it.
 
-use defuse_e2e::{Case, same_as_plain, script};
+use defuse_e2e::process::End;
+use defuse_e2e::{Case, Session, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -64,4 +65,17 @@ same_as_plain! {
         printf 'echo sourced; exec 6<f; read -r x <&6; echo $x
 ' >s; . ./s; bash s; bash <s; bash -s <s; mapfile -t a <f; echo ${#a[@]}
         { echo to both; cat <<<here; } > >(tee copy >&2) 2>/dev/null; wait; diff <(sort f) <(sort -r f | sort) && echo same"#);
+}
+
+/// A plugin that keeps its files in the process waits, at a fork, until no thread is in the middle of an operation.
+#[test]
+fn threads_fork_beside_a_plugin_that_waits_for_them() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("forking", &["-pthread"]);
+    let mnt = session.place.mnt().display().to_string();
+    let script = format!("cd '{mnt}'; exec '{}/fixtures/forking'", session.place.root().display());
+    let outcome = session.defuse(["run", "-m", &format!("{mnt}=memory:"), "--", "bash", "-c", &script]);
+    assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
+    assert_eq!(outcome.stdout, b"equal\n");
+    session.assert_nothing_left();
 }

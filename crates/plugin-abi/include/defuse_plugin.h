@@ -319,7 +319,10 @@ struct defuse_plugin {
      * other numbers; they belong to the plugin from here on, unless it fails. See also DEFUSE_CAP_BARE_FD.
      */
     int (*restore)(void *fs, const void *blob, size_t len, const int *fds, size_t fd_count, struct defuse_opened *out);
-    /* Before fork. The three run under the allocator's lock: no allocation, no blocking on another thread. */
+    /*
+     * Before fork. The three run under the locks of libc's malloc: no allocation, and no waiting for a thread that may want malloc
+     * (one that is in the middle of an operation, unless operations allocate elsewhere).
+     */
     int (*fork_prepare)(void *fs);
     /* After fork, in the parent. */
     int (*fork_parent)(void *fs);

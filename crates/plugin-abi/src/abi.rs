@@ -336,7 +336,8 @@ c_struct! { TABLE;
         fn restore(fs: *mut c_void, blob: *const c_void, len: size_t, fds: *const c_int, fd_count: size_t,
             out: *mut Opened);
 
-        /// Before fork. The three run under the allocator's lock: no allocation, no blocking on another thread.
+        /// Before fork. The three run under the locks of libc's malloc: no allocation, and no waiting for a thread that may want malloc
+        /// (one that is in the middle of an operation, unless operations allocate elsewhere).
         fn fork_prepare(fs: *mut c_void);
         /// After fork, in the parent.
         fn fork_parent(fs: *mut c_void);

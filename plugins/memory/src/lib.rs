@@ -13,6 +13,7 @@
 mod content;
 mod directory;
 mod gate;
+mod heap;
 mod node;
 mod open;
 mod space;
@@ -341,13 +342,16 @@ impl FileSystem for Memory {
 
     fn fork_prepare(&self) {
         self.gate.close();
+        heap::before_fork();
     }
 
     fn fork_parent(&self) {
+        heap::after_fork();
         self.gate.open();
     }
 
     fn fork_child(&self) {
+        heap::after_fork();
         self.gate.reset();
     }
 }
