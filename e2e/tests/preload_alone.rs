@@ -239,7 +239,7 @@ def opens(soft, hard):
     files = []
     try:
         while True: files.append(os.open(sys.argv[1] + '/f', os.O_RDWR | os.O_CREAT))
-    except OSError as error: print((soft, hard), max(files), error.strerror)
+    except OSError as error: print((soft, hard), max(files), error.strerror, flush=True)
     for file in files: os.close(file)
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 opens(soft, hard)

@@ -79,10 +79,18 @@ pub fn enabled(level: Level) -> bool {
 }
 
 /// Writes one line, if `level` is enabled. Any thread may call it, also in a vfork child. What does not fit in one page is cut off.
+#[inline]
 pub fn line(level: Level, text: fmt::Arguments<'_>) {
-    if !enabled(level) {
-        return;
+    if enabled(level) {
+        write_line(level, text);
     }
+}
+
+/// The line lies on the stack: on that of this function, and not of all that might have something to say. A page fault is served on the program's
+/// stack for signals, which may be one of 8 KiB.
+#[cold]
+#[inline(never)]
+fn write_line(level: Level, text: fmt::Arguments<'_>) {
     target::write(TARGET.get(), line::compose(level, text).as_bytes());
 }
 

@@ -1,6 +1,7 @@
 //! The two files that stand for a mapped file among processes.
 
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::ledger::Ledger;
 use crate::page::PAGE;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +19,8 @@ pub const DEFAULT_CAPACITY: u64 = 64 << 30;
 /// that has not been read from the source yet.
 #[derive(Debug)]
 pub struct Cache {
-    pub(crate) pages: OwnedFd,
-    pub(crate) ledger: OwnedFd,
+    pub(crate) pages: Held,
+    pub(crate) ledger: Held,
 }
 
 impl Cache {
@@ -34,18 +35,18 @@ impl Cache {
     /// grow to `capacity` bytes. Costs address space: 4 MiB for a capacity of 1 GiB.
     pub fn with_pages(pages: OwnedFd, length: u64, capacity: u64) -> Result<Self> {
         ftruncate(&pages, length).map_err(Error::on("setting the length of a mapped file's pages"))?;
-        Ok(Self { pages, ledger: Ledger::create(length, capacity)? })
+        Ok(Self::from_fds(pages, Ledger::create(length, capacity)?))
     }
 
     /// As [`Cache::with_pages`] with the ledger in an empty file of the caller's, too: so that others find both by their names.
     pub fn create_in(pages: OwnedFd, ledger: OwnedFd, length: u64, capacity: u64) -> Result<Self> {
         ftruncate(&pages, length).map_err(Error::on("setting the length of a mapped file's pages"))?;
-        Ok(Self { pages, ledger: Ledger::create_in(ledger, length, capacity)? })
+        Ok(Self::from_fds(pages, Ledger::create_in(ledger, length, capacity)?))
     }
 
     /// The files of a cache that another process has made.
     pub fn from_fds(pages: OwnedFd, ledger: OwnedFd) -> Self {
-        Self { pages, ledger }
+        Self { pages: pages.into(), ledger: ledger.into() }
     }
 
     /// The same cache by new FDs, for attaching and handing on.
@@ -54,7 +55,7 @@ impl Cache {
             rustix::io::fcntl_dupfd_cloexec(file, 0)
                 .map_err(Error::on("duplicating the FDs of a mapped file"))
         };
-        Ok(Self { pages: clone(&self.pages)?, ledger: clone(&self.ledger)? })
+        Ok(Self::from_fds(clone(&self.pages)?, clone(&self.ledger)?))
     }
 
     /// Sets how many bytes of the source may be resident at a time, 0 for as many as there is room for: in the file system of the pages, and in the machine's

@@ -8,6 +8,7 @@ mod fault;
 mod fill;
 mod fork;
 mod give_back;
+mod held;
 mod ledger;
 mod mapping;
 mod memory;

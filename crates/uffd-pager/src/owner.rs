@@ -4,6 +4,8 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::held::Held;
+
 /// A process: its id and the low half of its start time, so that a reused id is another owner. 0 is nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Owner(pub(crate) u64);
@@ -41,7 +43,7 @@ fn status(pid: Pid) -> Option<Status> {
     let mut path = *b"/proc/\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     write_path(&mut path, pid.as_raw_nonzero().get() as u32);
     let path = std::ffi::CStr::from_bytes_until_nul(&path).ok()?;
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let file = Held::from(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?);
     let mut text = [0; 512];
     let length = rustix::io::read(&file, &mut text).ok()?;
     parse(&text[..length])

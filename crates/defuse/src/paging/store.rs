@@ -7,7 +7,7 @@
 //! | `.path` | where the file is below its mount point, for who writes back what killed processes left; gone when the file has no name any more |
 
 use std::fmt::Write as _;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
@@ -136,14 +136,25 @@ pub fn each_cache(folder: &[u8], mut each: impl FnMut(Cache) -> bool) -> Result<
     Ok(())
 }
 
-/// The names in a session's folder of caches.
+/// The names in a session's folder of caches. Also on the small stack of a fault's handler: no call goes through libc, where it would be looked at.
 fn list(folder: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
     let pages = [folder, b"/pages\0"].concat();
     let flags = sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC | sys::O_NOFOLLOW;
     let fd = native::new_fd(sys::__NR_open, [address(&pages), flags.into(), 0, 0, 0, 0])?;
-    // SAFETY: just opened.
-    let directory = unsafe { OwnedFd::from_raw_fd(fd) };
-    rustix::fs::Dir::read_from(&directory)?.map(|entry| Ok(entry?.file_name().to_bytes().to_vec())).collect()
+    // SAFETY: just opened, and closed below.
+    let directory = unsafe { BorrowedFd::borrow_raw(fd) };
+    let mut buffer = Vec::with_capacity(4096);
+    let mut entries = rustix::fs::RawDir::new(directory, buffer.spare_capacity_mut());
+    let mut names = Vec::new();
+    let listed = loop {
+        match entries.next() {
+            None => break Ok(()),
+            Some(Ok(entry)) => names.push(entry.file_name().to_bytes().to_vec()),
+            Some(Err(error)) => break Err(error),
+        }
+    };
+    native::close(fd);
+    listed.map(|()| names)
 }
 
 /// Removes the cache. By who holds the inode's lock.
