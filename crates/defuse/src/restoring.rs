@@ -60,19 +60,24 @@ impl Description {
         Some(Self { inode, kept: numbers.take(count).collect(), described: described.to_vec() })
     }
 
+    /// What the slot says now.
+    fn read(shared: &Slot<'_>) -> Result<Self, StashError> {
+        let length = shared.blob_len()?.ok_or(StashError::Absent("blob"))?;
+        let mut buffer = vec![0; length];
+        Self::of_blob(shared.blob(&mut buffer)?).ok_or(StashError::Corrupt("blob"))
+    }
+
     /// What the slot says; `ENODATA` if nothing.
     fn of(shared: &Slot<'_>, me: Holder) -> Result<Self, Errno> {
-        let mut buffer = vec![0; HEAD + BLOB_MAX];
-        if let Ok(blob) = shared.blob(&mut buffer) {
-            return Self::of_blob(blob).ok_or(Errno::IO);
-        }
-        // Perhaps another process that has the file, too, is just writing what it says of it.
-        let _written = shared.lock(me).map_err(stash_errno)?;
-        match shared.blob(&mut buffer) {
-            Ok(blob) => Self::of_blob(blob).ok_or(Errno::IO),
-            Err(StashError::Absent(_)) => Err(Errno::NODATA),
-            Err(error) => Err(stash_errno(error)),
-        }
+        let said = Self::read(shared).or_else(|_| {
+            // Perhaps another process that has the file, too, is just writing what it says of it.
+            let _written = shared.lock(me)?;
+            Self::read(shared)
+        });
+        said.map_err(|error| match error {
+            StashError::Absent(_) => Errno::NODATA,
+            error => stash_errno(error),
+        })
     }
 }
 
@@ -96,12 +101,9 @@ pub fn save(file: &OpenFile) -> Result<Vec<RawFd>, Errno> {
     let description = describe(file)?;
     let shared = file.shared()?;
     let guard = shared.lock(file.holder()).map_err(stash_errno)?;
-    let mut buffer = vec![0; HEAD + BLOB_MAX];
-    let old = shared.blob(&mut buffer).ok().and_then(Description::of_blob);
-    let says_the_same = |old: &Description| {
-        (old.kept.len(), &old.described) == (description.kept.len(), &description.described)
-    };
-    if !old.as_ref().is_some_and(says_the_same) {
+    let says_the_same =
+        |old: Description| old.kept.len() == description.kept.len() && old.described == description.described;
+    if !Description::read(&shared).is_ok_and(says_the_same) {
         guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
     }
     Ok(description.kept)
@@ -120,8 +122,7 @@ pub fn describe(file: &OpenFile) -> Result<Description, Errno> {
 /// A handle of this process for the description in `slot`: from what its last holder saved, or else by its path.
 pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<OpenFile, Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
-    let mount = shared.mount() as usize;
-    let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
+    let instance = process.mounts.get(shared.mount() as usize).ok_or(Errno::IO)?.instance()?;
     let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
     ending::watch(instance);
     let restored = match form {
@@ -137,36 +138,38 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
             open_by_path(instance, &shared, process.holder(), open_flags)?
         }
     };
-    match opened {
-        Open::Served { handle, mode_type, .. } => {
-            let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
-            let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
-            file.set_form(form);
-            lock_files::attach(&file);
-            Ok(file)
-        }
-        Open::Native { .. } => Err(Errno::IO),
-    }
+    file_of(process, &shared, form, opened)
 }
 
 /// A handle for the description in `slot`, of a descriptor that its owner's plugin has, if that is all there is to a handle.
 pub fn restore_from(process: &'static Process, slot: SlotId, fd: RawFd) -> Result<OpenFile, Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
-    let mount = shared.mount() as usize;
-    let instance = process.mounts.get(mount).ok_or(Errno::IO)?.instance()?;
+    let instance = process.mounts.get(shared.mount() as usize).ok_or(Errno::IO)?.instance()?;
     if !instance.capabilities().contains(Capabilities::BARE_FD) {
         return Err(Errno::OPNOTSUPP);
     }
     let private = private_fd::duplicate(fd)?;
     let restored = instance.restore(&[], &[private]).map_err(plugin_errno);
-    let Ok(Open::Served { handle, mode_type, .. }) = restored else {
+    let file = restored.and_then(|opened| file_of(process, &shared, Form::Shadow, opened));
+    if file.is_err() {
         private_fd::close(private);
-        return Err(restored.err().unwrap_or(Errno::IO));
-    };
+    }
+    file
+}
+
+/// The file of the description in `shared`, by a handle that the plugin has made again.
+fn file_of(
+    process: &'static Process,
+    shared: &Slot<'_>,
+    form: Form,
+    opened: Open<Handle>,
+) -> Result<OpenFile, Errno> {
+    let Open::Served { handle, mode_type, .. } = opened else { return Err(Errno::IO) };
     let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
     let kind = if mode_type == 0 { shared.kind().0 } else { mode_type };
-    let file = OpenFile::new(process, mount, handle.into_raw(), slot, open_flags, kind);
-    file.set_form(Form::Shadow);
+    let file =
+        OpenFile::new(process, shared.mount() as usize, handle.into_raw(), shared.id(), open_flags, kind);
+    file.set_form(form);
     lock_files::attach(&file);
     Ok(file)
 }
