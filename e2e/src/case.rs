@@ -64,7 +64,7 @@ impl Serving {
 pub struct Case {
     script: String,
     setup: String,
-    fixtures: Vec<(&'static str, Vec<&'static str>)>,
+    fixtures: Vec<(&'static str, &'static str, Vec<&'static str>)>,
     programs: Vec<&'static str>,
     headers: Vec<&'static str>,
     environment: Vec<(&'static str, String)>,
@@ -134,8 +134,20 @@ impl Case {
     /// As [`Case::fixture`], with further compiler options.
     #[must_use]
     pub fn fixture_with(mut self, name: &'static str, options: &[&'static str]) -> Self {
-        self.fixtures.push((name, options.to_vec()));
+        self.fixtures.push(("cc", name, options.to_vec()));
         self
+    }
+
+    /// As [`Case::fixture_with`], with another compiler, which the case needs.
+    #[must_use]
+    pub fn fixture_by(
+        mut self,
+        compiler: &'static str,
+        name: &'static str,
+        options: &[&'static str],
+    ) -> Self {
+        self.fixtures.push((compiler, name, options.to_vec()));
+        self.needs(&[compiler])
     }
 
     /// Sets a variable of the script.
@@ -189,8 +201,8 @@ impl Case {
         fs::write(place.root().join("script"), format!("{PRELUDE}{}", self.script))?;
         let fixtures = place.root().join("fixtures");
         fs::create_dir(&fixtures)?;
-        for (name, options) in &self.fixtures {
-            fixture::compile(name, &fixtures, options);
+        for (compiler, name, options) in &self.fixtures {
+            fixture::compile_by(compiler, name, &fixtures, options);
         }
         let script = place.root().join("script");
 

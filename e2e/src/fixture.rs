@@ -11,16 +11,30 @@ use std::process::Command;
 ///
 /// When the compiler refuses the source.
 pub fn compile(name: &str, dir: &Path, extra: &[&str]) -> PathBuf {
+    compile_by("cc", name, dir, extra)
+}
+
+/// As [`compile`], with another compiler.
+///
+/// # Panics
+///
+/// When there is no such compiler, or it refuses the source.
+pub fn compile_by(compiler: &str, name: &str, dir: &Path, extra: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(format!("{name}.c"));
     let program = dir.join(name);
-    let output = Command::new("cc")
+    let output = Command::new(compiler)
         // Wrong buffers are passed on purpose: the warnings about them are not wanted.
         .args(["-std=gnu11", "-O1", "-w", "-pthread", "-o"])
         .arg(&program)
         .arg(&source)
         .args(extra)
         .output()
-        .expect("start cc");
-    assert!(output.status.success(), "cc {}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
+        .expect("start the compiler");
+    assert!(
+        output.status.success(),
+        "{compiler} {}:\n{}",
+        source.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     program
 }

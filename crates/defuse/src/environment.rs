@@ -24,8 +24,13 @@ const GLIBC_NAME: &[u8] = b"/preload/$LIB/libdefuse.so";
 const LIBRARY_PATH: &[u8] = b"LD_LIBRARY_PATH=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
-/// What this image leaves to the next: `PROCESS ARENA STATE TOKEN SOFT HARD LENGTHS CWD EXE NAME`, see [`Inheritance`].
+/// What this image leaves to the next: `PROCESS ARENA STATE TOKEN SOFT HARD LENGTHS CWD EXE GUEST NAME`, see [`Inheritance`].
 const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
+
+/// Stands before variables of a guest that its host's dynamic linker would go by.
+const HIDDEN: &[u8] = b"DEFUSE_GUEST:";
+/// What such variables begin with.
+const LINKERS: [&[u8]; 2] = [b"LD_", b"GLIBC_TUNABLES="];
 
 /// What the previous image left.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,8 +49,10 @@ pub struct Inheritance {
     pub nofile: (u64, u64),
     /// Absolute path of the working directory, if that is on a mount.
     pub cwd: Vec<u8>,
-    /// Absolute path of the program, if that is on a mount.
+    /// Absolute path of the program, if that is on a mount, or a guest.
     pub executable: Vec<u8>,
+    /// Path of the program that this image is to become, if the image is a host.
+    pub guest: Vec<u8>,
     /// Base name by which the program was called, where the kernel shows another one in `comm`; else empty.
     pub name: Vec<u8>,
 }
@@ -56,15 +63,16 @@ impl Inheritance {
         let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
         let (soft, hard) = self.nofile;
         let state = u8::from(self.serving) | u8::from(self.locking) << 1;
-        let (cwd, executable) = (self.cwd.len(), self.executable.len());
+        let (cwd, executable, guest) = (self.cwd.len(), self.executable.len(), self.guest.len());
         let arena = self.arena.map_or(0, |fd| fd + 1);
-        let numbers = format!("{process} {arena} {state} {token} {soft} {hard} {cwd} {executable} ");
-        [INHERITANCE, numbers.as_bytes(), &self.cwd, &self.executable, &self.name, b"\0"].concat()
+        let numbers = format!("{process} {arena} {state} {token} {soft} {hard} {cwd} {executable} {guest} ");
+        let paths = [&self.cwd, &self.executable, &self.guest, &self.name];
+        [INHERITANCE, numbers.as_bytes(), &paths.map(Vec::as_slice).concat(), b"\0"].concat()
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
         let mut words =
-            text.splitn(9, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
+            text.splitn(10, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let process = number()?;
         let arena = i32::try_from(number()?).ok()?;
@@ -72,9 +80,10 @@ impl Inheritance {
         let token = words.next()?.1?;
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let nofile = (number()?, number()?);
-        let (cwd_length, executable_length) = (number()? as usize, number()? as usize);
-        let (cwd, rest) = words.next()?.0.split_at_checked(cwd_length)?;
-        let (executable, name) = rest.split_at_checked(executable_length)?;
+        let lengths = [number()? as usize, number()? as usize, number()? as usize];
+        let (cwd, rest) = words.next()?.0.split_at_checked(lengths[0])?;
+        let (executable, rest) = rest.split_at_checked(lengths[1])?;
+        let (guest, name) = rest.split_at_checked(lengths[2])?;
         Some(Self {
             process: (process != 0).then(|| ProcessId::from_bits(process as u32)),
             arena: (arena > 0).then(|| arena - 1),
@@ -84,6 +93,7 @@ impl Inheritance {
             nofile,
             cwd: cwd.to_vec(),
             executable: executable.to_vec(),
+            guest: guest.to_vec(),
             name: name.to_vec(),
         })
     }
@@ -148,6 +158,7 @@ pub unsafe fn take(envp: *mut *mut u8, own_name: &[u8]) -> Found {
     let (mut from, mut to) = (0, 0);
     let mut library_path = None;
     loop {
+        let mut shown = 0;
         // SAFETY: `from` has not passed the terminating null.
         let entry = unsafe { *envp.add(from) };
         from += 1;
@@ -156,7 +167,10 @@ pub unsafe fn take(envp: *mut *mut u8, own_name: &[u8]) -> Found {
         }
         // SAFETY: the caller vouches for the strings.
         let text = unsafe { std::ffi::CStr::from_ptr(entry.cast()) }.to_bytes();
-        let keep = if let Some(path) = text.strip_prefix(SESSION) {
+        let keep = if text.starts_with(HIDDEN) {
+            shown = HIDDEN.len();
+            true
+        } else if let Some(path) = text.strip_prefix(SESSION) {
             found.session = Some(PathBuf::from(std::ffi::OsStr::from_bytes(path)));
             false
         } else if let Some(left) = text.strip_prefix(INHERITANCE) {
@@ -184,8 +198,8 @@ pub unsafe fn take(envp: *mut *mut u8, own_name: &[u8]) -> Found {
             true
         };
         if keep {
-            // SAFETY: `to` is never ahead of `from`.
-            unsafe { *envp.add(to) = entry };
+            // SAFETY: `to` is never ahead of `from`, and the string is longer than what is left out of it.
+            unsafe { *envp.add(to) = entry.add(shown) };
             to += 1;
         }
     }
@@ -252,8 +266,10 @@ pub struct NextImage<'a> {
     pub token: Option<ExecToken>,
     /// A descriptor of the arena, if it cannot open that.
     pub arena: Option<RawFd>,
-    /// The program's path if that lies on a mount, else empty.
+    /// The program's path if that lies on a mount, or it is a guest; else empty.
     pub executable: &'a [u8],
+    /// The program's path for the kernel if it is a guest, else empty.
+    pub guest: &'a [u8],
     /// The base name by which it was called, if the kernel knows another.
     pub name: &'a [u8],
     /// Another value for `LD_LIBRARY_PATH`.
@@ -272,10 +288,11 @@ pub struct Environment {
 impl Environment {
     /// The environment at `envp`, with our variables in it.
     pub fn for_next_image(process: &'static Process, envp: u64, next: &NextImage<'_>) -> Result<Self, Errno> {
-        let &NextImage { outsider, token, arena, executable, name, library_path, leaves } = next;
+        let &NextImage { outsider, token, arena, executable, guest, name, library_path, leaves } = next;
         let library = preload_for(process, outsider);
         let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
+        let mut hidden = Vec::new();
         let library_path = library_path.map(|value| [LIBRARY_PATH, value, b"\0"].concat());
         let mut replaced = None;
         for pointer in pointers(envp)? {
@@ -283,7 +300,13 @@ impl Environment {
             // Short strings at the end of memory: byte by byte up to the longest of our names.
             let length = prefix(pointer, &mut start)?;
             let start = &start[..length];
-            if start.starts_with(PRELOAD) {
+            if !guest.is_empty() && LINKERS.iter().any(|name| start.starts_with(name)) {
+                let mut variable = HIDDEN.to_vec();
+                append_c_string(pointer, &mut variable)?;
+                variable.push(0);
+                pointers_to.push(variable.as_ptr() as u64);
+                hidden.push(variable);
+            } else if start.starts_with(PRELOAD) {
                 if !library.is_empty() {
                     preload.push(b':');
                 }
@@ -310,6 +333,7 @@ impl Environment {
             nofile: process.nofile(),
             cwd,
             executable: executable.to_vec(),
+            guest: guest.to_vec(),
             name: name.to_vec(),
         }
         .to_variable();
@@ -318,6 +342,7 @@ impl Environment {
             strings.push(preload);
         }
         pointers_to.extend(strings.iter().map(|string| string.as_ptr() as u64));
+        strings.append(&mut hidden);
         if let Some(value) = library_path {
             if replaced.is_none() {
                 pointers_to.push(value.as_ptr() as u64);

@@ -43,7 +43,8 @@ pub fn look(dirfd: RawFd, path: &[u8]) -> Option<Outsider> {
     if let Ok(fd) = namei::look_how(dirfd, path, &OpenHow { flags, mode: 0, resolve: 0 }) {
         let found = look_at(fd);
         native::close(fd);
-        return found;
+        // A dynamic linker that is called by its name has no interpreter that would tell whose it is.
+        return found.or_else(|| is_musl(path).then_some(Outsider::Musl));
     }
     // It may be run but not read: only its mode is known.
     let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC);
@@ -73,7 +74,7 @@ pub fn look_at(fd: RawFd) -> Option<Outsider> {
 }
 
 /// Whether a process that runs this file has rights that its user has not: then the dynamic linker ignores `LD_PRELOAD`.
-fn is_privileged(fd: RawFd) -> bool {
+pub fn is_privileged(fd: RawFd) -> bool {
     let identity = |nr| native::raw_call(nr, [0; 6]);
     let Ok(stat) = native::fstat(fd) else { return false };
     let by_group = sys::S_ISGID | sys::S_IXGRP;

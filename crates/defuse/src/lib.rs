@@ -11,6 +11,8 @@ mod dynamic;
 mod environment;
 pub mod errno;
 mod file;
+#[allow(unsafe_code)]
+mod guest;
 mod handover;
 #[allow(unsafe_code)]
 mod heap;

@@ -1,5 +1,6 @@
 //! From the path arguments of a system call to where they lead: on a mount, or the kernel's business.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::io::Write;
 use std::mem::MaybeUninit;
@@ -230,7 +231,7 @@ impl PathArgument {
                 Err(_) => return Ok(Located::Native(None)),
             },
         };
-        let links = NamespaceLinks { process };
+        let links = NamespaceLinks { process, differs: Cell::new(false) };
         let place = match walk {
             None => match resolve::lexical(&process.table, &base, &self.text)? {
                 Place::Unclear => resolve::walk(&process.table, &links, &base, &self.text, false)?,
@@ -244,7 +245,9 @@ impl PathArgument {
                 spot.dot = !matches!(self.last(), Last::Name);
                 Ok(Located::Served(spot))
             }
-            Place::Outside { path, rewritten } => Ok(Located::Native(rewritten.then_some(path))),
+            Place::Outside { path, rewritten } => {
+                Ok(Located::Native((rewritten || links.differs.get()).then_some(path)))
+            }
             Place::Unclear => Err(Errno::LOOP),
         }
     }
@@ -379,6 +382,8 @@ fn read_kernel_link(path: *const u8, target: &mut PathBytes) -> Result<(), Errno
 /// Links as this process sees them: those on mounts from the plugins, the others from the kernel.
 struct NamespaceLinks {
     process: &'static Process,
+    /// A link was met that the kernel reads differently.
+    differs: Cell<bool>,
 }
 
 impl Links for NamespaceLinks {
@@ -394,6 +399,7 @@ impl Links for NamespaceLinks {
             return target.try_extend_from_slice(&buffer[..length]).map_err(|_| Errno::NAMETOOLONG);
         }
         if let Some(served) = crate::proc_links::magic_link(self.process, path)? {
+            self.differs.set(true);
             return target.try_extend_from_slice(&served).map_err(|_| Errno::NAMETOOLONG);
         }
         let mut name = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;

@@ -77,8 +77,10 @@ pub struct Process {
     pub staging: Lock<()>,
     /// This library as LD_PRELOAD names it.
     pub library: Vec<u8>,
-    /// Where the program lies, if that is on a mount.
+    /// Where the program lies, if the kernel would say otherwise: it is on a mount, or a guest.
     pub executable: Option<PathBytes>,
+    /// Programs that do not load the library may be run as guests.
+    pub hosts: bool,
     /// The process has had a second thread: a descriptor may be in use while its number changes hands.
     pub threaded: AtomicBool,
     /// The process has given up system calls: what can be left to others is.

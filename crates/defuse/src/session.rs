@@ -83,6 +83,8 @@ pub mod names {
     pub const PAGES: &str = "pages";
     /// Lists of system call sites.
     pub const SITES: &str = "sites";
+    /// A link to the command, as which programs are executed that do not load the library.
+    pub const HOST: &str = "host";
 }
 
 /// The variable of the environment that tells a process the folder of its session, an absolute path.

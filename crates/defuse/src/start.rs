@@ -32,8 +32,8 @@ use crate::site_lists::SessionLists;
 use crate::standing::{self, Joined};
 use crate::sync::Lock;
 use crate::{
-    address_space, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd, serve,
-    site_lists, trace, unclaimed, working_directory,
+    address_space, guest, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd,
+    serve, site_lists, trace, unclaimed, working_directory,
 };
 
 /// linux/prctl.h
@@ -163,7 +163,9 @@ fn start(
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
-    let dispatch = config.dispatch;
+    let hosts = config.dispatch != DispatchPolicy::Never;
+    let guest = inheritance.map_or(b"".as_slice(), |left| &left.guest);
+    let dispatch = if guest.is_empty() { config.dispatch } else { DispatchPolicy::Always };
     let (table, mounts, ancestors) = mounts_of(config)?;
     let shared_folder = folder.join(names::shared(arena.session_id())).into_os_string().into_vec();
     let mirrors = [folder.as_os_str().as_bytes(), b"/", names::EXEC.as_bytes(), libraries::MIRRORS].concat();
@@ -194,6 +196,7 @@ fn start(
         staging: Lock::new(()),
         library: found.library.clone(),
         executable: inheritance.and_then(|left| path_if_any(&left.executable)),
+        hosts,
         threaded: AtomicBool::new(false),
         restricted: AtomicBool::new(false),
         nowhere: AtomicBool::new(false),
@@ -206,6 +209,9 @@ fn start(
     inherit(process, inheritance)?;
     stages.end("registration");
     install(process, dispatch)?;
+    if !guest.is_empty() {
+        guest::announce(guest);
+    }
     stages.end("interposer");
     stages.tell();
     Ok(())

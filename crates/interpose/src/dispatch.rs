@@ -12,11 +12,12 @@ use crate::entry::tls::{self, Tls};
 use crate::raw;
 use crate::rewrite::AddressMap;
 use crate::signals::{Context, SigInfo};
-use crate::{DispatchPolicy, table};
+use crate::{DispatchPolicy, hosted, table};
 
 const SYS_PRCTL: u32 = 157;
 const PR_SET_SYSCALL_USER_DISPATCH: u64 = 59;
 const PR_SYS_DISPATCH_ON: u64 = 1;
+const PR_SYS_DISPATCH_OFF: u64 = 0;
 const SYS_RT_SIGRETURN: u64 = 15;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 /// Bytes of `syscall`, and of `int $0x80`.
@@ -51,6 +52,24 @@ pub fn arm_if_needed(policy: DispatchPolicy, missed: u32) -> bool {
     true
 }
 
+/// Whether this is where [`caught`] lets a call of a guest be decided about.
+pub fn is_caught(address: u64) -> bool {
+    address == regions::entry() || address == regions::pass_32_bit()
+}
+
+/// Whether this is an instruction from which dispatch lets calls through, once it is armed.
+pub fn is_own_text(address: u64) -> bool {
+    address.wrapping_sub(table::DISPATCH_START.load(Relaxed)) < table::DISPATCH_LENGTH.load(Relaxed)
+}
+
+/// Whether the kernel knows dispatch. Must not be asked in a thread that has it armed, where the answer is known.
+pub fn is_possible() -> bool {
+    // SAFETY: switches off what is not on.
+    armed()
+        || unsafe { raw::syscall5(SYS_PRCTL, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0) }
+            == 0
+}
+
 /// Arms it in a new process, where the kernel has cleared it.
 pub fn arm_again() {
     if armed() {
@@ -78,6 +97,8 @@ fn arm() -> bool {
 /// What a stub holds before its `resume` label, for a site without a stub.
 #[repr(C)]
 struct Record {
+    /// The instruction after the site.
+    after: AtomicU64,
     /// Rewind plainly, number unknown.
     rewind_and_number: AtomicU64,
     site: AtomicU64,
@@ -88,6 +109,7 @@ const NUMBER_UNKNOWN: u64 = 0xffff_ffff << 32;
 const RECORDS: usize = 1024;
 static TABLE: [Record; RECORDS] = [const {
     Record {
+        after: AtomicU64::new(0),
         rewind_and_number: AtomicU64::new(NUMBER_UNKNOWN),
         site: AtomicU64::new(0),
         done: AtomicU64::new(0),
@@ -95,8 +117,8 @@ static TABLE: [Record; RECORDS] = [const {
 }; RECORDS];
 
 /// The `resume` address that stands for `site`; its data lie before it as the contract says. It is never jumped to, as
-/// [`armed`] calls pass another way.
-fn resume(site: u64, tls: &mut Tls) -> u64 {
+/// [`armed`] calls pass another way. `done` is what such calls are left to.
+fn resume(site: u64, done: u64, tls: &mut Tls) -> u64 {
     let begin = (site.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize;
     for step in 0..16 {
         let record = &TABLE[(begin + step) % RECORDS];
@@ -105,23 +127,45 @@ fn resume(site: u64, tls: &mut Tls) -> u64 {
             Err(found) => found,
         };
         if found == site {
-            record.done.store(site + INSTRUCTION, Release);
+            record.after.store(site + INSTRUCTION, Release);
+            record.done.store(done, Release);
             return (&raw const *record) as u64 + size_of::<Record>() as u64;
         }
     }
     // Code that makes thousands of sites: the thread's own record, good for one call.
-    tls.record = [NUMBER_UNKNOWN, site, site + INSTRUCTION];
+    tls.record = [site + INSTRUCTION, NUMBER_UNKNOWN, site, done];
+    own_record(tls)
+}
+
+/// The `resume` address that [`Tls::record`] stands for.
+pub fn own_record(tls: &Tls) -> u64 {
     (&raw const tls.record) as u64 + size_of::<Record>() as u64
 }
 
+/// Whether `resume` is the end of a thread's own record and not of one that all threads use.
+pub fn is_threads_own(resume: u64) -> bool {
+    let table = (&raw const TABLE) as u64;
+    !(table..=table + size_of_val(&TABLE) as u64).contains(&resume)
+}
+
 /// A call was caught: the program goes on as if its site had been rewritten.
-pub fn caught(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
-    let done = context.rip;
+///
+/// `from_guest`: it is a call of the guest, see [`hosted`].
+pub fn caught(info: &SigInfo, context: &mut Context, tls: &mut Tls, from_guest: bool) {
+    let after = context.rip;
     if context.rax == SYS_RT_SIGRETURN && info.architecture() == AUDIT_ARCH_X86_64 {
         context.rip = regions::sigreturn();
         return;
     }
-    context.rcx = resume(done - INSTRUCTION, tls);
-    context.rip =
-        if info.architecture() == AUDIT_ARCH_X86_64 { regions::entry() } else { regions::pass_32_bit() };
+    if info.architecture() == AUDIT_ARCH_X86_64 {
+        let done = if from_guest { hosted::done() } else { after };
+        context.rcx = resume(after - INSTRUCTION, done, tls);
+        context.rip = regions::entry();
+        return;
+    }
+    // Its arguments are in ebx, ecx and so on, which all are kept.
+    let done = if from_guest { hosted::done_32_bit() } else { after };
+    tls.resume = resume(after - INSTRUCTION, done, tls);
+    tls.target = after;
+    context.rip = regions::pass_32_bit();
 }

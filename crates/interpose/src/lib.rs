@@ -5,6 +5,7 @@ mod config;
 mod dispatch;
 mod entry;
 mod handler;
+mod hosted;
 mod install;
 mod lodger;
 mod objects;
@@ -25,6 +26,12 @@ pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
 pub use dispatch::armed as is_dispatching;
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
+pub use hosted::{GuestError, start_guest};
+/// Whether a process of this machine can have a guest: see [`start_guest`].
+pub fn can_have_guest() -> bool {
+    hosted::is_possible() && dispatch::is_possible()
+}
+
 pub use install::{InstallError, Installed, install};
 pub use paths::PathFilter;
 pub use plans::{PlanStore, store_plans};

@@ -16,13 +16,15 @@ use crate::entry::tls::{
 };
 use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
 use crate::signals::{self, Context, VIRTUAL, actions, mask};
-use crate::{ForkCall, ForkKind, RESTART, dispatch, lodger, raw, serve, site, usercopy};
+use crate::{ForkCall, ForkKind, RESTART, dispatch, hosted, lodger, raw, serve, site, usercopy};
 
 const SYS_CLONE: u32 = 56;
 const SYS_FORK: u32 = 57;
 const SYS_VFORK: u32 = 58;
 const CSIGNAL: u64 = 0xff;
+const SIGCHLD: u64 = 17;
 const EAGAIN: i64 = -11;
+const EINVAL: i64 = -22;
 
 unsafe extern "C" {
     fn interpose_fork(nr: u64, args: *const [u64; 6]) -> i64;
@@ -32,32 +34,86 @@ unsafe extern "C" {
 }
 
 /// What a fork-like call asks for.
-struct Request {
-    fork: ForkCall,
+pub struct Request {
+    pub fork: ForkCall,
     /// The child's stack pointer, 0 for the caller's.
-    stack: u64,
+    pub stack: u64,
     /// The child's thread pointer, with `CLONE_SETTLS`.
     tls: u64,
+    /// Where its number is to be written: see clone(2).
+    pub parent_tid: u64,
+    pub child_tid: u64,
+    /// The signal that tells its end.
+    pub exit_signal: u64,
+}
+
+impl Request {
+    /// The thread pointer that the child is to have, if it is not the caller's.
+    pub fn own_pointer(&self) -> Option<u64> {
+        (self.fork.flags & CLONE_SETTLS != 0).then_some(self.tls)
+    }
 }
 
 /// `None` where the kernel will refuse it.
 fn request(nr: u32, args: &[u64; 6]) -> Option<Request> {
-    let (flags, stack, tls) = match nr {
-        SYS_FORK => (0, 0, 0),
-        SYS_VFORK => (crate::handler::CLONE_VM | crate::handler::CLONE_VFORK, 0, 0),
-        SYS_CLONE => (args[0] & 0xffff_ffff & !CSIGNAL, args[1], args[4]),
+    let of = |flags, stack, tls, [parent_tid, child_tid]: [u64; 2], exit_signal| {
+        let fork = ForkCall { kind: ForkKind::from_flags(flags), flags };
+        Request { fork, stack, tls, parent_tid, child_tid, exit_signal }
+    };
+    Some(match nr {
+        SYS_FORK => of(0, 0, 0, [0; 2], SIGCHLD),
+        SYS_VFORK => of(crate::handler::CLONE_VM | crate::handler::CLONE_VFORK, 0, 0, [0; 2], SIGCHLD),
+        SYS_CLONE => {
+            let flags = args[0] & 0xffff_ffff;
+            of(flags & !CSIGNAL, args[1], args[4], [args[2], args[3]], flags & CSIGNAL)
+        }
         _ => {
             // struct clone_args: flags pidfd child_tid parent_tid exit_signal stack stack_size tls.
-            let [flags, _, _, _, _, stack, size, tls] = usercopy::read::<[u64; 8]>(args[0]).ok()?;
-            (flags, if stack == 0 { 0 } else { stack.wrapping_add(size) }, tls)
+            let [flags, _, child_tid, parent_tid, signal, stack, size, tls] =
+                usercopy::read::<[u64; 8]>(args[0]).ok()?;
+            let top = if stack == 0 { 0 } else { stack.wrapping_add(size) };
+            of(flags, top, tls, [parent_tid, child_tid], signal)
         }
-    };
-    Some(Request { fork: ForkCall { kind: ForkKind::from_flags(flags), flags }, stack, tls })
+    })
 }
 
 /// The program's fork, vfork, clone or clone3.
 pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
-    let Some(request) = request(nr, &frame.args()) else { return LEAVE_PASS };
+    let Some(mut request) = request(nr, &frame.args()) else { return LEAVE_PASS };
+    let guest = hosted::is_guest_call(frame.resume);
+    if guest {
+        if !is_for_guest(&request) {
+            frame.rax = EINVAL as u64;
+            return LEAVE_DONE;
+        }
+        if request.fork.kind == ForkKind::Thread && request.own_pointer().is_none() {
+            // As all threads have a thread pointer of ours, it is one like any other.
+            request.tls = tls.guest_pointer;
+            request.fork.flags |= CLONE_SETTLS;
+        }
+        if let Some(result) = hosted::threads::fork_by_library(tls, &request) {
+            if result == 0 && request.stack != 0 {
+                frame.rsp = request.stack;
+            }
+            frame.rax = result as u64;
+            return LEAVE_DONE;
+        }
+    }
+    serve_request(frame, nr, tls, &request, guest)
+}
+
+/// Our C library's fork, which a guest has asked for: made inside, and the program's all the same.
+pub fn serve_inner_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
+    tls.forking = 0;
+    match request(nr, &frame.args()) {
+        Some(request) if request.fork.kind == ForkKind::Fork => {
+            serve_request(frame, nr, tls, &request, false)
+        }
+        _ => LEAVE_PASS,
+    }
+}
+
+fn serve_request(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request, guest: bool) -> u64 {
     let fork = request.fork;
     let own_tls = fork.flags & CLONE_SETTLS != 0;
     match fork.kind {
@@ -68,11 +124,12 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         ForkKind::Thread | ForkKind::SharedVm if fork.is_lodger() && !lodger::supported() => {
             return LEAVE_PASS;
         }
+        _ if guest => {}
         // From a signal handler on the alternate stack.
         ForkKind::Thread | ForkKind::SharedVm if tls.alt_disabled != 0 => {
             if own_tls {
                 // Where the child, too, looks when dispatch makes it come by our text.
-                let _ = usercopy::write(block_of(&request) + tls::RESUME as u64, &frame.resume);
+                let _ = usercopy::write(block_of(request) + tls::RESUME as u64, &frame.resume);
             }
             return LEAVE_PASS;
         }
@@ -83,18 +140,38 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
         return LEAVE_DONE;
     }
     match fork.kind {
-        ForkKind::Fork => own_memory(frame, nr, tls, &request),
-        ForkKind::Vfork => suspended(frame, nr, tls, &request),
-        ForkKind::Thread | ForkKind::SharedVm => beside(frame, tls, &request),
+        ForkKind::Fork => own_memory(frame, nr, tls, request),
+        ForkKind::Vfork => suspended(frame, nr, tls, request),
+        ForkKind::Thread if guest => {
+            let result = hosted::threads::spawn(frame, tls, request);
+            serve::handler().after_fork_parent(&fork, result);
+            frame.rax = result as u64;
+            LEAVE_DONE
+        }
+        ForkKind::Thread | ForkKind::SharedVm => beside(frame, tls, request),
+    }
+}
+
+/// Whether a child like that can be made for a guest. What no C library asks for is not: a process beside its caller on the same
+/// memory, a process that begins with another thread pointer, a thread with FDs or a working directory of its own.
+fn is_for_guest(request: &Request) -> bool {
+    const SHARED: u64 = crate::handler::CLONE_FILES | crate::handler::CLONE_FS;
+    match request.fork.kind {
+        ForkKind::Fork | ForkKind::Vfork => request.own_pointer().is_none(),
+        ForkKind::Thread => request.stack != 0 && request.fork.flags & SHARED == SHARED,
+        ForkKind::SharedVm => false,
     }
 }
 
 fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u64 {
     let args = frame.args();
-    let guard = (actions::lock(), crate::objects::lock());
+    let guard = (actions::lock(), crate::objects::lock(), hosted::lock_program_break());
     // SAFETY: what the program asked; the child has a copy of this stack.
     let result = unsafe { interpose_fork(u64::from(nr), &raw const args) };
     drop(guard);
+    if result == 0 && hosted::active() {
+        hosted::threads::in_child(tls);
+    }
     frame.rax = result as u64;
     if result == 0 {
         forget_signal(tls);
@@ -259,10 +336,17 @@ pub fn make_no_calls_of_our_own() {
 
 /// The program's exit of one thread.
 pub fn serve_exit(frame: &mut Frame, tls: &mut Tls) -> u64 {
+    let made = hosted::is_made_thread(tls);
     if tls.vfork_depth > 0 || RESTRAINED.load(Relaxed) {
+        if made && tls.vfork_depth == 0 {
+            hosted::threads::clear(tls.clear_tid);
+        }
         return LEAVE_PASS;
     }
     serve::handler().thread_exit();
+    if made {
+        hosted::threads::end(tls);
+    }
     mask::block_all(tls);
     let top = tls.stack + stack::SIZE as u64;
     tls.top = 0;

@@ -7,10 +7,10 @@ use core::sync::atomic::Ordering::AcqRel;
 use crate::entry::frame::{
     Frame, KIND_AFTER_CLONE, KIND_CALL, LEAVE_AGAIN, LEAVE_DONE, LEAVE_EDITED, LEAVE_PASS,
 };
-use crate::entry::tls::{self, INSIDE, OUTSIDE, Tls};
+use crate::entry::tls::{self, INSIDE, INTERNAL_THREAD, OUTSIDE, Tls};
 use crate::signals::{self, Context, actions, mask};
 use crate::table::{self, Own};
-use crate::{Call, Handler, InstallError, Outcome, RESTART, objects, process, raw, site};
+use crate::{Call, Handler, InstallError, Outcome, RESTART, hosted, objects, process, raw, site};
 
 struct Installed(UnsafeCell<Option<&'static dyn Handler>>);
 // SAFETY: written once by `set_handler`, before any site leads here.
@@ -138,8 +138,19 @@ fn serve_own(frame: &mut Frame, nr: u32, own: Own) -> u64 {
                 Err(call) if call.args[2] & PROT_EXEC != 0 => unsafe { raw::syscall6(call.nr, call.args) },
                 Err(call) => return pass(frame, &call, 0),
             };
-            objects::changed(nr, &frame.args(), result);
+            // What a guest loads is not rewritten.
+            if !hosted::is_guest_call(frame.resume) {
+                objects::changed(nr, &frame.args(), result);
+            }
             result
+        }
+        Own::Guest => {
+            let guest = hosted::is_guest_call(frame.resume);
+            match if guest { hosted::calls::serve(tls, nr, frame.args()) } else { None } {
+                Some(result) => result,
+                None if table::host_interested(nr, &frame.args()) => return offer(frame, nr),
+                None => return LEAVE_PASS,
+            }
         }
         Own::Exec => match consult(frame, nr) {
             Ok(value) => value,
@@ -171,7 +182,14 @@ fn consult(frame: &Frame, nr: u32) -> Result<i64, Call> {
 unsafe fn inner(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
     let result = match table::own(nr) {
         Some(Own::Action) => actions::serve(tls, frame.args()),
-        Some(Own::Mask) => mask::serve(tls, frame.args()),
+        Some(Own::Mask) => {
+            let result = mask::serve(tls, frame.args());
+            if hosted::active() && tls.inside == INTERNAL_THREAD {
+                hosted::keep_signals_from_own_thread();
+            }
+            result
+        }
+        Some(Own::Fork) if tls.forking != 0 => return process::serve_inner_fork(frame, nr, tls),
         Some(Own::Fork) => {
             process::mark_internal(nr, &frame.args(), frame.resume);
             return LEAVE_PASS;

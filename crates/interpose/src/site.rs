@@ -1,6 +1,7 @@
 //! What a stub's data says about the site it stands for.
 
 use crate::entry::regions;
+use crate::hosted;
 use crate::signals::Context;
 
 /// Values of the byte at `resume - 24`, see `rewrite::contract`.
@@ -12,6 +13,20 @@ const RELOAD_R11: u8 = 1;
 /// # Safety
 /// `resume` is the label of a live stub.
 pub unsafe fn done(resume: u64) -> u64 {
+    // SAFETY: the caller's promise.
+    let left_to = unsafe { leads_to(resume) };
+    if left_to != hosted::done() && left_to != hosted::done_32_bit() {
+        return left_to;
+    }
+    // SAFETY: only dispatch leaves calls there, and its records hold this.
+    unsafe { ((resume - 32) as *const u64).read() }
+}
+
+/// Where a call is left to: there, or to what leads there.
+///
+/// # Safety
+/// As for [`done`].
+pub unsafe fn leads_to(resume: u64) -> u64 {
     // SAFETY: the contract puts it there; stubs live for ever.
     unsafe { ((resume - 8) as *const u64).read() }
 }

@@ -105,6 +105,8 @@ pub enum Own {
     Exit,
     /// mmap, mprotect, `pkey_mprotect`.
     Executable,
+    /// brk, `arch_prctl`, `set_tid_address`: only those of a guest, see [`crate::hosted`].
+    Guest,
 }
 
 /// See [`Own`].
@@ -112,6 +114,7 @@ pub enum Own {
 pub const fn own(nr: u32) -> Option<Own> {
     Some(match nr {
         9 | 10 | 329 => Own::Executable,
+        12 | 158 | 218 => Own::Guest,
         13 => Own::Action,
         14 => Own::Mask,
         56 | 57 | 58 | 435 => Own::Fork,
@@ -135,6 +138,7 @@ const fn own_class(own: Own) -> u8 {
         Own::Wait { argument: 3, .. } => MASK_R10,
         Own::Wait { .. } => MASK_R8,
         Own::Action | Own::AltStack | Own::Fork | Own::Exec | Own::Exit => ALWAYS,
+        Own::Guest => NEVER,
     }
 }
 
@@ -195,6 +199,7 @@ pub fn fill(config: &Config) {
         let class = match own(nr as u32) {
             // The host's interest is looked at again once it is known that ours is not all.
             Some(Own::Wait { .. }) if host != NEVER => ALWAYS,
+            Some(Own::Guest) => host,
             Some(own) => own_class(own),
             None if host == NEVER && inner => INNER_ONLY,
             None if host == ALWAYS && config.paths.is_some() => path_class(nr as u32).unwrap_or(host),
@@ -207,7 +212,7 @@ pub fn fill(config: &Config) {
         let asked = config.alert[nr] || *interest == Interest::WhileAlert;
         let alert = match own(nr as u32) {
             _ if !asked => 0,
-            None | Some(Own::Wait { .. }) => ALERT_BOTH,
+            None | Some(Own::Wait { .. } | Own::Guest) => ALERT_BOTH,
             Some(Own::Executable) => ALERT_HOST,
             Some(_) => 0,
         };
@@ -234,6 +239,14 @@ pub fn set_alert(on: bool) {
         // The host's first: who finds the other is to find this.
         TABLE[HOST_CLASS + nr].store(host, Relaxed);
         TABLE[nr].store(class, Relaxed);
+    }
+}
+
+/// From now on the calls of [`Own::Guest`] are looked at.
+pub fn watch_guest() {
+    for nr in (0..NUMBERS as u32).filter(|nr| own(*nr) == Some(Own::Guest)) {
+        TABLE[nr as usize].store(ALWAYS, Relaxed);
+        CALM[nr as usize][0].store(ALWAYS, Relaxed);
     }
 }
 

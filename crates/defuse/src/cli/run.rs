@@ -5,12 +5,13 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use defuse::log::{self, Inode, Level, LogTarget, RunnerStderr};
 use defuse::session::{
-    Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, is_standing, resolve_mounts,
-    sweep_stale,
+    Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, is_standing, names,
+    resolve_mounts, sweep_stale,
 };
 use defuse::site_lists::SessionLists;
 use interpose::DispatchPolicy;
@@ -22,6 +23,9 @@ use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
 use super::write_back::write_back;
 use super::{arena, environment, library, nofile, plugin, reaper, run_directory, standing};
+
+/// Set to 1, programs that do not load the library are run as guests (docs/decisions/hosted-programs.md).
+const GUESTS: &str = "DEFUSE_GUESTS";
 
 /// Runs a program in a session of its own and returns its exit status.
 ///
@@ -164,6 +168,13 @@ pub fn create_session(
     })?;
     let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
     log::line(Level::Info, format_args!("session {}", session.path().display()));
+    // Without it programs that do not load the library run without the mounts.
+    let host = session.path().join(names::HOST);
+    if env::var_os(GUESTS).is_some_and(|value| value == "1")
+        && let Err(error) = env::current_exe().and_then(|command| symlink(command, host))
+    {
+        log::line(Level::Warn, format_args!("cannot link to this command from the session: {error}"));
+    }
     // The runner has the libc and the ld.so of most programs.
     if let Err(errno) = SessionLists::new(session.path(), pages).make() {
         log::line(Level::Warn, format_args!("cannot list the system call sites of libc: {errno}"));

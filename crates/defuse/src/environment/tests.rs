@@ -13,6 +13,7 @@ proptest! {
             nofile: (soft, hard),
             cwd: cwd.into_bytes(),
             name: executable.as_bytes().iter().rev().copied().collect(),
+            guest: executable.bytes().filter(|byte| *byte != b' ').collect(),
             executable: executable.into_bytes(),
         };
         let text = left.to_variable();
@@ -27,11 +28,12 @@ fn nonsense_is_no_inheritance() {
         "",
         "-",
         "1 0 0 -",
-        "1 0 0 - a b 0 0 ",
-        "1 0 0 x-y-z 1 2 0 0 ",
-        "1 0 0 - 1 2 9 0 /",
-        "1 0 0 - 1 2 0 9 /",
-        "1 0 0 - 1 2 0 ",
+        "1 0 0 - a b 0 0 0 ",
+        "1 0 0 x-y-z 1 2 0 0 0 ",
+        "1 0 0 - 1 2 9 0 0 /",
+        "1 0 0 - 1 2 0 9 0 /",
+        "1 0 0 - 1 2 0 0 9 /",
+        "1 0 0 - 1 2 0 0 ",
     ] {
         assert_eq!(Inheritance::parse(text.as_bytes()), None, "{text}");
     }

@@ -12,6 +12,7 @@ use super::{Reply, Served, descriptors, ending, outsider};
 use crate::common;
 use crate::environment::{self, Environment, NextImage};
 use crate::file;
+use crate::guest::decide::{self as guest, Hosted};
 use crate::handover;
 use crate::image;
 use crate::libraries;
@@ -91,9 +92,11 @@ fn execute(
     for _ in usize::from(!words.is_empty())..NESTED {
         let (program, header, executable) = look_up(process, &argument, follow)?;
         match header {
-            // A script of the kernel's with an interpreter of the kernel's: permissions and all are the kernel's business.
+            // A script of the kernel's with an interpreter that is the kernel's to start: permissions and all are its business.
             Header::Script { ref interpreter, .. }
-                if executable.is_empty() && !is_served(process, interpreter)? =>
+                if executable.is_empty()
+                    && !is_served(process, interpreter)?
+                    && !guest::may_be_guest(process, interpreter) =>
             {
                 let program = Program::Path(program, executable);
                 return run(process, &Plan { called: Vec::new(), program, argv: words }, argv, envp);
@@ -230,7 +233,11 @@ fn execute_descriptor(process: &'static Process, fd: RawFd, call: &Call, argv: u
         None => (program::header_of(sys::AT_FDCWD, &called), Program::Call(*call.original_args())),
     };
     match header {
-        Header::Script { interpreter, option } if file.is_some() || is_served(process, &interpreter)? => {
+        Header::Script { interpreter, option }
+            if file.is_some()
+                || is_served(process, &interpreter)?
+                || guest::may_be_guest(process, &interpreter) =>
+        {
             if descriptors::is_cloexec(process, fd) {
                 return Err(Errno::NOENT); // The interpreter could not open it.
             }
@@ -261,7 +268,20 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         paging::live::write_back_all(process);
         ending::flush_all(process);
     }
+    let outsider = match &plan.program {
+        Program::Path(path, _) => image::look(sys::AT_FDCWD, path),
+        Program::Call(args) => image::look_at(args[0] as RawFd),
+    };
+    let leaves = process.leaves_session();
+    let hosted = match (&plan.program, outsider) {
+        (_, None) => None,
+        _ if leaves => None,
+        (Program::Path(path, _), Some(why)) => guest::decide(process, why, path),
+        (Program::Call(args), Some(why)) => guest::decide_by_fd(process, why, args[0] as RawFd),
+    };
     let library_path = match &plan.program {
+        // It looks for its libraries by itself, through the mounts.
+        _ if hosted.is_some() => None,
         Program::Path(file, name) => {
             let given = environment::library_path(envp)?;
             let name = if name.is_empty() { file } else { name };
@@ -269,31 +289,35 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         }
         Program::Call(_) => None,
     };
-    let outsider = match &plan.program {
-        Program::Path(path, _) => image::look(sys::AT_FDCWD, path),
-        Program::Call(args) => image::look_at(args[0] as RawFd),
-    };
+    let outsider = outsider.filter(|_| hosted.is_none());
     if let Some(why) = outsider {
         outsider::tell(process, why, plan.name(), words.as_ref().map_or(argv, Words::pointer));
     }
-    let surely = outsider.is_none() && is_intercepted(process, &plan.program);
+    let surely = outsider.is_none() && is_intercepted(process, &plan.program, hosted.is_some());
     if !interpose::in_vfork_child() {
         common::own_table(process);
     }
-    let leaves = process.leaves_session();
     let prepared =
         if leaves { handover::prepare_to_leave(process)? } else { handover::prepare_exec(process, surely)? };
-    let executable = match &plan.program {
+    let on_mount = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
     };
+    let (executable, guest) = match &hosted {
+        Some(hosted) if on_mount.is_empty() => (hosted.shown.as_slice(), hosted.file.as_slice()),
+        Some(hosted) => (on_mount, hosted.file.as_slice()),
+        None => (on_mount, b"".as_slice()),
+    };
+    // Where the kernel takes it from the file that it executes.
+    let name = if plan.called.is_empty() { guest } else { &plan.called };
     let arena = if leaves { None } else { handover::carry_arena(process) };
     let next = NextImage {
         outsider,
         token: prepared.token,
         arena,
         executable,
-        name: base_name(&plan.called),
+        guest,
+        name: base_name(name),
         library_path: library_path.as_deref(),
         leaves,
     };
@@ -303,20 +327,20 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         if interpose::in_vfork_child() {
             vfork::children().leave_to_parent(Box::new((words, environment)));
         }
-        match &plan.program {
-            Program::Path(path, _) => {
-                let mut name = path.clone();
+        match (&plan.program, &hosted) {
+            (Program::Path(path, _), _) | (_, Some(Hosted { host: path, .. })) => {
+                let mut name = hosted.as_ref().map_or(path, |hosted| &hosted.host).clone();
                 if name.try_push(0).is_err() {
                     return -i64::from(Errno::NAMETOOLONG.raw_os_error());
                 }
                 let args = [name.as_ptr() as u64, argv, envp, 0, 0, 0];
-                if executable.is_empty() {
+                if on_mount.is_empty() || hosted.is_some() {
                     native::exec(sys::__NR_execve, args)
                 } else {
                     running::exec(path, args)
                 }
             }
-            Program::Call(args) => {
+            (Program::Call(args), None) => {
                 let mut args = *args;
                 args[3] = envp;
                 native::exec(sys::__NR_execveat, args)
@@ -331,11 +355,12 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
 }
 
 /// Whether it is worth knowing that the next image is intercepted for sure, and so it is.
-fn is_intercepted(process: &'static Process, program: &Program) -> bool {
+fn is_intercepted(process: &'static Process, program: &Program, hosted: bool) -> bool {
     if interpose::in_vfork_child() || process.files.is_empty() && process.carried.is_empty() {
         return false;
     }
     match program {
+        _ if hosted => true,
         Program::Path(path, _) => next_image::is_intercepted(process, path),
         // execveat of the FD itself.
         Program::Call(args) => next_image::is_intercepted(process, &next_image::path_of_fd(args[0] as RawFd)),

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::tls::{self, PENDING_NONE, PENDING_SIGNAL, Tls};
 use super::{regions, vector};
+use crate::hosted;
 use crate::raw;
 use crate::signals::{self, Context, StackDescription, VIRTUAL, mask, parking};
 use crate::site;
@@ -45,7 +46,7 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
     context.mask = tls.mask & !VIRTUAL | tls.parked;
     if tls.target != 0 {
         context.rip = tls.target;
-    } else if !site::rewind(context, tls.resume) {
+    } else if hosted::is_guest_call(tls.resume) || !site::rewind(context, tls.resume) {
         context.rip = regions::entry();
     }
     if tls.alt_disabled != 0 {

@@ -7,8 +7,8 @@
 //! | `interpose_tail_pass` | `interpose_tail_edited` | back to the site |
 //! | `interpose_tail_edited` | `interpose_edited_after` | back to the site, with the program's arguments |
 //! | `interpose_edited_after` | `interpose_pass_32_bit` | forward to `done`, with the program's arguments |
-//! | `interpose_pass_32_bit` | `interpose_after_32_bit` | back to the site |
-//! | `interpose_after_32_bit` | `interpose_pass_dispatching` | forward to `done` |
+//! | `interpose_pass_32_bit` | `interpose_after_32_bit` | back to the site, with the block's `resume` |
+//! | `interpose_after_32_bit` | `interpose_pass_dispatching` | forward to `done`, with the block's `resume` |
 //! | `interpose_pass_dispatching` | `interpose_pass_after` | back to the site |
 //! | `interpose_pass_after` | `interpose_tail_clone` | forward to `done` |
 //! | `interpose_tail_clone` | `interpose_clone_after` | the clone is given up and made again |
@@ -82,7 +82,7 @@ pub fn committed() -> u64 {
     at(interpose_committed)
 }
 
-/// Where a dispatched 32-bit call is made, `rcx` being `resume`.
+/// Where a dispatched 32-bit call is made, the block holding `resume`.
 pub fn pass_32_bit() -> u64 {
     at(interpose_pass_32_bit)
 }
@@ -113,8 +113,8 @@ pub fn place(pc: u64) -> Place {
         (interpose_pass_after, Place::ForwardPassed),
         (interpose_pass_syscall, Place::BackPassed),
         (interpose_pass_dispatching, Place::Back),
-        (interpose_after_32_bit, Place::Forward),
-        (interpose_pass_32_bit, Place::Back),
+        (interpose_after_32_bit, Place::ForwardPassed),
+        (interpose_pass_32_bit, Place::BackPassed),
         (interpose_edited_after, Place::ForwardEdited),
         (interpose_tail_edited, Place::BackEdited),
         (interpose_tail_pass, Place::Back),

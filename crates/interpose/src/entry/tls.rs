@@ -88,7 +88,9 @@ pub struct Tls {
     pub inner_passes: u8,
     /// The class of the call that the entry makes, one of the `PATH_` values of [`crate::table`].
     pub path_class: u8,
-    _spare: [u8; 2],
+    /// A fork that our C library makes is a guest's.
+    pub forking: u8,
+    _spare: u8,
     /// What came out of a call that is offered although it was made; 0 when it was not.
     pub tried: i64,
     /// `openat2`'s argument: flags, mode, resolve.
@@ -96,7 +98,15 @@ pub struct Tls {
     /// The context of a signal whose wrapper has not yet looked at it.
     pub unsettled: u64,
     /// Stands for a dispatched site, see [`crate::dispatch`].
-    pub record: [u64; 3],
+    pub record: [u64; 4],
+    /// The thread pointer of the guest, while ours is in place: see [`crate::hosted`].
+    pub guest_pointer: u64,
+    /// Where the kernel is to write that the thread has ended, if it runs on a thread made for it.
+    pub clear_tid: u64,
+    /// Stack pointer in the first function of the thread that was made for it; else 0.
+    pub host_frame: u64,
+    /// The alternate stack that we have given it, or 0.
+    pub own_alt: u64,
     /// The signal that was held back.
     pub info: SigInfo,
 }
@@ -128,6 +138,7 @@ pub const PATH_CLASS: usize = offset_of!(Tls, path_class);
 pub const OPEN_HOW: usize = offset_of!(Tls, open_how);
 pub const TRIED: usize = offset_of!(Tls, tried);
 pub const VFORK_DEPTH: usize = offset_of!(Tls, vfork_depth);
+pub const GUEST_POINTER: usize = offset_of!(Tls, guest_pointer);
 pub const INNER_PASSES: usize = offset_of!(Tls, inner_passes);
 
 global_asm!(

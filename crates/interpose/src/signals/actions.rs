@@ -9,6 +9,7 @@ use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit, ra
 use super::{ending, wrapper};
 use crate::InstallError;
 use crate::entry::tls::Tls;
+use crate::hosted;
 use crate::raw;
 use crate::usercopy;
 
@@ -121,18 +122,32 @@ fn native(signal: u32) -> Result<Action, i64> {
     if result < 0 { Err(result) } else { Ok(action) }
 }
 
+/// In a process with a guest: whether all signals are blocked when this one comes. It comes on our stack then, and must be away from there before the
+/// next (`hosted::signal`).
+pub fn blocks_all(signal: u32, action: &Action) -> bool {
+    signal == SIGSYS || action.handler > SIG_IGN && action.flags & SA_ONSTACK != 0
+}
+
 /// What the kernel is told for what the program asked.
 fn kernel_action(signal: u32, action: &Action) -> Action {
     if bit(signal) & VIRTUAL != 0 {
         let handled = action.handler > SIG_IGN;
-        let own_restorer = signal == SIGSYS || !handled || action.flags & SA_RESTORER == 0;
+        let own_restorer =
+            hosted::active() || signal == SIGSYS || !handled || action.flags & SA_RESTORER == 0;
         let flags = if handled { action.flags & !SA_RESETHAND } else { SA_ONSTACK };
+        let mut mask = if handled { action.mask & !VIRTUAL } else { 0 };
+        let mut flags = flags;
+        if hosted::active() && blocks_all(signal, action) {
+            mask = super::ALL;
+            // A caught call of the guest needs no stack of the guest's.
+            flags |= SA_ONSTACK;
+        }
         return Action {
             handler: wrapper::address(),
             // NODEFER: a fault of ours while the program's own handler of it runs must be served too.
             flags: flags | SA_SIGINFO | SA_NODEFER | SA_RESTORER,
             restorer: if own_restorer { wrapper::restorer() } else { action.restorer },
-            mask: if handled { action.mask & !VIRTUAL } else { 0 },
+            mask,
         };
     }
     if action.handler == SIG_DFL && ending::is_watched(signal) {
@@ -145,6 +160,15 @@ fn kernel_action(signal: u32, action: &Action) -> Action {
     }
     if action.handler <= SIG_IGN {
         return *action;
+    }
+    if hosted::active() {
+        // The guest's would be caught.
+        return Action {
+            handler: wrapper::address(),
+            flags: (action.flags & !SA_RESETHAND) | SA_SIGINFO | SA_RESTORER,
+            restorer: wrapper::restorer(),
+            mask: if blocks_all(signal, action) { super::ALL } else { action.mask & !VIRTUAL },
+        };
     }
     Action {
         handler: wrapper::address(),
@@ -168,6 +192,29 @@ pub unsafe fn adopt() -> Result<(), InstallError> {
             let result = unsafe { set_native(signal, &kernel_action(signal, &action)) };
             if result < 0 {
                 return Err(InstallError::System("rt_sigaction", -result as i32));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As a new program finds them: what was ignored is ignored, all else is the default. A positive errno when the kernel refuses.
+///
+/// # Safety
+/// As for [`adopt`], which was called before.
+pub unsafe fn begin_anew() -> Result<(), i32> {
+    let _guard = lock();
+    for signal in 1..SIGNALS as u32 {
+        let entry = &TABLE[signal as usize];
+        let handled = entry.handler.load(Relaxed) > SIG_IGN;
+        if handled {
+            entry.store(&Action::default());
+        }
+        if handled || bit(signal) & VIRTUAL != 0 {
+            // SAFETY: the wrapper, or the default.
+            let result = unsafe { set_native(signal, &kernel_action(signal, &entry.load())) };
+            if result < 0 {
+                return Err(-result as i32);
             }
         }
     }

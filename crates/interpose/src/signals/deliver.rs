@@ -7,7 +7,7 @@ use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL
 use super::{ending, parking, wrapper};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
-use crate::{RESTART, dispatch, lodger, objects, raw, serve, site, table, usercopy};
+use crate::{RESTART, dispatch, hosted, lodger, objects, raw, serve, site, table, usercopy};
 
 /// `si_code` of a SIGSYS by Syscall User Dispatch.
 const SYS_USER_DISPATCH: i32 = 2;
@@ -22,6 +22,17 @@ pub extern "C" fn on_signal(
     info: *mut SigInfo,
     context: *mut Context,
     interrupted: *mut Context,
+) -> u64 {
+    deliver_to(signal, info, context, interrupted, false)
+}
+
+/// As [`on_signal`]. `from_guest`: the guest's own code was interrupted, see [`hosted`].
+pub fn deliver_to(
+    signal: u32,
+    info: *mut SigInfo,
+    context: *mut Context,
+    interrupted: *mut Context,
+    from_guest: bool,
 ) -> u64 {
     // SAFETY: the kernel passes its frame; the block is this thread's.
     let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
@@ -44,7 +55,7 @@ pub extern "C" fn on_signal(
     }
     if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
         tls.unsettled = interrupted as u64;
-        return synchronous(signal, info, context, tls);
+        return synchronous(signal, info, context, tls, from_guest);
     }
     if inside(tls) == INSIDE && !settle_inside(context, tls) {
         hold_back(info, context, tls);
@@ -81,6 +92,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
     if pending(tls) != PENDING_NONE {
         return false;
     }
+    let before = context.rip;
     match regions::place(context.rip) {
         // SAFETY: there rcx is `resume`.
         Place::Forward => context.rip = unsafe { site::done(context.rcx) },
@@ -92,6 +104,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
         Place::BackQuick => begin_again(context, tls),
         _ => return false,
     }
+    hosted::settled(context, before);
     tls.inside = OUTSIDE;
     compiler_fence(Ordering::SeqCst);
     true
@@ -99,7 +112,9 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
 
 /// Outside, but in our text or a stub: shows the program's handler a context that it could have without us.
 fn settle_outside(context: &mut Context, tls: &mut Tls) {
+    let before = context.rip;
     match regions::place(context.rip) {
+        Place::Elsewhere if hosted::active() && hosted::settle(context, tls) => {}
         Place::Elsewhere | Place::BeforeClone => objects::settle(context),
         // SAFETY: there rcx is `resume`.
         Place::Forward => context.rip = unsafe { site::done(context.rcx) },
@@ -130,6 +145,7 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
         }
         Place::AfterClone => {}
     }
+    hosted::settled(context, before);
 }
 
 /// A call that the entry was about to make, or has made without effect, is the program's to make once more.
@@ -258,9 +274,9 @@ fn default_action(signal: u32, info: &SigInfo) {
 }
 
 /// The thread's own instructions raised it.
-fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) -> u64 {
+fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls, from_guest: bool) -> u64 {
     if signal == SIGSYS && info.code == SYS_USER_DISPATCH {
-        dispatch::caught(info, context, tls);
+        dispatch::caught(info, context, tls, from_guest);
         return RETURN;
     }
     if signal == SIGSEGV || signal == SIGBUS {

@@ -2,6 +2,8 @@
 
 use core::arch::global_asm;
 
+use crate::hosted;
+
 global_asm!(
     ".pushsection .text.interpose_signal,\"ax\",@progbits",
     ".p2align 4",
@@ -66,12 +68,13 @@ unsafe extern "C" {
 
 /// Where the kernel delivers.
 pub fn address() -> u64 {
-    interpose_signal as *const () as u64
+    if hosted::active() { hosted::signal::address() } else { interpose_signal as *const () as u64 }
 }
 
 /// Whether the wrapper was interrupted before it did anything; its registers are the kernel's then.
 pub fn is_at_start(pc: u64) -> bool {
-    (address()..interpose_signal_noted as *const () as u64).contains(&pc)
+    (interpose_signal as *const () as u64..interpose_signal_noted as *const () as u64).contains(&pc)
+        || hosted::signal::is_at_start(pc)
 }
 
 /// Where our own handlers return to.

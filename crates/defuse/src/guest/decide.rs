@@ -1,0 +1,118 @@
+//! Before exec: whether a program can be a guest. What is not known to work is left alone, and runs without the mounts as before.
+
+use std::os::fd::RawFd;
+
+use linux_raw_sys::general as sys;
+
+use super::layout::Layout;
+use crate::image::{self, Outsider};
+use crate::namei::{Located, PathArgument};
+use crate::process::Process;
+use crate::resolve::PathBytes;
+use crate::session::names;
+use crate::{native, next_image};
+
+/// What is executed in place of a program, and what is to be known of that.
+pub struct Hosted {
+    /// What the kernel executes.
+    pub host: PathBytes,
+    /// Where the program lies for the kernel, as the caller called it.
+    pub file: PathBytes,
+    /// What `/proc/self/exe` is to read.
+    pub shown: Vec<u8>,
+}
+
+/// Whether the program at `path` (the kernel's), which cannot be intercepted as it is, can be a guest.
+pub fn decide(process: &'static Process, why: Outsider, path: &PathBytes) -> Option<Hosted> {
+    if !matches!(why, Outsider::Static | Outsider::Musl)
+        || !process.hosts
+        || !interpose::can_have_guest()
+        || !has_stack()
+    {
+        return None;
+    }
+    let host = host(process)?;
+    if !may_be_executed(&host) || !next_image::is_intercepted(process, &host) || !may_be_executed(path) {
+        return None;
+    }
+    let (layout, shown) = read(path, |fd| Some((Layout::read(fd)?, shown(fd)?)))?;
+    if let Some(interpreter) = &layout.interpreter {
+        let interpreter = PathBytes::try_from(interpreter.as_slice()).ok()?;
+        let text = interpreter.clone();
+        let native = PathArgument { dirfd: sys::AT_FDCWD, text }.locate(process);
+        let plain = |layout: Layout| !layout.fixed && layout.interpreter.is_none();
+        if !matches!(native, Ok(Located::Native(None)))
+            || !read(&interpreter, Layout::read).is_some_and(plain)
+        {
+            return None;
+        }
+    }
+    Some(Hosted { host, file: path.clone(), shown })
+}
+
+/// Whether the program at `path` is one of those that [`decide`] is asked about, and there is a host for it.
+pub fn may_be_guest(process: &Process, path: &[u8]) -> bool {
+    process.hosts
+        && matches!(image::look(sys::AT_FDCWD, path), Some(Outsider::Static | Outsider::Musl))
+        && host(process).is_some_and(|host| may_be_executed(&host))
+}
+
+/// The session's link to the command.
+fn host(process: &Process) -> Option<PathBytes> {
+    let mut host = PathBytes::new();
+    for part in [process.folder.as_slice(), b"/", names::HOST.as_bytes()] {
+        host.try_extend_from_slice(part).ok()?;
+    }
+    Some(host)
+}
+
+/// As [`decide`], of the program that `fd` has open: by its name, if it has one.
+pub fn decide_by_fd(process: &'static Process, why: Outsider, fd: RawFd) -> Option<Hosted> {
+    let identity = |stat: sys::stat| (stat.st_dev, stat.st_ino);
+    let path = PathBytes::try_from(shown(fd)?.as_slice()).ok()?;
+    let named = read(&path, |named| native::fstat(named).ok().map(identity))?;
+    let same = native::fstat(fd).is_ok_and(|stat| identity(stat) == named);
+    if same { decide(process, why, &path) } else { None }
+}
+
+/// What `look` finds in the file at `path`, if it can be read and gives nobody rights.
+fn read<T>(path: &PathBytes, look: impl FnOnce(RawFd) -> Option<T>) -> Option<T> {
+    let mut name = path.clone();
+    name.try_push(0).ok()?;
+    let flags = u64::from(sys::O_RDONLY | sys::O_CLOEXEC | sys::O_NONBLOCK | sys::O_NOCTTY);
+    let fd = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags, 0, 0, 0, 0]).ok()?;
+    let regular = native::fstat(fd).is_ok_and(|stat| stat.st_mode & sys::S_IFMT == sys::S_IFREG);
+    let mappable = native::fstatfs(fd).is_ok_and(|found| found.f_flags as u32 & sys::MS_NOEXEC == 0);
+    let found = if regular && mappable && !image::is_privileged(fd) { look(fd) } else { None };
+    native::close(fd);
+    found
+}
+
+/// Whether the host's stack has room for what the host does and for the program.
+fn has_stack() -> bool {
+    const NEEDED: u64 = 1024 * 1024;
+    let mut limit = [0u64; 2];
+    let args = [0, u64::from(sys::RLIMIT_STACK), 0, limit.as_mut_ptr() as u64, 0, 0];
+    native::checked(sys::__NR_prlimit64, args).is_ok() && limit[0] >= NEEDED
+}
+
+/// The kernel would execute it: else its own answer is the right one.
+fn may_be_executed(path: &PathBytes) -> bool {
+    let mut name = path.clone();
+    if name.try_push(0).is_err() {
+        return false;
+    }
+    let args = [sys::AT_FDCWD as u64, name.as_ptr() as u64, 1, u64::from(sys::AT_EACCESS), 0, 0];
+    native::checked(sys::__NR_faccessat2, args).is_ok()
+}
+
+/// The absolute path of an open file.
+fn shown(fd: RawFd) -> Option<Vec<u8>> {
+    let mut link = next_image::path_of_fd(fd);
+    link.try_push(0).ok()?;
+    let mut text = vec![0; sys::PATH_MAX as usize];
+    let args = [link.as_ptr() as u64, text.as_mut_ptr() as u64, text.len() as u64, 0, 0, 0];
+    let length = native::checked(sys::__NR_readlink, args).ok()? as usize;
+    text.truncate(length);
+    Some(text)
+}

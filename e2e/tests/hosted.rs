@@ -1,0 +1,82 @@
+//! Programs that do not load the library, statically linked or linked with another C library: on the mount as on a plain directory.
+
+#![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
+
+use defuse_e2e::{Case, same_as_plain, script};
+
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
+/// What Go has compiled, so that it need not do it every time.
+const GO_CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/go-build");
+
+/// Everything that one program does, started from elsewhere and from the mount, as it is and by a program of its kind.
+fn guest(compiler: &'static str, options: &[&'static str]) -> Case {
+    script(
+        r#"
+        cd "$MNT"; "$FIX/guest" some words || echo "ended with $?"
+        LD_PRELOAD=/nowhere.so LD_LIBRARY_PATH=/nowhere GLIBC_TUNABLES=glibc.malloc.check=0 "$FIX/guest" itself
+        cp "$FIX/guest" here; ./here itself; PATH=$MNT:$PATH; here exit 7 || echo "ended with $?"
+        mkdir e; cd e; ../here >../said || echo "ended with $?"; wc -l <../said
+    "#,
+    )
+    .fixture_by(compiler, "guest", options)
+    .env("DEFUSE_GUESTS", "1")
+}
+
+/// A fixture that is linked statically.
+fn fixed(name: &'static str) -> Case {
+    script(format!("cd \"$MNT\"; \"$FIX/{name}\"")).fixture_with(name, &["-static"]).env("DEFUSE_GUESTS", "1")
+}
+
+fn go() -> Case {
+    script(r#"cd "$MNT"; "$FIX/guest"; cp "$FIX/guest" here; ./here >said; wc -l <said"#)
+        .setup(r#"[ -x "$FIX/guest" ] || CGO_ENABLED=0 go build -o "$FIX/guest" "$SOURCES/guest.go""#)
+        .env("SOURCES", SOURCES)
+        .env("DEFUSE_GUESTS", "1")
+        .env("GOCACHE", GO_CACHE)
+        .needs(&["go"])
+        .limit(std::time::Duration::from_secs(300))
+}
+
+same_as_plain! {
+    musl: guest("musl-gcc", &[]);
+
+    musl_static: guest("musl-gcc", &["-static"]);
+
+    glibc_static: guest("cc", &["-static"]);
+
+    glibc_static_pie: guest("cc", &["-static-pie"]);
+
+    go_static: go();
+
+    spawned: fixed("spawning");
+
+    closed: fixed("closing");
+
+    passed: fixed("passing");
+
+    limited: fixed("limits");
+
+    /// Handlers that do to files what they have interrupted, jump out of calls, or end those that wait.
+    interrupted: fixed("interrupted");
+
+    /// 64 threads, fork, 16 KiB stacks, cancellation.
+    busy_threads: fixed("busy");
+
+    everything_at_once: fixed("mixed");
+
+    mapped: script(r#"cd "$MNT"; "$FIX/mapped""#).fixture_with("mapped", &["-static"]).env("DEFUSE_GUESTS", "1");
+
+    /// A shell that is everything itself, its scripts, what it starts and what starts it.
+    busybox: script(r#"
+        cp "$(command -v busybox)" "$MNT/busybox"; cd "$MNT"
+        cat >tools.sh <<'END'
+echo one >a; echo two >>a; cat a | wc -l; cp a b; ls; for i in 1 2 3; do echo $i; done | sort -r | head -n 2; (cd ..; pwd | grep -c /)
+find . -type f | sort; sed -i s/one/1/ a; cat a; mv b c; rm c; tar cf - a | tar tf -; /bin/sh -c 'cat a'; echo $(cat a | tr 12 ab)
+trap 'echo trapped' USR1; kill -USR1 $$; sleep 0.1 & wait; grep -c 1 a; md5sum a; cat <a 5<a /dev/fd/5; echo end >>a; exec cat a
+END
+        busybox sh tools.sh; ./busybox sh tools.sh; env -i ./busybox sh -c 'cat a | busybox head -n 1; ./busybox readlink /proc/self/exe' || true
+        printf '#!%s/busybox sh\necho "script $0 $1"; cat a\n' "$MNT" >script; chmod 755 script; ./script x; PATH=$MNT:$PATH; script y
+        printf '#!%s sh\necho "script $0 $1"; cat a\n' "$(command -v busybox)" >other; chmod 755 other; ./other x; sh -c './other z <a'
+        exec 7<a; ./busybox sh -c 'read -r x <&7; echo $x; exec sh -c "cat <&7"'; cat <&7
+    "#).needs(&["busybox"]).env("DEFUSE_GUESTS", "1");
+}
