@@ -154,6 +154,9 @@ pub fn is_threads_own(resume: u64) -> bool {
 pub fn caught(info: &SigInfo, context: &mut Context, tls: &mut Tls, from_guest: bool) {
     let after = context.rip;
     if context.rax == SYS_RT_SIGRETURN && info.architecture() == AUDIT_ARCH_X86_64 {
+        if from_guest {
+            hosted::signal::before_sigreturn(context);
+        }
         context.rip = regions::sigreturn();
         return;
     }

@@ -84,10 +84,7 @@ global_asm!(
     "push 0",
     "3:",
     "mov rdi, [rsp + 8]",
-    "cmp rdi, -1",
-    "je 4f",
     "call {set_mask}",
-    "4:",
     "mov r11, [rsp + 16]",
     "mov rdx, [rsp + 24]",
     "mov rsi, [rsp + 32]",
@@ -163,6 +160,6 @@ global_asm!(
     unsettled = const crate::entry::tls::UNSETTLED,
     on_signal = sym super::signal::on_signal,
     set_mask = sym super::signal::set_mask,
-    leave_handler = sym crate::signals::parking::leave_handler,
+    leave_handler = sym super::signal::leave,
     become_guest = sym super::threads::become_guest,
 );

@@ -4,6 +4,7 @@
 //! the latter, so "FS is GS" tells whose code was interrupted. The guest's calls are caught by dispatch, never by rewritten sites:
 //! a signal comes first, and [`signal`] changes FS on the way into the entry. `docs/decisions/hosted-programs.md` has the whole contract.
 
+mod alternate;
 mod asm;
 pub mod calls;
 mod program_break;
@@ -19,8 +20,8 @@ use crate::entry::tls::{self, Tls};
 use crate::signals::{self, Context, actions};
 use crate::{dispatch, lodger, raw, site, table};
 
+pub use alternate::serve as serve_alternate;
 pub use program_break::lock as lock_program_break;
-pub use stack::own as own_stack;
 
 /// Not 0 from the moment on in which this process has a guest.
 static ACTIVE: AtomicU8 = AtomicU8::new(0);
@@ -139,17 +140,18 @@ fn take_mark(context: &mut Context) -> bool {
     marked
 }
 
-/// If the PC is on the way out of a call of the guest, shows the end of that way. Returns whether it was.
-pub fn settle(context: &mut Context, tls: &Tls) -> bool {
+/// If the context's PC `pc` is on the way out of a call of the guest, shows the end of that way; `target` is where a 32-bit call ends. Returns whether
+/// it was.
+pub fn settle(context: &mut Context, pc: u64, target: u64) -> bool {
     let at = |label: unsafe extern "C" fn()| label as *const () as u64;
-    if (done_32_bit()..at(interpose_guest_done_32_end)).contains(&context.rip) {
-        context.rip = tls.target;
+    if (done_32_bit()..at(interpose_guest_done_32_end)).contains(&pc) {
+        context.rip = target;
         return true;
     }
-    if !(at(interpose_guest_done)..at(interpose_guest_done_end)).contains(&context.rip) {
+    if !(at(interpose_guest_done)..at(interpose_guest_done_end)).contains(&pc) {
         return false;
     }
-    context.rip = if context.rip < at(interpose_guest_done_known) {
+    context.rip = if pc < at(interpose_guest_done_known) {
         // SAFETY: rcx is `resume` there.
         unsafe { site::done(context.rcx) }
     } else {

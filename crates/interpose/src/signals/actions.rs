@@ -20,7 +20,7 @@ pub const SIG_DFL: u64 = 0;
 pub const SIG_IGN: u64 = 1;
 const SA_SIGINFO: u64 = 4;
 const SA_RESTORER: u64 = 0x0400_0000;
-const SA_ONSTACK: u64 = 0x0800_0000;
+pub const SA_ONSTACK: u64 = 0x0800_0000;
 pub const SA_RESTART: u64 = 0x1000_0000;
 pub const SA_NODEFER: u64 = 0x4000_0000;
 pub const SA_RESETHAND: u64 = 0x8000_0000;
@@ -122,53 +122,43 @@ fn native(signal: u32) -> Result<Action, i64> {
     if result < 0 { Err(result) } else { Ok(action) }
 }
 
-/// In a process with a guest: whether all signals are blocked when this one comes. It comes on our stack then, and must be away from there before the
-/// next (`hosted::signal`).
-pub fn blocks_all(signal: u32, action: &Action) -> bool {
-    signal == SIGSYS || action.handler > SIG_IGN && action.flags & SA_ONSTACK != 0
-}
-
 /// What the kernel is told for what the program asked.
 fn kernel_action(signal: u32, action: &Action) -> Action {
+    let asked = wanted_of_kernel(signal, action);
+    let ours = asked.handler == wrapper::address();
+    if !ours || !hosted::active() {
+        return asked;
+    }
+    // A guest's restorer would be caught; and see `hosted::signal`.
+    let by_default = asked.restorer == wrapper::default_restorer();
+    let restorer = if by_default { asked.restorer } else { wrapper::restorer() };
+    let flags = asked.flags | SA_ONSTACK | SA_RESTORER;
+    Action { flags, restorer, mask: super::ALL, ..asked }
+}
+
+fn wanted_of_kernel(signal: u32, action: &Action) -> Action {
     if bit(signal) & VIRTUAL != 0 {
         let handled = action.handler > SIG_IGN;
-        let own_restorer =
-            hosted::active() || signal == SIGSYS || !handled || action.flags & SA_RESTORER == 0;
+        let own_restorer = signal == SIGSYS || !handled || action.flags & SA_RESTORER == 0;
         let flags = if handled { action.flags & !SA_RESETHAND } else { SA_ONSTACK };
-        let mut mask = if handled { action.mask & !VIRTUAL } else { 0 };
-        let mut flags = flags;
-        if hosted::active() && blocks_all(signal, action) {
-            mask = super::ALL;
-            // A caught call of the guest needs no stack of the guest's.
-            flags |= SA_ONSTACK;
-        }
         return Action {
             handler: wrapper::address(),
             // NODEFER: a fault of ours while the program's own handler of it runs must be served too.
             flags: flags | SA_SIGINFO | SA_NODEFER | SA_RESTORER,
             restorer: if own_restorer { wrapper::restorer() } else { action.restorer },
-            mask,
+            mask: if handled { action.mask & !VIRTUAL } else { 0 },
         };
     }
     if action.handler == SIG_DFL && ending::is_watched(signal) {
         return Action {
             handler: wrapper::address(),
             flags: SA_SIGINFO | SA_ONSTACK | SA_RESTORER,
-            restorer: wrapper::restorer(),
+            restorer: wrapper::default_restorer(),
             mask: 0,
         };
     }
     if action.handler <= SIG_IGN {
         return *action;
-    }
-    if hosted::active() {
-        // The guest's would be caught.
-        return Action {
-            handler: wrapper::address(),
-            flags: (action.flags & !SA_RESETHAND) | SA_SIGINFO | SA_RESTORER,
-            restorer: wrapper::restorer(),
-            mask: if blocks_all(signal, action) { super::ALL } else { action.mask & !VIRTUAL },
-        };
     }
     Action {
         handler: wrapper::address(),
@@ -210,7 +200,7 @@ pub unsafe fn begin_anew() -> Result<(), i32> {
         if handled {
             entry.store(&Action::default());
         }
-        if handled || bit(signal) & VIRTUAL != 0 {
+        if handled || bit(signal) & VIRTUAL != 0 || ending::is_watched(signal) {
             // SAFETY: the wrapper, or the default.
             let result = unsafe { set_native(signal, &kernel_action(signal, &entry.load())) };
             if result < 0 {

@@ -1,35 +1,30 @@
 //! The program's alternate signal stack: watched, as the entry must not leave it in use.
 
-use super::{SS_DISABLE, SS_ONSTACK, SYS_SIGALTSTACK, StackDescription};
+use super::{SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, SYS_SIGALTSTACK, StackDescription};
 use crate::entry::frame::Frame;
 use crate::entry::tls::Tls;
-use crate::hosted::own_stack;
-use crate::{raw, usercopy};
+use crate::{hosted, raw, usercopy};
 
 const EFAULT: i64 = -14;
 const EPERM: i64 = -1;
 const EINVAL: i64 = -22;
 const ENOMEM: i64 = -12;
 const MINSIGSTKSZ: u64 = 2048;
-const SS_AUTODISARM: u64 = 1 << 31;
 
 /// The program's sigaltstack. `None` when the kernel is to do it from the program's own instruction.
 pub fn serve(tls: &mut Tls, frame: &Frame) -> Option<i64> {
+    if hosted::active() {
+        let [new, old, ..] = frame.args();
+        return Some(hosted::serve_alternate(tls, new, old, frame.rsp));
+    }
     if tls.alt_disabled != 0 {
         return Some(on_it(tls, frame));
     }
     let [new, old, ..] = frame.args();
     if new == 0 {
-        if tls.own_alt == 0 || old == 0 {
-            return None;
-        }
-        let mut current = super::NO_ALT;
-        // SAFETY: the description is ours.
-        unsafe { raw::syscall2(SYS_SIGALTSTACK, 0, (&raw mut current) as u64) };
-        return Some(if usercopy::write(old, &shown(tls, current)).is_err() { EFAULT } else { 0 });
+        return None;
     }
     let Ok(wanted) = usercopy::read::<StackDescription>(new) else { return Some(EFAULT) };
-    let wanted = real(tls, wanted);
     let mut previous = super::NO_ALT;
     // SAFETY: what the program asked; the descriptions are ours. Neither it nor we are on the alternate stack.
     let result =
@@ -38,18 +33,7 @@ pub fn serve(tls: &mut Tls, frame: &Frame) -> Option<i64> {
         return Some(result);
     }
     watch(tls, &wanted);
-    Some(if old != 0 && usercopy::write(old, &shown(tls, previous)).is_err() { EFAULT } else { 0 })
-}
-
-/// What is to be set for what the program asks: a guest's thread has ours when it has none of its own (see `hosted::stack`).
-fn real(tls: &Tls, wanted: StackDescription) -> StackDescription {
-    let none = wanted.flags & 0xffff_ffff & !SS_AUTODISARM == SS_DISABLE;
-    if none && tls.own_alt != 0 { own_stack(tls) } else { wanted }
-}
-
-/// And what it is shown.
-fn shown(tls: &Tls, current: StackDescription) -> StackDescription {
-    if tls.own_alt != 0 && current.base == tls.own_alt { super::NO_ALT } else { current }
+    Some(if old != 0 && usercopy::write(old, &previous).is_err() { EFAULT } else { 0 })
 }
 
 fn watch(tls: &mut Tls, stack: &StackDescription) {
@@ -60,7 +44,7 @@ fn watch(tls: &mut Tls, stack: &StackDescription) {
 /// Called on the alternate stack, which is switched off for the moment: as the kernel would answer.
 fn on_it(tls: &mut Tls, frame: &Frame) -> i64 {
     let [new, old, ..] = frame.args();
-    let current = shown(tls, StackDescription::from_words(tls.alt));
+    let current = StackDescription::from_words(tls.alt);
     // With SS_AUTODISARM the kernel had switched it off before we did.
     let in_use = current.flags & SS_DISABLE == 0;
     let wanted = if new == 0 {
@@ -82,7 +66,6 @@ fn on_it(tls: &mut Tls, frame: &Frame) -> i64 {
         if mode != SS_DISABLE && wanted.size < MINSIGSTKSZ {
             return ENOMEM;
         }
-        let wanted = real(tls, wanted);
         tls.alt = [wanted.base, wanted.flags, wanted.size];
         watch(tls, &wanted);
     }

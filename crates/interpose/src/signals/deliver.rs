@@ -2,7 +2,8 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use super::actions::{self, SA_NODEFER, SA_RESETHAND, SIG_DFL, SIG_IGN};
+use super::actions::{self, Action, SA_NODEFER, SA_RESETHAND, SIG_DFL, SIG_IGN};
+use super::call_made::CallMade;
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
 use super::{ending, parking, wrapper};
 use crate::entry::regions::{self, Place};
@@ -13,36 +14,40 @@ use crate::{RESTART, dispatch, hosted, lodger, objects, raw, serve, site, table,
 const SYS_USER_DISPATCH: i32 = 2;
 
 /// Nothing to call: return to what was interrupted.
-const RETURN: u64 = 0;
+const RETURN: Option<Action> = None;
 
 /// Called by the wrapper on whatever stack the kernel chose. The result is the program's handler to go on at, with the
-/// same frame, or [`RETURN`].
+/// same frame, or 0 to return.
 pub extern "C" fn on_signal(
     signal: u32,
     info: *mut SigInfo,
     context: *mut Context,
     interrupted: *mut Context,
 ) -> u64 {
-    deliver_to(signal, info, context, interrupted, false)
+    deliver_to(signal, info, context, interrupted, false).map_or(0, |action| action.handler)
 }
 
-/// As [`on_signal`]. `from_guest`: the guest's own code was interrupted, see [`hosted`].
+/// As [`on_signal`]; the result is the action whose handler is to be called. `from_guest`: the guest's own code was interrupted, see [`hosted`].
 pub fn deliver_to(
     signal: u32,
     info: *mut SigInfo,
     context: *mut Context,
     interrupted: *mut Context,
     from_guest: bool,
-) -> u64 {
+) -> Option<Action> {
     // SAFETY: the kernel passes its frame; the block is this thread's.
     let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
-    let place = regions::place(context.rip);
+    // In this order: see `CallMade`.
+    // SAFETY: plain memory that a signal may change at any instruction.
+    let (wait_mask, pc) =
+        unsafe { ((&raw const tls.wait_mask).read_volatile(), (&raw const context.rip).read_volatile()) };
+    let place = regions::place(pc);
     if place == Place::AfterClone && context.rax == 0 {
         settle_child(context);
     }
     // A call that waits with a mask of its own.
-    let waiting = matches!(place, Place::BackEdited | Place::ForwardEdited) && tls.wait_mask & WAITING != 0;
-    if ending::came_by_default(signal, context) {
+    let waiting = matches!(place, Place::BackEdited | Place::ForwardEdited) && wait_mask & WAITING != 0;
+    if ending::came_by_default(context) {
         tls.unsettled = interrupted as u64;
         ending::strike(signal, info, context, tls);
         return RETURN;
@@ -50,8 +55,7 @@ pub fn deliver_to(
     if lodger::is_current() {
         tls.unsettled = interrupted as u64;
         // The block is its parent's.
-        let handler = actions::disposition(tls, signal).handler;
-        return if handler > SIG_IGN { handler } else { RETURN };
+        return Some(actions::disposition(tls, signal)).filter(|action| action.handler > SIG_IGN);
     }
     if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
         tls.unsettled = interrupted as u64;
@@ -72,7 +76,7 @@ pub fn deliver_to(
         requeue(info, context, tls);
         return RETURN;
     }
-    let blocked = tls.virtual_mask & if waiting { tls.wait_mask } else { VIRTUAL };
+    let blocked = tls.virtual_mask & if waiting { wait_mask } else { VIRTUAL };
     deliver(signal, info, context, tls, blocked)
 }
 
@@ -101,7 +105,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
             context.set_args(tls.original);
             site::again(context, tls.resume);
         }
-        Place::BackQuick => begin_again(context, tls),
+        Place::BackQuick => CallMade::of(tls, context).begin_again(context),
         _ => return false,
     }
     hosted::settled(context, before);
@@ -112,9 +116,9 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
 
 /// Outside, but in our text or a stub: shows the program's handler a context that it could have without us.
 fn settle_outside(context: &mut Context, tls: &mut Tls) {
-    let before = context.rip;
-    match regions::place(context.rip) {
-        Place::Elsewhere if hosted::active() && hosted::settle(context, tls) => {}
+    let call = CallMade::of(tls, context);
+    match regions::place(call.rip) {
+        Place::Elsewhere if hosted::active() && hosted::settle(context, call.rip, call.target) => {}
         Place::Elsewhere | Place::BeforeClone => objects::settle(context),
         // SAFETY: there rcx is `resume`.
         Place::Forward => context.rip = unsafe { site::done(context.rcx) },
@@ -123,36 +127,29 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
             site::rewind(context, resume);
         }
         Place::BackEdited => {
-            context.set_args(tls.original);
-            site::again(context, tls.resume);
+            context.set_args(call.original);
+            site::again(context, call.resume);
         }
         Place::ForwardEdited => {
-            context.set_args(tls.original);
-            // SAFETY: the block holds the `resume` of the call being made.
-            context.rip = unsafe { site::done(tls.resume) };
+            context.set_args(call.original);
+            // SAFETY: the block held the `resume` of the call being made.
+            context.rip = unsafe { site::done(call.resume) };
         }
-        Place::BackPassed => site::again(context, tls.resume),
+        Place::BackPassed => site::again(context, call.resume),
         // SAFETY: as above.
-        Place::ForwardPassed => context.rip = unsafe { site::done(tls.resume) },
-        Place::BackQuick => begin_again(context, tls),
-        Place::AfterQuick if table::to_be_offered(tls.path_class, context.rax as i64) => {
-            begin_again(context, tls);
+        Place::ForwardPassed => context.rip = unsafe { site::done(call.resume) },
+        Place::BackQuick => call.begin_again(context),
+        Place::AfterQuick if table::to_be_offered(call.path_class, call.result) => {
+            call.begin_again(context);
         }
         Place::AfterQuick => {
-            context.set_args(tls.original);
+            context.set_args(call.original);
             // SAFETY: as above.
-            context.rip = unsafe { site::done(tls.resume) };
+            context.rip = unsafe { site::done(call.resume) };
         }
         Place::AfterClone => {}
     }
-    hosted::settled(context, before);
-}
-
-/// A call that the entry was about to make, or has made without effect, is the program's to make once more.
-fn begin_again(context: &mut Context, tls: &Tls) {
-    context.set_args(tls.original);
-    context.rax = u64::from(tls.number);
-    site::again(context, tls.resume);
+    hosted::settled(context, call.rip);
 }
 
 /// Signals that came before this one and whose wrappers did not get to settle their contexts: they refer to the block,
@@ -239,7 +236,13 @@ fn requeue(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
 }
 
 /// The program's handler, or what its action says. `blocked` are the virtual signals that the program has blocked.
-fn deliver(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls, blocked: u64) -> u64 {
+fn deliver(
+    signal: u32,
+    info: &SigInfo,
+    context: &mut Context,
+    tls: &mut Tls,
+    blocked: u64,
+) -> Option<Action> {
     let virtually = bit(signal) & VIRTUAL;
     if virtually & blocked != 0 {
         parking::park(info, context, tls);
@@ -259,9 +262,9 @@ fn deliver(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls, bl
             default_action(signal, info);
             RETURN
         }
-        handler => {
+        _ => {
             parking::enter_handler(signal, action.mask, action.flags & SA_NODEFER != 0, context, tls);
-            handler
+            Some(action)
         }
     }
 }
@@ -274,7 +277,13 @@ fn default_action(signal: u32, info: &SigInfo) {
 }
 
 /// The thread's own instructions raised it.
-fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls, from_guest: bool) -> u64 {
+fn synchronous(
+    signal: u32,
+    info: &SigInfo,
+    context: &mut Context,
+    tls: &mut Tls,
+    from_guest: bool,
+) -> Option<Action> {
     if signal == SIGSYS && info.code == SYS_USER_DISPATCH {
         dispatch::caught(info, context, tls, from_guest);
         return RETURN;
@@ -309,5 +318,5 @@ fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls
         actions::reset(signal, &action);
     }
     parking::enter_handler(signal, action.mask, action.flags & SA_NODEFER != 0, context, tls);
-    action.handler
+    Some(action)
 }

@@ -7,9 +7,7 @@
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
-use super::{
-    Context, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, SigInfo, VIRTUAL, actions, bit, queue_to_self, raise, wrapper,
-};
+use super::{Context, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, SigInfo, actions, bit, queue_to_self, raise, wrapper};
 use crate::entry::tls::{INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_NONE, PHASE_CALL, Tls};
 use crate::{RESTART, lodger, raw, serve, usercopy};
 
@@ -39,11 +37,11 @@ pub fn is_watched(signal: u32) -> bool {
     WATCHED.load(Relaxed) && ENDING.contains(&signal)
 }
 
-/// Whether the kernel delivered because of what [`actions::watch`] told it: the frame returns to our own restorer.
-pub fn came_by_default(signal: u32, context: &Context) -> bool {
+/// Whether the kernel delivered because of what [`actions::watch`] told it: the frame returns to the restorer that is for nothing else.
+pub fn came_by_default(context: &Context) -> bool {
     // SAFETY: the kernel's frame has the restorer's address just before the context.
-    let restorer = || unsafe { (&raw const *context).cast::<u64>().sub(1).read() };
-    bit(signal) & VIRTUAL == 0 && restorer() == wrapper::restorer()
+    let restorer = unsafe { (&raw const *context).cast::<u64>().sub(1).read() };
+    restorer == wrapper::default_restorer()
 }
 
 /// Such a signal struck this thread.

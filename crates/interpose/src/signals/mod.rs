@@ -6,6 +6,7 @@
 
 pub mod actions;
 pub mod alt;
+mod call_made;
 pub mod context;
 pub mod deliver;
 pub mod ending;
@@ -56,6 +57,7 @@ pub static ALL: u64 = !SYNCHRONOUS;
 pub static NO_ALT: StackDescription = StackDescription { base: 0, flags: SS_DISABLE, size: 0 };
 pub const SS_ONSTACK: u64 = 1;
 pub const SS_DISABLE: u64 = 2;
+pub const SS_AUTODISARM: u64 = 1 << 31;
 
 /// Makes a signal pending for this thread again, with what is known about it.
 ///

@@ -54,6 +54,16 @@ global_asm!(
     ".byte 0x0f, 0x05",
     "ud2",
     ".size interpose_restorer, . - interpose_restorer",
+    ".p2align 4",
+    "nop",
+    ".hidden interpose_default_restorer",
+    ".globl interpose_default_restorer",
+    ".type interpose_default_restorer,@function",
+    "interpose_default_restorer:",
+    ".byte 0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00",
+    ".byte 0x0f, 0x05",
+    "ud2",
+    ".size interpose_default_restorer, . - interpose_default_restorer",
     ".popsection",
     on_signal = sym super::deliver::on_signal,
     leave_handler = sym super::parking::leave_handler,
@@ -64,6 +74,7 @@ unsafe extern "C" {
     fn interpose_signal();
     fn interpose_signal_noted();
     fn interpose_restorer();
+    fn interpose_default_restorer();
 }
 
 /// Where the kernel delivers.
@@ -80,4 +91,9 @@ pub fn is_at_start(pc: u64) -> bool {
 /// Where our own handlers return to.
 pub fn restorer() -> u64 {
     interpose_restorer as *const () as u64
+}
+
+/// The same where they are called in place of the default action, which is how they know.
+pub fn default_restorer() -> u64 {
+    interpose_default_restorer as *const () as u64
 }
