@@ -9,7 +9,9 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 const GO_CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/go-build");
 
 /// Everything that one program does, started from elsewhere and from the mount, as it is and by a program of its kind.
-fn guest(compiler: &'static str, options: &[&'static str]) -> Case {
+///
+/// `guests` is the variable that says which programs are; empty is the default.
+fn guest(compiler: &'static str, options: &[&'static str], guests: &'static str) -> Case {
     script(
         r#"
         cd "$MNT"; "$FIX/guest" some words || echo "ended with $?"
@@ -19,7 +21,12 @@ fn guest(compiler: &'static str, options: &[&'static str]) -> Case {
     "#,
     )
     .fixture_by(compiler, "guest", options)
-    .env("DEFUSE_GUESTS", "1")
+    .env("DEFUSE_GUESTS", guests)
+}
+
+/// A fixture that is linked with musl.
+fn with_musl(name: &'static str) -> Case {
+    script(format!("cd \"$MNT\"; \"$FIX/{name}\"")).fixture_by("musl-gcc", name, &[])
 }
 
 /// A fixture that is linked statically.
@@ -38,13 +45,13 @@ fn go() -> Case {
 }
 
 same_as_plain! {
-    musl: guest("musl-gcc", &[]);
+    musl: guest("musl-gcc", &[], "");
 
-    musl_static: guest("musl-gcc", &["-static"]);
+    musl_static: guest("musl-gcc", &["-static"], "1");
 
-    glibc_static: guest("cc", &["-static"]);
+    glibc_static: guest("cc", &["-static"], "1");
 
-    glibc_static_pie: guest("cc", &["-static-pie"]);
+    glibc_static_pie: guest("cc", &["-static-pie"], "1");
 
     go_static: go();
 
@@ -61,6 +68,11 @@ same_as_plain! {
 
     /// 64 threads, fork, 16 KiB stacks, cancellation.
     busy_threads: fixed("busy");
+
+    /// Signals sent at any instruction, also of what becomes of another.
+    stepped: fixed("stepping");
+
+    stepped_musl: with_musl("stepping");
 
     everything_at_once: fixed("mixed");
 

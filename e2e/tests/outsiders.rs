@@ -115,33 +115,43 @@ fn a_program_of_32_bits_runs_as_before() {
 }
 
 #[test]
-fn a_program_linked_with_musl_runs_as_before_and_starts_intercepted_ones() {
+fn a_program_linked_with_musl_runs_on_the_mount_unless_told_otherwise() {
     need_programs!("musl-gcc");
-    let Some(session) = Session::new() else { return };
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/opener.c");
-    let program = session.place.root().join("fixtures/opener");
-    let compiled =
-        Command::new("musl-gcc").arg("-w").arg("-o").arg(&program).arg(source).status().expect("musl-gcc");
-    assert!(compiled.success());
-    let outcome = run(
-        &session,
-        "cd $OUT; $FIX/opener $MNT/f; $FIX/opener '!cat '$MNT/f; $FIX/opener \"!$FIX/opener '!cat $MNT/f'\"",
-    );
-    assert_eq!(outcome.stdout_text(), "not found: \ncontent\ncontent\n");
-    assert!(
-        matches!(&warnings(&outcome)[..], [one] if one.contains("is linked with musl")),
-        "{}",
-        outcome.stderr_text()
-    );
-
-    // As the first program of a session, too.
-    let mount =
-        format!("{}=passthrough:{}", session.place.mnt().display(), session.place.backend().display());
-    let file = session.place.mnt().join("f");
-    let words = ["run".as_ref(), "-m".as_ref(), mount.as_ref(), program.as_os_str(), file.as_os_str()];
-    let outcome = session.defuse(words);
-    assert_eq!(outcome.end, End::Exit(0), "{}", outcome.stderr_text());
-    assert_eq!(outcome.stdout_text(), "not found: \n");
+    for (guests, finds, warned) in [("", "found: content", 0), ("0", "not found: ", 1)] {
+        let Some(session) = Session::new() else { return };
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/opener.c");
+        let program = session.place.root().join("fixtures/opener");
+        let compiled = Command::new("musl-gcc")
+            .arg("-w")
+            .arg("-o")
+            .arg(&program)
+            .arg(source)
+            .status()
+            .expect("musl-gcc");
+        assert!(compiled.success());
+        std::fs::write(session.place.backend().join("f"), "content\n").expect("a file");
+        let mount =
+            format!("{}=passthrough:{}", session.place.mnt().display(), session.place.backend().display());
+        let words = |more: &[&str]| [&["run", "-m", &mount], more].concat().join("\0");
+        let script = "$0 $1; $0 '!cat '$1; $0 \"!$0 '!cat $1'\"";
+        let file = session.place.mnt().join("f").display().to_string();
+        let program = program.display().to_string();
+        let run = |more: &[&str]| {
+            let words = words(more);
+            let outcome = session.finish(session.command(words.split('\0')).env("DEFUSE_GUESTS", guests));
+            assert_eq!(outcome.end, End::Exit(0), "{}", outcome.stderr_text());
+            outcome
+        };
+        let outcome = run(&["sh", "-c", script, &program, &file]);
+        let line = format!("{finds}\n");
+        let said = if finds.ends_with("content") { format!("{line}\n") } else { line.clone() };
+        assert_eq!(outcome.stdout_text(), format!("{said}content\ncontent\n"));
+        let warnings = warnings(&outcome);
+        assert_eq!(warnings.len(), warned, "{warnings:?}");
+        assert!(warnings.iter().all(|one| one.contains("is linked with musl")), "{warnings:?}");
+        // As the first program of a session, too.
+        assert_eq!(run(&[&program, &file]).stdout_text(), said);
+    }
 }
 
 #[test]

@@ -83,8 +83,10 @@ pub mod names {
     pub const PAGES: &str = "pages";
     /// Lists of system call sites.
     pub const SITES: &str = "sites";
-    /// A link to the command, as which programs are executed that do not load the library.
+    /// A link to the command, as which programs are executed that are linked with musl.
     pub const HOST: &str = "host";
+    /// The same for static programs.
+    pub const HOST_OF_STATIC: &str = "host-of-static";
 }
 
 /// The variable of the environment that tells a process the folder of its session, an absolute path.

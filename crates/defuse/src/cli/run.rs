@@ -24,7 +24,8 @@ use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
 use super::write_back::write_back;
 use super::{arena, environment, library, nofile, plugin, reaper, run_directory, standing};
 
-/// Set to 1, programs that do not load the library are run as guests (docs/decisions/hosted-programs.md).
+/// Programs that do not load the library are run as guests (docs/decisions/hosted-programs.md): with 0 none, with 1 static ones, too, else those linked
+/// with musl.
 const GUESTS: &str = "DEFUSE_GUESTS";
 
 /// Runs a program in a session of its own and returns its exit status.
@@ -168,13 +169,7 @@ pub fn create_session(
     })?;
     let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
     log::line(Level::Info, format_args!("session {}", session.path().display()));
-    // Without it programs that do not load the library run without the mounts.
-    let host = session.path().join(names::HOST);
-    if env::var_os(GUESTS).is_some_and(|value| value == "1")
-        && let Err(error) = env::current_exe().and_then(|command| symlink(command, host))
-    {
-        log::line(Level::Warn, format_args!("cannot link to this command from the session: {error}"));
-    }
+    make_hosts(session.path());
     // The runner has the libc and the ld.so of most programs.
     if let Err(errno) = SessionLists::new(session.path(), pages).make() {
         log::line(Level::Warn, format_args!("cannot list the system call sites of libc: {errno}"));
@@ -274,4 +269,19 @@ fn cannot_start(file: &OsStr, error: StartError) -> Failure {
 
 fn failed(attempted: &str, errno: Errno) -> Failure {
     Failure::new(RUN_FAILED, format!("cannot {attempted}: {}", errno.desc()))
+}
+
+/// Links to this command, as which guests are executed. Without them programs that do not load the library run without the mounts.
+fn make_hosts(session: &Path) {
+    let guests = env::var_os(GUESTS).unwrap_or_default();
+    let hosts: &[&str] = match guests.as_bytes() {
+        b"0" => &[],
+        b"1" => &[names::HOST, names::HOST_OF_STATIC],
+        _ => &[names::HOST],
+    };
+    for name in hosts {
+        if let Err(error) = env::current_exe().and_then(|command| symlink(command, session.join(name))) {
+            log::line(Level::Warn, format_args!("cannot link to this command from the session: {error}"));
+        }
+    }
 }

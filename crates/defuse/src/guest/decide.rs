@@ -24,15 +24,13 @@ pub struct Hosted {
 
 /// Whether the program at `path` (the kernel's), which cannot be intercepted as it is, can be a guest.
 pub fn decide(process: &'static Process, why: Outsider, path: &PathBytes) -> Option<Hosted> {
-    if !matches!(why, Outsider::Static | Outsider::Musl)
-        || !process.hosts
-        || !interpose::can_have_guest()
+    let host = host(process, why)?;
+    if !interpose::can_have_guest()
         || !has_stack()
+        || !may_be_executed(&host)
+        || !next_image::is_intercepted(process, &host)
+        || !may_be_executed(path)
     {
-        return None;
-    }
-    let host = host(process)?;
-    if !may_be_executed(&host) || !next_image::is_intercepted(process, &host) || !may_be_executed(path) {
         return None;
     }
     let (layout, shown) = read(path, |fd| Some((Layout::read(fd)?, shown(fd)?)))?;
@@ -52,15 +50,21 @@ pub fn decide(process: &'static Process, why: Outsider, path: &PathBytes) -> Opt
 
 /// Whether the program at `path` is one of those that [`decide`] is asked about, and there is a host for it.
 pub fn may_be_guest(process: &Process, path: &[u8]) -> bool {
-    process.hosts
-        && matches!(image::look(sys::AT_FDCWD, path), Some(Outsider::Static | Outsider::Musl))
-        && host(process).is_some_and(|host| may_be_executed(&host))
+    image::look(sys::AT_FDCWD, path)
+        .and_then(|why| host(process, why))
+        .is_some_and(|host| may_be_executed(&host))
 }
 
-/// The session's link to the command.
-fn host(process: &Process) -> Option<PathBytes> {
+/// The session's link to the command, which need not be there.
+fn host(process: &Process, why: Outsider) -> Option<PathBytes> {
+    let name = match why {
+        _ if !process.hosts => return None,
+        Outsider::Musl => names::HOST,
+        Outsider::Static => names::HOST_OF_STATIC,
+        _ => return None,
+    };
     let mut host = PathBytes::new();
-    for part in [process.folder.as_slice(), b"/", names::HOST.as_bytes()] {
+    for part in [process.folder.as_slice(), b"/", name.as_bytes()] {
         host.try_extend_from_slice(part).ok()?;
     }
     Some(host)

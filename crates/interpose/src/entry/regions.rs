@@ -77,9 +77,10 @@ pub fn entry() -> u64 {
     at(interpose_entry)
 }
 
-/// The end of the decision.
-pub fn committed() -> u64 {
-    at(interpose_committed)
+/// Whether this is one of the last instructions of a call that passes. Those that follow with dispatch are come to by calls made inside as
+/// well, which do not end there.
+pub fn is_end_of_call(pc: u64) -> bool {
+    (at(interpose_tail_pass)..at(interpose_tail_edited)).contains(&pc)
 }
 
 /// Where a dispatched 32-bit call is made, the block holding `resume`.

@@ -5,7 +5,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use super::actions::{self, Action, SA_NODEFER, SA_RESETHAND, SIG_DFL, SIG_IGN};
 use super::call_made::CallMade;
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
-use super::{ending, parking, wrapper};
+use super::{ending, mask, parking, wrapper};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
 use crate::{RESTART, dispatch, hosted, lodger, objects, raw, serve, site, table, usercopy};
@@ -100,7 +100,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
     match regions::place(context.rip) {
         // SAFETY: there rcx is `resume`.
         Place::Forward => context.rip = unsafe { site::done(context.rcx) },
-        Place::Back if context.rip >= regions::committed() => site::again(context, context.rcx),
+        Place::Back if regions::is_end_of_call(context.rip) => site::again(context, context.rcx),
         Place::BackEdited => {
             context.set_args(tls.original);
             site::again(context, tls.resume);
@@ -207,7 +207,9 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
             // Not blocked, as nothing blocks it: wait for the call's end here.
             tls.virtual_pending |= signal;
         } else {
-            // SAFETY: blocked in this frame's handler or by the one that came between.
+            // One that does not block itself (`SA_NODEFER`) would come again and again.
+            mask::set_native(ALL | tls.parked);
+            // SAFETY: it is blocked.
             unsafe { queue_to_self(info) };
         }
     }
