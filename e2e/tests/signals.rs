@@ -26,9 +26,6 @@ same_as_plain! {
     /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
     busy_threads: transcript("busy");
 
-    /// Signals sent at any instruction, also of what becomes of another.
-    stepped: transcript("stepping");
-
     /// All of it at the same time. `DEFUSE_E2E_STRESS=SECONDS` makes it last.
     everything_at_once: everything_at_once();
 }
