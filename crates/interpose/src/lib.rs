@@ -26,7 +26,7 @@ pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UN
 pub use dispatch::armed as is_dispatching;
 pub use handler::{Fault, ForkCall, ForkKind, Handler};
 pub use install::{InstallError, Installed, install};
-pub use paths::PathFilter;
+pub use paths::{PathFilter, absence};
 pub use plans::{PlanStore, store_plans};
 pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
 pub use serve::pass_inner_calls;
