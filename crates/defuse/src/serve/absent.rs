@@ -53,10 +53,10 @@ pub fn answer(call: &Call) -> Option<i64> {
 /// Where a call has its path, if the entry makes it; and whether the kernel would look the path up, with the effective user's rights and
 /// without an objection to the other arguments, so that a name found to be absent is the answer.
 fn path_of(call: &Call) -> Option<(At, bool)> {
+    const LOOK: u32 = sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH;
     let [_, _, third, fourth, fifth, _] = call.args;
     let nofollow = |flags: u64| flags as u32 & sys::AT_SYMLINK_NOFOLLOW != 0;
     let only = |flags: u64, known: u32| flags as u32 & !known == 0;
-    const LOOK: u32 = sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH;
     Some(match call.nr {
         sys::__NR_stat => (At::cwd(0, true), true),
         sys::__NR_lstat => (At::cwd(0, false), true),
