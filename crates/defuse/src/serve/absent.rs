@@ -67,15 +67,16 @@ fn path_of(call: &Call) -> Option<(At, bool)> {
         }
         sys::__NR_readlink => (At::cwd(0, false), third as i32 > 0),
         sys::__NR_readlinkat => (At::dir(false), fourth as i32 > 0),
-        sys::__NR_access => (At::cwd(0, true), false),
-        sys::__NR_faccessat => (At::dir(true), false),
-        sys::__NR_faccessat2 => (At::dir(!nofollow(fourth)), false),
+        sys::__NR_access | sys::__NR_chmod | sys::__NR_chown | sys::__NR_truncate => {
+            (At::cwd(0, true), false)
+        }
+        sys::__NR_faccessat | sys::__NR_fchmodat => (At::dir(true), false),
+        sys::__NR_faccessat2 | sys::__NR_fchmodat2 | sys::__NR_utimensat => {
+            (At::dir(!nofollow(fourth)), false)
+        }
+        sys::__NR_fchownat => (At::dir(!nofollow(fifth)), false),
         sys::__NR_unlink | sys::__NR_rmdir | sys::__NR_lchown => (At::cwd(0, false), false),
         sys::__NR_unlinkat => (At::dir(false), false),
-        sys::__NR_chmod | sys::__NR_chown | sys::__NR_truncate => (At::cwd(0, true), false),
-        sys::__NR_fchmodat => (At::dir(true), false),
-        sys::__NR_fchmodat2 | sys::__NR_utimensat => (At::dir(!nofollow(fourth)), false),
-        sys::__NR_fchownat => (At::dir(!nofollow(fifth)), false),
         _ => return None,
     })
 }
