@@ -15,6 +15,12 @@ use crate::product::Product;
 /// Says who mounts: `session` (or nothing) for `-m`, `module` for the kernel module, which must be loaded.
 const VARIABLE: &str = "DEFUSE_E2E_MOUNT";
 
+/// Whether mounts are the kernel module's, which has locks of its own.
+#[must_use]
+pub fn by_module() -> bool {
+    env::var(VARIABLE).as_deref() == Ok("module")
+}
+
 /// A mount at [`Place::mnt`], served from [`Place::backend`]. One that stands is unmounted on drop.
 #[derive(Debug)]
 pub struct Mounted {

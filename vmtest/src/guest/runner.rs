@@ -37,6 +37,7 @@ struct Job {
 
 /// Load the module, run what matches, unload; then the machine powers off.
 pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
+    keep_inherited_descriptors();
     let mut port = match Port::open() {
         Ok(port) => port,
         Err(error) => {
@@ -144,6 +145,13 @@ fn jobs(rest: &[&str]) -> Vec<Job> {
 
 fn number(word: Option<&&str>) -> u32 {
     word.and_then(|word| word.parse().ok()).unwrap_or(1)
+}
+
+/// What virtme-ng left open (a terminal, at the number that a test takes for its second file) is no test's business.
+fn keep_inherited_descriptors() {
+    // SAFETY: the flag alone changes, so nobody's descriptor is closed under them.
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+    assert_eq!(result, 0, "close_range: {}", std::io::Error::last_os_error());
 }
 
 /// The tests of a binary that `cargo test` built.

@@ -95,7 +95,7 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
             return Err(Errno::BUSY);
         }
         if old.directory || new.directory {
-            check_slashes(old, new, flags)?;
+            check_slashes(process, old, new, flags)?;
         }
         let exchanged = flags & sys::RENAME_EXCHANGE != 0;
         let replaced = if exchanged { None } else { paging::before_unlink(process, new) };
@@ -110,7 +110,7 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
 }
 
 /// A slash at the end is for directories only. What the kernel looks at before comes first here too.
-fn check_slashes(old: &Spot, new: &Spot, flags: u32) -> Result<(), Errno> {
+fn check_slashes(process: &Process, old: &Spot, new: &Spot, flags: u32) -> Result<(), Errno> {
     let kind = |spot: &Spot| spot.call(Instance::getattr).map(|attributes| attributes.st_mode & sys::S_IFMT);
     let exchange = flags & sys::RENAME_EXCHANGE != 0;
     let (from, to) = (kind(old)?, kind(new));
@@ -122,7 +122,24 @@ fn check_slashes(old: &Spot, new: &Spot, flags: u32) -> Result<(), Errno> {
         _ => {}
     }
     let demanded = old.directory || new.directory && !exchange;
-    if demanded && from != sys::S_IFDIR { Err(Errno::NOTDIR) } else { Ok(()) }
+    if !demanded || from == sys::S_IFDIR || is_above(new, old) && minds_ancestors_first(process) {
+        return Ok(());
+    }
+    Err(Errno::NOTDIR)
+}
+
+/// Whether `old` lies somewhere in the directory `new`, which it can then not take the place of.
+fn is_above(new: &Spot, old: &Spot) -> bool {
+    old.path().as_bytes().strip_prefix(new.path().as_bytes()).is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+/// Whether this kernel (7.x; 6.18 does not) says that a file cannot take the place of a directory that it lies in before it says that
+/// a name with a slash is none for a file. Asks it about two names of which neither answer changes anything.
+fn minds_ancestors_first(process: &Process) -> bool {
+    let file = [&process.folder, b"/arena\0".as_slice()].concat();
+    let folder = [&process.folder, b"/\0".as_slice()].concat();
+    let args = [file.as_ptr() as u64, folder.as_ptr() as u64, 0, 0, 0, 0];
+    native::checked(sys::__NR_rename, args) == Err(Errno::NOTEMPTY)
 }
 
 /// Serves a call with two paths; from one mount to another, or between a mount and the rest, is `EXDEV`, once

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use stash::{Slot, SlotId};
 
 use super::module_abi::{self as abi, Ident, Live, Open};
-use super::{Form, KIND, ShadowProvider, USERS};
+use super::{Form, KIND, LENDER, ShadowProvider, USERS};
 use crate::file::{OpenFile, stash_errno};
 use crate::mount::Mount;
 use crate::process::Process;
@@ -176,6 +176,8 @@ pub fn share(process: &Process, file: &OpenFile, slot: &Slot<'_>, only: Option<R
         native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFL), flags, 0, 0, 0]);
     }
     file.set_form(Form::Shadow);
+    // From here on the kernel tells whether somebody has it; the owner's being alive does not.
+    slot.user_words()[LENDER].store(0, Ordering::Release);
     Ok(())
 }
 
