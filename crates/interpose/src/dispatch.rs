@@ -114,14 +114,60 @@ fn resume(site: u64, tls: &mut Tls) -> u64 {
     (&raw const tls.record) as u64 + size_of::<Record>() as u64
 }
 
+/// What `iretq` takes from the stack to go on behind a 32-bit call, which leaves no register free to name the place.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct WayBack {
+    done: u64,
+    code_segment: u64,
+    flags: u64,
+    rsp: u64,
+    stack_segment: u64,
+}
+
+impl WayBack {
+    fn new(context: &Context) -> Self {
+        Self {
+            done: context.rip,
+            code_segment: context.segments & 0xffff,
+            flags: context.eflags,
+            rsp: context.rsp,
+            stack_segment: context.segments >> 48,
+        }
+    }
+
+    fn of(context: &Context) -> Self {
+        // SAFETY: callers know by the PC that the stack pointer leads to one.
+        unsafe { (context.rsp as *const Self).read() }
+    }
+}
+
+/// A 32-bit call that is about to be made in our text is the program's to make once more.
+pub fn unmake_32_bit(context: &mut Context) {
+    let back = WayBack::of(context);
+    context.rsp = back.rsp;
+    context.rip = back.done - INSTRUCTION;
+}
+
+/// A 32-bit call was made in our text: goes back to the program.
+pub fn complete_32_bit(context: &mut Context) {
+    WayBack { done: context.rip, rsp: context.rsp, .. } = WayBack::of(context);
+}
+
 /// A call was caught: the program goes on as if its site had been rewritten.
-pub fn caught(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
+pub fn caught(info: &mut SigInfo, context: &mut Context, tls: &mut Tls) {
     let done = context.rip;
     if context.rax == SYS_RT_SIGRETURN && info.architecture() == AUDIT_ARCH_X86_64 {
         context.rip = regions::sigreturn();
         return;
     }
+    if info.architecture() != AUDIT_ARCH_X86_64 {
+        // In the signal's frame, where nothing is read any more: what comes on this stack from now on lies below. (The thread's block would not do,
+        // as another signal's handler may make such a call before this one is made.)
+        context.rsp = info.leave(WayBack::new(context));
+        context.rip = regions::pass_32_bit();
+        return;
+    }
     context.rcx = resume(done - INSTRUCTION, tls);
-    context.rip =
-        if info.architecture() == AUDIT_ARCH_X86_64 { regions::entry() } else { regions::pass_32_bit() };
+    context.rip = regions::entry();
 }

@@ -16,7 +16,7 @@ pub mod ending;
 mod enter;
 mod exec;
 mod extended;
-mod fork;
+pub mod fork;
 pub mod inner;
 mod limits;
 pub mod locks;

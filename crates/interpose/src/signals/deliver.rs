@@ -24,7 +24,7 @@ pub extern "C" fn on_signal(
     interrupted: *mut Context,
 ) -> u64 {
     // SAFETY: the kernel passes its frame; the block is this thread's.
-    let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
+    let (info, context, tls) = unsafe { (&mut *info, &mut *context, &mut *tls::current()) };
     let place = regions::place(context.rip);
     if place == Place::AfterClone && context.rax == 0 {
         settle_child(context);
@@ -84,7 +84,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
     match regions::place(context.rip) {
         // SAFETY: there rcx is `resume`.
         Place::Forward => context.rip = unsafe { site::done(context.rcx) },
-        Place::Back if context.rip >= regions::committed() => site::again(context, context.rcx),
+        Place::Back if regions::is_tail(context.rip) => site::again(context, context.rcx),
         Place::BackEdited => {
             context.set_args(tls.original);
             site::again(context, tls.resume);
@@ -119,6 +119,8 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
         Place::BackPassed => site::again(context, tls.resume),
         // SAFETY: as above.
         Place::ForwardPassed => context.rip = unsafe { site::done(tls.resume) },
+        Place::Back32 => dispatch::unmake_32_bit(context),
+        Place::Forward32 => dispatch::complete_32_bit(context),
         Place::BackQuick => begin_again(context, tls),
         Place::AfterQuick if table::to_be_offered(tls.path_class, context.rax as i64) => {
             begin_again(context, tls);
@@ -258,7 +260,7 @@ fn default_action(signal: u32, info: &SigInfo) {
 }
 
 /// The thread's own instructions raised it.
-fn synchronous(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) -> u64 {
+fn synchronous(signal: u32, info: &mut SigInfo, context: &mut Context, tls: &mut Tls) -> u64 {
     if signal == SIGSYS && info.code == SYS_USER_DISPATCH {
         dispatch::caught(info, context, tls);
         return RETURN;
