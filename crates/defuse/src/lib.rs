@@ -21,6 +21,7 @@ mod helper_process;
 pub mod image;
 mod lending;
 mod libraries;
+mod listing;
 mod lock_files;
 pub mod log;
 mod mount;

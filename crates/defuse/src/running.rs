@@ -15,6 +15,7 @@ use plugin_abi::MountPath;
 use rustix::io::Errno;
 use stash::Slot;
 
+use crate::listing::for_each_name;
 use crate::namei::{self, OpenHow, Spot};
 use crate::native;
 use crate::process::Process;
@@ -145,31 +146,4 @@ fn try_versions(folder: RawFd) -> Result<(), Errno> {
         native::close(version);
         result
     })
-}
-
-/// Calls `each` with every name in a directory.
-fn for_each_name(directory: RawFd, mut each: impl FnMut(&[u8]) -> Result<(), Errno>) -> Result<(), Errno> {
-    /// Where a `struct linux_dirent64` has its length and its name.
-    const LENGTH: usize = 16;
-    const NAME: usize = 19;
-    let mut buffer = [0u8; 2048];
-    loop {
-        let args = [directory as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, 0, 0, 0];
-        let count = native::checked(sys::__NR_getdents64, args)? as usize;
-        if count == 0 {
-            return Ok(());
-        }
-        let mut rest = &buffer[..count];
-        while let Some(&[low, high]) = rest.get(LENGTH..LENGTH + 2) {
-            let Some((entry, after)) = rest.split_at_checked(u16::from_ne_bytes([low, high]).into()) else {
-                break;
-            };
-            rest = after;
-            let name = entry.get(NAME..).unwrap_or_default();
-            let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())];
-            if !matches!(name, b"" | b"." | b"..") {
-                each(name)?;
-            }
-        }
-    }
 }
