@@ -38,11 +38,15 @@ pub fn run(work: &Work, name: &str) -> Done {
         // As a shell looks for a command: in three directories that do not have it, and in one that has.
         "stat-search" => {
             let directories = ["search-1", "search-2", "search-3"].map(|name| beside(work, name));
-            directories.iter().for_each(|path| crate::calls::mkdir(path));
+            for path in &directories {
+                crate::calls::mkdir(path);
+            }
             let missing = directories
                 .map(|path| CString::new([path.as_bytes(), b"/command"].concat()).expect("no NUL"));
             repeated(&mut || {
-                missing.iter().for_each(|path| absent(path));
+                for path in &missing {
+                    absent(path);
+                }
                 stat(&work.foreign);
             })
         }
