@@ -6,3 +6,23 @@ pub mod product;
 pub mod start;
 pub mod statistics;
 pub mod worker;
+
+/// Works on what is not served. What is not said by its name: `search` looks for a file in three directories that do not have it first, and
+/// `mkdir` takes the directory away again.
+pub const FOREIGN: [&str; 15] = [
+    "getppid",
+    "read-foreign",
+    "write-foreign",
+    "stat-foreign",
+    "open-foreign",
+    "stat-relative",
+    "open-relative",
+    "chmod-foreign",
+    "stat-missing",
+    "stat-relative-missing",
+    "access-missing",
+    "open-missing",
+    "stat-search",
+    "rename-foreign",
+    "mkdir-foreign",
+];

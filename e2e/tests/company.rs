@@ -53,6 +53,53 @@ for name, directory in ("nothing", d), ("x/y", d), ("x", 99):
     except OSError as error: print(error)
 '"#).needs(&["python3"]).needs_root();
 
+    /// A name that was absent again and again is found as soon as a link leads from there to where it is, whoever made that.
+    links_made_later: script(r#"
+        echo served >"$MNT/f"; mkdir -p "$MNT/sub" "$OUT/search/dir" "$OUT/here/below"; echo deep >"$MNT/sub/f"
+        env python3 -c '
+import os, subprocess
+mount, out = os.environ["MNT"], os.environ["OUT"]
+def ask(name, follow=True, at=None):
+    try: return oct(os.stat(name, follow_symlinks=follow, dir_fd=at).st_mode)
+    except OSError as error: return error.strerror
+def read(name, at=None):
+    try: return os.readlink(name, dir_fd=at).replace(mount, "MNT")
+    except OSError as error: return error.strerror
+def another(*command): subprocess.run(command, check=True)
+looks = [lambda: ask(out + "/search/dir/f"), lambda: ask(out + "/search/dir/f", False), lambda: read(out + "/search/dir/f"),
+    lambda: ask(out + "/search/dir/f/x"), lambda: os.access(out + "/search/dir/f", os.R_OK), lambda: ask(out + "/search/dir/nothing")]
+def again(looks):
+    for time in range(6): answers = [look() for look in looks]
+    print(answers)
+again(looks)
+os.rmdir(out + "/search/dir"); os.symlink(mount, out + "/search/dir"); print([look() for look in looks]); again(looks)
+os.unlink(out + "/search/dir"); os.mkdir(out + "/search/dir"); again(looks)
+os.rename(out + "/search", out + "/apart"); another("ln", "-s", mount, out + "/search"); again(looks)
+os.rename(mount + "/sub", mount + "/dir"); print([look() for look in looks]); again(looks)
+# One name, relative to a directory beside.
+os.chdir(out + "/here"); at = os.open(".", os.O_RDONLY)
+looks = [look for at in (None, at) for look in (lambda at=at: ask("n", at=at), lambda at=at: ask("n", False, at), lambda at=at: read("n", at),
+    lambda at=at: os.access("n", os.F_OK, dir_fd=at), lambda at=at: ask("below/n", at=at), lambda at=at: ask("below/n/f", at=at))]
+again(looks)
+os.symlink(mount + "/f", "n"); os.symlink(mount + "/dir", "below/n"); print([look() for look in looks]); again(looks)
+os.unlink("n"); os.unlink("below/n"); another("ln", "-s", mount + "/nothing", "n"); another("ln", "-s", mount + "/nothing", "below/n"); again(looks)
+os.mkdir(mount + "/nothing"); print([look() for look in looks]); again(looks)
+# New names in one directory, whichever it is.
+os.symlink(mount, out + "/link"); os.symlink(os.path.dirname(mount), out + "/above"); os.symlink(mount, "link"); name = os.path.basename(mount)
+for made in out + "/link", "link": os.rename(made + "/f", made + "/g"); os.link(made + "/g", made + "/h"); os.rename(made + "/h", made + "/f"); os.unlink(made + "/g")
+print(sorted(os.listdir(mount)))
+for old, new in (out + "/link/missing", out + "/link/x"), (out + "/none/x", out + "/none/y"), (out + "/link/f/x", out + "/link/f/y"), (out + "/link/f", out + "/link/dir"):
+    try: os.rename(old, new)
+    except OSError as error: print(error.strerror)
+print(sorted(os.listdir(mount)), sorted(os.listdir(out + "/here")))
+# A mount point stays where it is, by whatever name; another directory has its files wherever it is.
+for directory in os.path.dirname(mount), out + "/above", out + "/../" + os.path.basename(out) + "/above":
+    moved = directory + "/moved"
+    try: os.rename(directory + "/" + name, moved)
+    except OSError as error: moved = mount
+    print(sorted(os.listdir(moved)))
+    if moved != mount: os.rename(moved, directory + "/" + name)'"#).needs(&["python3"]);
+
     /// What is known of the working directory is forgotten when the root becomes another, by chroot or in another mount name space.
     new_root: script(r#"
         cd "$MNT/.."; mkdir -p "$MNT/d" new/mnt; echo on the mount >"$MNT/f"; echo in the new root >new/mnt/f

@@ -83,6 +83,22 @@ fn the_32_bit_entry_is_detected_and_said() {
     assert!(complained.contains("makes 32-bit system calls (int $0x80) at 1 place(s)"), "{complained}");
 }
 
+/// Its arguments are in other registers, and it keeps those that a `syscall` does not.
+#[test]
+fn the_32_bit_entry_keeps_all_registers_while_dispatch_is_armed() {
+    for dispatch in ["--dispatch=never", "--dispatch=always"] {
+        let Some((said, _)) = direct(&[dispatch], "entry32", &[]) else { return };
+        assert_eq!(
+            said,
+            "six arguments: 1 second, kept 1\n\
+             signal behind it: 0, struck 1 strayed 0 kept 1\n\
+             begun again: 1 x, struck 2 strayed 0 kept 1\n\
+             among signals: wrong 0 strayed 0\n",
+            "{dispatch}"
+        );
+    }
+}
+
 #[test]
 fn every_call_is_caught_by_dispatch_if_asked_for() {
     for what in ["inline", "libc", "runtime", "fork", "threads"] {

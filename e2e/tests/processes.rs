@@ -67,6 +67,22 @@ same_as_plain! {
         { echo to both; cat <<<here; } > >(tee copy >&2) 2>/dev/null; wait; diff <(sort f) <(sort -r f | sort) && echo same"#);
 }
 
+/// fork(3) takes malloc's locks and then makes the system call, which waits until nobody is in the plugin any more; whoever is may wait for malloc.
+#[test]
+fn threads_fork_beside_a_plugin_that_uses_the_programs_malloc() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("forking", &["-pthread"]).fixture("allocating", &["-shared", "-fPIC"]);
+    let place = &session.place;
+    let mnt = place.mnt().display().to_string();
+    let fixtures = place.root().join("fixtures").display().to_string();
+    let mount = format!("{mnt}={fixtures}/allocating:{}", place.backend().display());
+    let script = format!("cd '{mnt}'; exec '{fixtures}/forking'");
+    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script]);
+    assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
+    assert_eq!(outcome.stdout, b"equal\n");
+    session.assert_nothing_left();
+}
+
 /// A plugin that keeps its files in the process waits, at a fork, until no thread is in the middle of an operation.
 #[test]
 fn threads_fork_beside_a_plugin_that_waits_for_them() {

@@ -37,7 +37,9 @@ pub fn all(options: &Options, enclosure: &Enclosure) -> io::Result<Vec<Line>> {
     }
     let product = Product::build()?;
     let peers = Peers::build(&enclosure.folder.join("peers"))?;
-    let foreign = enclosure.folder.join("foreign");
+    // No mount is below it: relative paths in it are nobody's either.
+    let foreign = enclosure.folder.join("outside").join("foreign");
+    fs::create_dir(enclosure.folder.join("outside"))?;
     fs::write(&foreign, b"not on a mount")?;
     let mut all = All {
         options,

@@ -87,7 +87,7 @@ pub const TARGETS: [Target; 19] = [
     Target {
         what: "calls that are not ours, time with the interposer",
         section: "calls",
-        works: &["getppid", "read-foreign", "write-foreign", "stat-foreign", "open-foreign"],
+        works: &defuse_bench::FOREIGN,
         value: Value::CpuCost,
         bound: Bound::AtMost(1.03),
         note: "the entry takes about 2 ns of each call, which weighs more the shorter the call is; `open` and `stat` of paths \

@@ -305,6 +305,9 @@ pub fn rebuild(process: &'static Process, fd: RawFd) -> Option<Owner> {
 
 /// Closes `fd` if it came through exec and there is nothing else to it: the plugin never hears of it.
 pub fn close(process: &'static Process, fd: RawFd) -> bool {
+    if process.carried.count() == 0 {
+        return false;
+    }
     let _together = process.descriptors.lock();
     let alone =
         |entry: &ExecEntry| !has_more(entry) && matches!(Mark::of(entry), Mark::Placeholder | Mark::Adopted);

@@ -4,6 +4,8 @@
 #![deny(unsafe_code)]
 
 mod address_space;
+#[allow(unsafe_code)]
+mod atfork;
 mod carried;
 mod common;
 mod dynamic;

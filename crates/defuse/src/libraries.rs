@@ -42,6 +42,7 @@ struct Object {
 }
 
 /// What a path leads to.
+#[allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 enum Place {
     Served(Spot, plugin_abi::stat),
     /// The kernel's file at this path.

@@ -19,7 +19,7 @@ use crate::process::{Cwd, Process};
 use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
 use crate::{native, private_fd, working_directory};
 
-pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_how, open_waiting};
+pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_how, open_waiting, why_not};
 
 /// What paths begin with whose links read differently for us and for the kernel, or may: see [`magic_link`] and [`proc_fd`].
 pub const MAGIC_PREFIXES: [&[u8]; 3] = [b"/proc", b"/dev/fd", b"/dev/std"];
@@ -194,16 +194,7 @@ impl PathArgument {
 
     /// Whether the kernel, given this path as it is, would meet a symbolic link; with `follow` also as the last component.
     pub fn meets_link(&self, follow: bool) -> bool {
-        let nofollow = if follow { 0 } else { sys::O_NOFOLLOW };
-        let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow);
-        let how = OpenHow { flags, mode: 0, resolve: NO_SYMLINKS };
-        match look_how(self.dirfd, &self.text, &how) {
-            Ok(fd) => {
-                native::close(fd);
-                false
-            }
-            Err(error) => error == Errno::LOOP,
-        }
+        why_not(self.dirfd, &self.text, follow) == Errno::LOOP
     }
 
     fn find(&self, process: &'static Process, walk: Option<bool>) -> Result<Located, Errno> {

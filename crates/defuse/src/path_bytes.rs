@@ -3,21 +3,22 @@
 use std::ops::Deref;
 
 use rustix::io::Errno;
+use smallvec::SmallVec;
 
 use crate::resolve::PATH_MAX;
 
-/// A path of at most `PATH_MAX` bytes, in memory of our own heap: it is moved often, and moving 4 KiB each time took longer than
-/// the system calls.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PathBytes(Vec<u8>);
-
-/// What most paths fit in with what is added to them, so that they are allocated once.
+/// What most paths fit in with what is added to them.
 const USUAL: usize = 128;
+
+/// A path of at most `PATH_MAX` bytes. Most lie in the value itself, as the heap is one for all threads and takes longer than copying them;
+/// long ones in our own heap: it is moved often, and moving 4 KiB each time took longer than the system calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PathBytes(SmallVec<[u8; USUAL]>);
 
 impl PathBytes {
     /// An empty path. Allocates nothing.
     pub const fn new() -> Self {
-        Self(Vec::new())
+        Self(SmallVec::new_const())
     }
 
     /// The bytes.
@@ -45,7 +46,8 @@ impl PathBytes {
             return Err(Errno::NAMETOOLONG);
         }
         if length > self.0.capacity() {
-            self.0.reserve(more.len().max(USUAL));
+            // Once for most.
+            self.0.reserve(more.len().max(2 * USUAL));
         }
         self.0.extend_from_slice(more);
         Ok(())
@@ -89,6 +91,18 @@ impl Deref for PathBytes {
 mod tests {
     use super::PathBytes;
     use crate::resolve::PATH_MAX;
+
+    /// The heap is one for all threads.
+    #[test]
+    fn a_usual_path_is_not_on_the_heap() {
+        let mut path = PathBytes::try_from([b'x'; 127].as_slice()).unwrap();
+        path.try_push(0).unwrap();
+        let (address, value) = (path.as_ptr().addr(), std::ptr::from_ref(&path).addr());
+        assert!((value..value + size_of::<PathBytes>()).contains(&address));
+        path.try_push(b'y').unwrap();
+        assert_eq!((path.len(), &path[126..]), (129, b"x\0y".as_slice()));
+        assert!(size_of::<PathBytes>() <= 136);
+    }
 
     #[test]
     fn a_path_ends_at_path_max() {

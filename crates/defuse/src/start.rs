@@ -399,6 +399,7 @@ fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Bo
         .fd_states(states())
         .plans(lists)
         .paths(paths);
+    serve::fork::ahead::register(process);
     let handler: &'static &'static Process = Box::leak(Box::new(process));
     // SAFETY: we are in a constructor, where nobody loads or unloads objects at the same time; what the configuration names is
     // static, and `Process` is written to be called anywhere.

@@ -42,6 +42,12 @@ impl<T> Lock<T> {
         Guard { lock: self }
     }
 
+    /// Gives access until the guard is dropped, if nobody has the lock. Not in a vfork child.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let free = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
+        free.is_ok().then(|| Guard { lock: self })
+    }
+
     /// Waits for the lock without a guard: to hold it across a fork.
     pub fn acquire(&self) {
         if interpose::in_vfork_child() {

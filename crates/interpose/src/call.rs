@@ -14,9 +14,12 @@ pub struct Call {
     original: [u64; ARGS],
     stack_pointer: u64,
     site: u64,
-    /// An errno or an FD; 0 when it was not made.
+    /// An errno or an FD, or [`GUESSED`]; 0 when it was not made.
     tried: i32,
 }
+
+/// Stands for the result of a call that was not made since its path is likely to be absent. No errno is so large.
+pub(crate) const GUESSED: i32 = -4096;
 
 impl Call {
     /// A call as a test or a benchmark would make it, from no particular place.
@@ -41,7 +44,13 @@ impl Call {
 
     /// What came out when the entry made this very call; it was offered as that may not be all. See [`crate::PathFilter`].
     pub fn tried(&self) -> Option<i64> {
-        (self.tried != 0).then_some(i64::from(self.tried))
+        (!matches!(self.tried, 0 | GUESSED)).then_some(i64::from(self.tried))
+    }
+
+    /// Whether the entry, finding that the path can only be of interest by way of a symbolic link, did not make the call since it is
+    /// likely to find nothing. See [`crate::absence`].
+    pub fn guessed_absent(&self) -> bool {
+        self.tried == GUESSED
     }
 
     /// 0: it was not made.

@@ -54,7 +54,7 @@ pub fn arm_if_needed(policy: DispatchPolicy, missed: u32) -> bool {
 
 /// Whether this is where [`caught`] lets a call of a guest be decided about.
 pub fn is_caught(address: u64) -> bool {
-    address == regions::entry() || address == regions::pass_32_bit()
+    address == regions::entry()
 }
 
 /// Whether this is an instruction from which dispatch lets calls through, once it is armed.
@@ -148,10 +148,50 @@ pub fn is_threads_own(resume: u64) -> bool {
     !(table..=table + size_of_val(&TABLE) as u64).contains(&resume)
 }
 
+/// What `iretq` takes from the stack to go on behind a 32-bit call, which leaves no register free to name the place.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct WayBack {
+    done: u64,
+    code_segment: u64,
+    flags: u64,
+    rsp: u64,
+    stack_segment: u64,
+}
+
+impl WayBack {
+    fn new(context: &Context) -> Self {
+        Self {
+            done: context.rip,
+            code_segment: context.segments & 0xffff,
+            flags: context.eflags,
+            rsp: context.rsp,
+            stack_segment: context.segments >> 48,
+        }
+    }
+
+    fn of(context: &Context) -> Self {
+        // SAFETY: callers know by the PC that the stack pointer leads to one.
+        unsafe { (context.rsp as *const Self).read() }
+    }
+}
+
+/// A 32-bit call that is about to be made in our text is the program's to make once more.
+pub fn unmake_32_bit(context: &mut Context) {
+    let back = WayBack::of(context);
+    context.rsp = back.rsp;
+    context.rip = back.done - INSTRUCTION;
+}
+
+/// A 32-bit call was made in our text: goes back to the program.
+pub fn complete_32_bit(context: &mut Context) {
+    WayBack { done: context.rip, rsp: context.rsp, .. } = WayBack::of(context);
+}
+
 /// A call was caught: the program goes on as if its site had been rewritten.
 ///
 /// `from_guest`: it is a call of the guest, see [`hosted`].
-pub fn caught(info: &SigInfo, context: &mut Context, tls: &mut Tls, from_guest: bool) {
+pub fn caught(info: &mut SigInfo, context: &mut Context, tls: &mut Tls, from_guest: bool) {
     let after = context.rip;
     if context.rax == SYS_RT_SIGRETURN && info.architecture() == AUDIT_ARCH_X86_64 {
         if from_guest {
@@ -160,15 +200,14 @@ pub fn caught(info: &SigInfo, context: &mut Context, tls: &mut Tls, from_guest: 
         context.rip = regions::sigreturn();
         return;
     }
-    if info.architecture() == AUDIT_ARCH_X86_64 {
-        let done = if from_guest { hosted::done() } else { after };
-        context.rcx = resume(after - INSTRUCTION, done, tls);
-        context.rip = regions::entry();
+    if info.architecture() != AUDIT_ARCH_X86_64 {
+        // In the signal's frame, where nothing is read any more: what comes on this stack from now on lies below. (The thread's block would not do,
+        // as another signal's handler may make such a call before this one is made.) A guest keeps its FS: nothing there asks for ours.
+        context.rsp = info.leave(WayBack::new(context));
+        context.rip = regions::pass_32_bit();
         return;
     }
-    // Its arguments are in ebx, ecx and so on, which all are kept.
-    let done = if from_guest { hosted::done_32_bit() } else { after };
-    tls.resume = resume(after - INSTRUCTION, done, tls);
-    tls.target = after;
-    context.rip = regions::pass_32_bit();
+    let done = if from_guest { hosted::done() } else { after };
+    context.rcx = resume(after - INSTRUCTION, done, tls);
+    context.rip = regions::entry();
 }

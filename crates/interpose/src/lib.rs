@@ -33,9 +33,9 @@ pub fn can_have_guest() -> bool {
 }
 
 pub use install::{InstallError, Installed, install};
-pub use paths::PathFilter;
+pub use paths::{PathFilter, absence};
 pub use plans::{PlanStore, store_plans};
-pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
+pub use process::{exec, in_vfork_child, inside, make_no_calls_of_our_own};
 pub use serve::pass_inner_calls;
 pub use signals::{end_by, watch_endings};
 pub use table::set_alert;

@@ -13,9 +13,43 @@
 //! - `unlink`, `rmdir`, `unlinkat`, `truncate`, and the families of `chmod` and `chown` and `utimensat`: so, too. They are made anew only when
 //!   they failed like that, and so had no effect.
 //!
-//! [`Call::tried`](crate::Call::tried) tells a handler what came out.
+//! [`Call::tried`](crate::Call::tried) tells a handler what came out. If names tend to be absent from the directory of a path
+//! ([`absence`]), a look-up is not made but offered as [`Call::guessed_absent`](crate::Call::guessed_absent): the handler can ask for the
+//! name and for links on the way at once, which is less than to ask for one after the other.
+//!
+//! In a path of one name, relative to a directory of no interest, only the name can be a link. What is not there is offered only if the
+//! call would follow it.
 
-use core::sync::atomic::{AtomicU8, AtomicU64};
+use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering::Relaxed};
+
+/// For each slot of directories how sure it is that a name is absent; sure enough above 0.
+pub(crate) static ABSENCE: [AtomicI8; 1 << SLOT_BITS] = [const { AtomicI8::new(0) }; 1 << SLOT_BITS];
+const SLOT_BITS: u32 = 10;
+pub(crate) const SLOT_SHIFT: u32 = u64::BITS - SLOT_BITS;
+pub(crate) const SLOT_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Not 0: the last path of one name that a `stat` did not just find was absent, and no link.
+pub(crate) static NAME_ABSENT: AtomicU8 = AtomicU8::new(0);
+
+/// Tells whether what `path` names was found to be absent, so that the entry can guess what comes next in the same directory. A wrong
+/// guess costs as much as several right ones save.
+pub fn absence(path: &[u8], absent: bool) {
+    const SUREST: i8 = 16;
+    const WRONG: i8 = 4;
+    let Some(slot) = slot(path) else { return };
+    let known = ABSENCE[slot].load(Relaxed);
+    let now = if absent { (known + 1).min(SUREST) } else { (known - WRONG).max(-SUREST) };
+    ABSENCE[slot].store(now, Relaxed);
+}
+
+/// By the length of the directory's path and its last eight bytes: what the entry finds too.
+fn slot(path: &[u8]) -> Option<usize> {
+    let length = path.iter().rposition(|&byte| byte == b'/').filter(|&slash| slash > 0)?;
+    let mut last = [0; 8];
+    let known = length.min(8);
+    last[8 - known..].copy_from_slice(&path[length - known..length]);
+    let sum = u64::from_le_bytes(last).wrapping_add(length as u64);
+    Some((sum.wrapping_mul(SLOT_FACTOR) >> SLOT_SHIFT) as usize)
+}
 
 /// See [`crate::Config::paths`].
 #[derive(Debug)]

@@ -15,7 +15,7 @@ const RELOAD_R11: u8 = 1;
 pub unsafe fn done(resume: u64) -> u64 {
     // SAFETY: the caller's promise.
     let left_to = unsafe { leads_to(resume) };
-    if left_to != hosted::done() && left_to != hosted::done_32_bit() {
+    if left_to != hosted::done() {
         return left_to;
     }
     // SAFETY: only dispatch leaves calls there, and its records hold this.

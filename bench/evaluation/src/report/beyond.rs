@@ -39,7 +39,6 @@ const LAYERS: [(&str, &str, Interface, &str, &str); 6] = [
     ),
 ];
 
-const FOREIGN: &[&str] = &["getppid", "read-foreign", "write-foreign", "stat-foreign", "open-foreign"];
 const IN_MEMORY: &[&str] = &["read-128", "read-4096", "write-128", "write-4096"];
 
 impl Page<'_> {
@@ -172,7 +171,7 @@ impl Page<'_> {
             "DEFUSE, times direct",
             "DEFUSE with the memory plugin, times direct's speed",
         ]);
-        for work in self.results.present("calls", &[FOREIGN, IN_MEMORY].concat()) {
+        for work in self.results.present("calls", &[&defuse_bench::FOREIGN, IN_MEMORY].concat()) {
             let key = |interface| Key { measure: "cpu", ..Key::wall("calls", work, interface) };
             let direct = self.results.spread(key(Interface::Direct)).map(|found| found.median);
             let ours = IN_MEMORY.contains(&work);

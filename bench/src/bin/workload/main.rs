@@ -6,6 +6,7 @@
 
 mod calls;
 mod files;
+mod foreign;
 mod latency;
 mod mapped;
 mod metadata;
@@ -74,6 +75,7 @@ impl Work {
             return Some(Ok(timed(0, || {})));
         }
         (single::run(self, name))
+            .or_else(|| foreign::run(self, name))
             .or_else(|| files::run(self, name))
             .or_else(|| metadata::run(self, name))
             .or_else(|| latency::run(self, name))

@@ -1,4 +1,4 @@
-//! One call again and again: calls that are not served, calls on one open file, and what single layers cost.
+//! One call again and again: calls on one open file, and what single layers cost.
 
 use std::ffi::CStr;
 use std::hint::black_box;
@@ -19,12 +19,6 @@ pub fn run(work: &Work, name: &str) -> Done {
         timed(calls as u64, || (0..calls).for_each(|_| call()))
     };
     Some(Ok(match name {
-        // SAFETY: no preconditions.
-        "getppid" => repeated(&mut || assert!(unsafe { libc::getppid() } > 0)),
-        "read-foreign" => repeated(&mut || read(work.zero, &mut byte)),
-        "write-foreign" => repeated(&mut || write(work.null, &byte)),
-        "stat-foreign" => repeated(&mut || stat(&work.foreign)),
-        "open-foreign" => repeated(&mut || close(open(&work.foreign, libc::O_RDONLY))),
         "write-128" => stream(work, 128, |fd, content| write(fd, content)),
         "read-128" => stream(work, 128, read),
         "write-4096" => stream(work, 4096, |fd, content| write(fd, content)),

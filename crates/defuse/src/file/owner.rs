@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::OpenFile;
 use crate::process::{Process, STATES};
+use crate::serve::fork::ahead;
 use crate::{carried, common, native, private_fd, shadow};
 
 /// Whose an FD is.
@@ -86,7 +87,11 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
     }
     load_plugin(process, fd);
     // Whoever is about to close or replace the FD has the first of these.
-    let _together = process.descriptors.lock();
+    let _together = match process.descriptors.try_lock() {
+        Some(together) => together,
+        None if ahead::while_held(|| is_nothing_of_ours(process, fd)) == Some(true) => return Owner::Foreign,
+        None => process.descriptors.lock(),
+    };
     let _one_at_a_time = process.rebuilding.lock();
     if let Some(file) = process.files.get(fd) {
         return Owner::Served(FileRef::Entered(file));
@@ -126,6 +131,15 @@ fn load_plugin(process: &'static Process, fd: RawFd) {
         // What is wrong with it is said again when it is needed.
         let _ = mount.instance();
     }
+}
+
+/// Whether a call on `fd`, which is not in the table, can do without us, whatever came through exec. Takes no lock.
+fn is_nothing_of_ours(process: &'static Process, fd: RawFd) -> bool {
+    process.carried.count() == 0
+        && !private_fd::is_private(fd)
+        && native::fstat(fd).is_ok_and(|stat| {
+            stat.st_mode & sys::S_IFMT != sys::S_IFDIR && stat.st_dev != process.folder_device
+        })
 }
 
 /// Asks the kernel about an FD that the table does not know.

@@ -1,5 +1,7 @@
 //! Before and after a new process: what both will have must be known to both, and no lock may be lost.
 
+pub mod ahead;
+
 use std::sync::atomic::Ordering;
 
 use interpose::{ForkCall, ForkKind};
@@ -23,43 +25,18 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Thread && !fork.is_lodger() {
         return Ok(());
     }
-    shadow::separate_all(process)?;
-    working_directory::share(process);
+    if fork.kind == ForkKind::Fork {
+        ahead::hold_still(process, fork)?;
+        if let Err(error) = paging::before_fork(process) {
+            go_on(process);
+            return Err(error);
+        }
+    } else {
+        shadow::separate_all(process)?;
+        working_directory::share(process);
+    }
     if fork.is_lodger() {
         common::admit_lodger(process, fork);
-    }
-    if fork.kind == ForkKind::Fork {
-        common::before_fork(process, fork)?;
-        // In this order everywhere: a lock is only waited for by holders of those before it.
-        process.descriptors.acquire();
-        // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
-        if let Err(error) = shadow::separate_rest(process) {
-            process.descriptors.release();
-            return Err(error);
-        }
-        if fork.shares_files() {
-            common::share_table(process, fork);
-        }
-        process.rebuilding.acquire();
-        process.staging.acquire();
-        process.cwd.acquire();
-        vfork::before_fork();
-        unclaimed::before_fork();
-        lending::before_fork();
-        for mount in &process.mounts {
-            mount.before_fork();
-            if let Some(instance) = mount.loaded() {
-                instance.fork_prepare();
-            }
-        }
-        lock_files::before_fork();
-        if let Err(error) = paging::before_fork(process) {
-            release_files(process);
-            for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
-                instance.fork_parent();
-            }
-            return Err(error);
-        }
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     if fork.kind == ForkKind::Vfork {
@@ -72,6 +49,46 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         heap::before_fork();
     }
     Ok(())
+}
+
+/// Makes every file a shadow, takes our locks and asks the plugins to keep still.
+fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
+    shadow::separate_all(process)?;
+    working_directory::share(process);
+    common::before_fork(process, fork)?;
+    // In this order everywhere: a lock is only waited for by holders of those before it.
+    process.descriptors.acquire();
+    // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
+    if let Err(error) = shadow::separate_rest(process) {
+        process.descriptors.release();
+        return Err(error);
+    }
+    if fork.shares_files() {
+        common::share_table(process, fork);
+    }
+    process.rebuilding.acquire();
+    process.staging.acquire();
+    process.cwd.acquire();
+    vfork::before_fork();
+    unclaimed::before_fork();
+    lending::before_fork();
+    for mount in &process.mounts {
+        mount.before_fork();
+        if let Some(instance) = mount.loaded() {
+            instance.fork_prepare();
+        }
+    }
+    lock_files::before_fork();
+    Ok(())
+}
+
+/// Undoes [`hold_still`], in the parent.
+fn go_on(process: &'static Process) {
+    ahead::is_over();
+    release_files(process);
+    for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
+        instance.fork_parent();
+    }
 }
 
 fn release_files(process: &Process) {
@@ -94,10 +111,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             heap::after_fork();
             nofile::after_fork();
             paging::after_fork_in_parent(process, result > 0);
-            release_files(process);
-            for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
-                instance.fork_parent();
-            }
+            go_on(process);
         }
         ForkKind::Vfork => {
             if result < 0 {
@@ -132,6 +146,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
         ForkKind::Vfork => return nofile::after_fork(),
         ForkKind::Thread | ForkKind::SharedVm => return,
     }
+    ahead::in_child();
     thread::after_fork_in_child();
     ending::in_forked_child();
     heap::after_fork();

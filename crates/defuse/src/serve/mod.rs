@@ -3,9 +3,11 @@
 #![allow(clippy::unnecessary_wraps, reason = "all serving functions have one type")]
 #![allow(clippy::large_enum_variant, reason = "paths live on the stack: nothing is allocated for a look-up")]
 
+mod absent;
 mod address_space;
 mod asynchronous;
 pub mod attributes;
+mod beside;
 mod comparing;
 mod copying;
 mod descriptors;
@@ -14,7 +16,7 @@ pub mod ending;
 mod enter;
 mod exec;
 mod extended;
-mod fork;
+pub mod fork;
 pub mod inner;
 mod limits;
 pub mod locks;
@@ -260,6 +262,8 @@ impl Handler for &'static Process {
         let span = trace::Span::begin();
         let served = if is_about_private_fd(call) {
             Err(Errno::BADF)
+        } else if let Some(answer) = absent::answer(call) {
+            Ok(Reply::Value(answer))
         } else if WAITING.contains(&call.nr) {
             thread::waiting(|| server(self, call))
         } else {

@@ -7,7 +7,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::{Reply, Served};
-use crate::namei::{self, Located, OpenHow, PathArgument, Performed, Spot};
+use crate::namei::{self, Located, PathArgument, Performed, Spot};
 use crate::native;
 use crate::process::Process;
 use crate::resolve::PathBytes;
@@ -139,13 +139,5 @@ pub fn parent_meets_link(argument: &PathArgument) -> bool {
     let trimmed = text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
     let Some(slash) = text[..trimmed].iter().rposition(|&byte| byte == b'/') else { return false };
     let parent = if slash == 0 { b"/".as_slice() } else { &text[..slash] };
-    let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY);
-    let how = OpenHow { flags, mode: 0, resolve: namei::NO_SYMLINKS };
-    match namei::look_how(argument.dirfd, parent, &how) {
-        Ok(fd) => {
-            native::close(fd);
-            false
-        }
-        Err(error) => error == Errno::LOOP,
-    }
+    namei::why_not(argument.dirfd, parent, true) == Errno::LOOP
 }

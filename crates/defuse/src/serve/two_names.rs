@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::attributes::attributes_at;
 use super::names::{exists_or, is_mount_point};
 use super::paths::{self, At};
-use super::{Reply, Served};
+use super::{Reply, Served, beside};
 use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
 use crate::native;
 use crate::paging;
@@ -45,6 +45,9 @@ pub fn linkat(process: &'static Process, call: &Call) -> Served {
 }
 
 fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> Served {
+    if !old.follow && beside::done(process, call, old, new) {
+        return super::DONE;
+    }
     if new.argument(call)?.last() != Last::Name {
         return match why_no_link(process, &old.argument(call)?, old.follow, &new.argument(call)?) {
             // The kernel has its own reasons where both are its business.
@@ -80,6 +83,9 @@ pub fn renameat2(process: &'static Process, call: &Call) -> Served {
 }
 
 fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: u32) -> Served {
+    if beside::done(process, call, old, new) {
+        return super::DONE;
+    }
     let (old_argument, new_argument) = (old.argument(call)?, new.argument(call)?);
     if old_argument.last() != Last::Name || new_argument.last() != Last::Name {
         let (from, to) = (parent(process, &old_argument)?, parent(process, &new_argument)?);

@@ -7,8 +7,8 @@
 //! | `interpose_tail_pass` | `interpose_tail_edited` | back to the site |
 //! | `interpose_tail_edited` | `interpose_edited_after` | back to the site, with the program's arguments |
 //! | `interpose_edited_after` | `interpose_pass_32_bit` | forward to `done`, with the program's arguments |
-//! | `interpose_pass_32_bit` | `interpose_after_32_bit` | back to the site, with the block's `resume` |
-//! | `interpose_after_32_bit` | `interpose_pass_dispatching` | forward to `done`, with the block's `resume` |
+//! | `interpose_pass_32_bit` | `interpose_after_32_bit` | back to the `int 0x80` |
+//! | `interpose_after_32_bit` | `interpose_pass_dispatching` | forward to behind it |
 //! | `interpose_pass_dispatching` | `interpose_pass_after` | back to the site |
 //! | `interpose_pass_after` | `interpose_tail_clone` | forward to `done` |
 //! | `interpose_tail_clone` | `interpose_clone_after` | the clone is given up and made again |
@@ -33,6 +33,10 @@ pub enum Place {
     BackPassed,
     /// Forward to `done`; the block holds `resume`.
     ForwardPassed,
+    /// Back to the program's `int 0x80`; the stack pointer of the context leads to the way back.
+    Back32,
+    /// Forward to behind the `int 0x80`, in the same way.
+    Forward32,
     /// A clone that was not made yet.
     BeforeClone,
     /// After a clone, in the caller or the child.
@@ -77,15 +81,14 @@ pub fn entry() -> u64 {
     at(interpose_entry)
 }
 
-/// Whether this is one of the last instructions of a call that passes. Those that follow with dispatch are come to by calls made inside as
-/// well, which do not end there.
-pub fn is_end_of_call(pc: u64) -> bool {
-    (at(interpose_tail_pass)..at(interpose_tail_edited)).contains(&pc)
-}
-
-/// Where a dispatched 32-bit call is made, the block holding `resume`.
+/// Where a dispatched 32-bit call is made: all registers are the program's, but for `rsp`, which leads to the way back.
 pub fn pass_32_bit() -> u64 {
     at(interpose_pass_32_bit)
+}
+
+/// Whether the last instructions of a call begin before `pc`. (What lies behind them passes calls that were made inside, too.)
+pub fn is_tail(pc: u64) -> bool {
+    (at(interpose_committed)..at(interpose_pass_32_bit)).contains(&pc)
 }
 
 /// Where a dispatched `rt_sigreturn` is made.
@@ -114,8 +117,8 @@ pub fn place(pc: u64) -> Place {
         (interpose_pass_after, Place::ForwardPassed),
         (interpose_pass_syscall, Place::BackPassed),
         (interpose_pass_dispatching, Place::Back),
-        (interpose_after_32_bit, Place::ForwardPassed),
-        (interpose_pass_32_bit, Place::BackPassed),
+        (interpose_after_32_bit, Place::Forward32),
+        (interpose_pass_32_bit, Place::Back32),
         (interpose_edited_after, Place::ForwardEdited),
         (interpose_tail_edited, Place::BackEdited),
         (interpose_tail_pass, Place::Back),

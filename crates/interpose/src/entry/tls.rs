@@ -88,10 +88,11 @@ pub struct Tls {
     pub inner_passes: u8,
     /// The class of the call that the entry makes, one of the `PATH_` values of [`crate::table`].
     pub path_class: u8,
+    /// See `entry::asm::one_name`.
+    pub one_name: u8,
     /// A fork that our C library makes is a guest's.
     pub forking: u8,
-    _spare: u8,
-    /// What came out of a call that is offered although it was made; 0 when it was not.
+    /// What came out of a call that is offered although it was made, or [`crate::call::GUESSED`]; 0 when it was not.
     pub tried: i64,
     /// `openat2`'s argument: flags, mode, resolve.
     pub open_how: [u64; 3],
@@ -135,6 +136,7 @@ pub const PARKED: usize = offset_of!(Tls, parked);
 pub const ORIGINAL: usize = offset_of!(Tls, original);
 pub const NUMBER: usize = offset_of!(Tls, number);
 pub const PATH_CLASS: usize = offset_of!(Tls, path_class);
+pub const ONE_NAME: usize = offset_of!(Tls, one_name);
 pub const OPEN_HOW: usize = offset_of!(Tls, open_how);
 pub const TRIED: usize = offset_of!(Tls, tried);
 pub const VFORK_DEPTH: usize = offset_of!(Tls, vfork_depth);

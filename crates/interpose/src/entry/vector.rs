@@ -1,8 +1,8 @@
 //! Which vector state there is.
 //!
 //! Measured on an AMD EPYC with AVX-512: `xsavec` and `xrstor` take 155 ns whatever is in use, `fxsave` and `fxrstor`
-//! 74; storing and loading 16 ymm registers takes 4, 32 zmm registers 17, and `xgetbv`, which says which, 13. So the
-//! entry moves registers itself. `fxsave` alone takes 23 and is made only when the x87 unit is in use; it is put back
+//! 74; storing and loading 16 ymm registers takes 4, 32 zmm registers 17, half of them and 16 xmm 13, and `xgetbv`, which says which, 13. So the
+//! entry moves registers itself, those that are in use. `fxsave` alone takes 23 and is made only when the x87 unit is in use; it is put back
 //! only when there was a value in it.
 
 use core::arch::asm;

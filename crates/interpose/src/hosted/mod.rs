@@ -31,8 +31,6 @@ unsafe extern "C" {
     fn interpose_guest_done();
     fn interpose_guest_done_known();
     fn interpose_guest_done_end();
-    fn interpose_guest_done_32();
-    fn interpose_guest_done_32_end();
 }
 
 /// Whether this process has a guest.
@@ -44,11 +42,6 @@ pub fn active() -> bool {
 /// Where calls of the guest are left to: restores its thread pointer, and goes on behind the call.
 pub fn done() -> u64 {
     interpose_guest_done as *const () as u64
-}
-
-/// The same for 32-bit calls.
-pub fn done_32_bit() -> u64 {
-    interpose_guest_done_32 as *const () as u64
 }
 
 /// Whether the call whose site this `resume` stands for is the guest's.
@@ -140,14 +133,9 @@ fn take_mark(context: &mut Context) -> bool {
     marked
 }
 
-/// If the context's PC `pc` is on the way out of a call of the guest, shows the end of that way; `target` is where a 32-bit call ends. Returns whether
-/// it was.
-pub fn settle(context: &mut Context, pc: u64, target: u64) -> bool {
+/// If the context's PC `pc` is on the way out of a call of the guest, shows the end of that way. Returns whether it was.
+pub fn settle(context: &mut Context, pc: u64) -> bool {
     let at = |label: unsafe extern "C" fn()| label as *const () as u64;
-    if (done_32_bit()..at(interpose_guest_done_32_end)).contains(&pc) {
-        context.rip = target;
-        return true;
-    }
     if !(at(interpose_guest_done)..at(interpose_guest_done_end)).contains(&pc) {
         return false;
     }

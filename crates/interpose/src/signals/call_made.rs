@@ -12,8 +12,6 @@ use crate::site;
 /// by the same copy changes nothing.
 pub struct CallMade {
     pub resume: u64,
-    /// Where a 32-bit call of a guest goes on.
-    pub target: u64,
     pub original: [u64; 6],
     number: u32,
     pub path_class: u8,
@@ -29,7 +27,6 @@ impl CallMade {
         unsafe {
             Self {
                 resume: (&raw const tls.resume).read_volatile(),
-                target: (&raw const tls.target).read_volatile(),
                 original: (&raw const tls.original).read_volatile(),
                 number: (&raw const tls.number).read_volatile(),
                 path_class: (&raw const tls.path_class).read_volatile(),

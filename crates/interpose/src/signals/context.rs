@@ -85,6 +85,15 @@ impl SigInfo {
         self.signo as u32
     }
 
+    /// Puts `value` here, as the kernel has no more use for what it says in a frame. Returns the address.
+    pub fn leave<T: Copy>(&mut self, value: T) -> u64 {
+        const { assert!(size_of::<T>() <= size_of::<[u64; 14]>() && align_of::<T>() <= align_of::<u64>()) };
+        let place = (&raw mut self.rest).cast::<T>();
+        // SAFETY: the size and alignment were checked above.
+        unsafe { place.write(value) };
+        place as u64
+    }
+
     /// For SIGSYS: the call's architecture, an `AUDIT_ARCH_` value.
     pub fn architecture(&self) -> u32 {
         (self.rest[1] >> 32) as u32

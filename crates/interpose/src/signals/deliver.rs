@@ -36,7 +36,7 @@ pub fn deliver_to(
     from_guest: bool,
 ) -> Option<Action> {
     // SAFETY: the kernel passes its frame; the block is this thread's.
-    let (info, context, tls) = unsafe { (&*info, &mut *context, &mut *tls::current()) };
+    let (info, context, tls) = unsafe { (&mut *info, &mut *context, &mut *tls::current()) };
     // In this order: see `CallMade`.
     // SAFETY: plain memory that a signal may change at any instruction.
     let (wait_mask, pc) =
@@ -100,7 +100,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
     match regions::place(context.rip) {
         // SAFETY: there rcx is `resume`.
         Place::Forward => context.rip = unsafe { site::done(context.rcx) },
-        Place::Back if regions::is_end_of_call(context.rip) => site::again(context, context.rcx),
+        Place::Back if regions::is_tail(context.rip) => site::again(context, context.rcx),
         Place::BackEdited => {
             context.set_args(tls.original);
             site::again(context, tls.resume);
@@ -118,7 +118,7 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
 fn settle_outside(context: &mut Context, tls: &mut Tls) {
     let call = CallMade::of(tls, context);
     match regions::place(call.rip) {
-        Place::Elsewhere if hosted::active() && hosted::settle(context, call.rip, call.target) => {}
+        Place::Elsewhere if hosted::active() && hosted::settle(context, call.rip) => {}
         Place::Elsewhere | Place::BeforeClone => objects::settle(context),
         // SAFETY: there rcx is `resume`.
         Place::Forward => context.rip = unsafe { site::done(context.rcx) },
@@ -138,6 +138,8 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
         Place::BackPassed => site::again(context, call.resume),
         // SAFETY: as above.
         Place::ForwardPassed => context.rip = unsafe { site::done(call.resume) },
+        Place::Back32 => dispatch::unmake_32_bit(context),
+        Place::Forward32 => dispatch::complete_32_bit(context),
         Place::BackQuick => call.begin_again(context),
         Place::AfterQuick if table::to_be_offered(call.path_class, call.result) => {
             call.begin_again(context);
@@ -281,7 +283,7 @@ fn default_action(signal: u32, info: &SigInfo) {
 /// The thread's own instructions raised it.
 fn synchronous(
     signal: u32,
-    info: &SigInfo,
+    info: &mut SigInfo,
     context: &mut Context,
     tls: &mut Tls,
     from_guest: bool,

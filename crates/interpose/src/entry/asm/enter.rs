@@ -65,6 +65,7 @@ macro_rules! enter {
             "jne .Lip_save_zmm\n",
             "test eax, 4\n",
             "jne .Lip_save_ymm\n",
+            ".Lip_save_xmm:\n",
             ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n",
             "movaps [rsp + {f_vector} + 16 * \\n], xmm\\n\n",
             ".endr\n",

@@ -16,6 +16,7 @@ use crate::table;
 mod by_path;
 mod decision;
 mod enter;
+mod one_name;
 mod rare;
 mod signal_frame;
 mod tails;
@@ -54,6 +55,7 @@ global_asm!(
     mask_r8 = const table::MASK_R8,
     host_class = const table::HOST_CLASS,
     path_least = const table::PATH_ALTER_FIRST,
+    path_first = const table::PATH_FIRST,
     path_stat = const table::PATH_STAT,
     path_stat_at = const table::PATH_STAT_AT,
     path_open = const table::PATH_OPEN,
@@ -63,6 +65,12 @@ global_asm!(
     path_relative = sym table::PATH_RELATIVE,
     path_fd_limit = sym table::PATH_FD_LIMIT,
     path_class = const tls::PATH_CLASS,
+    one_name = const tls::ONE_NAME,
+    name_absent = sym crate::paths::NAME_ABSENT,
+    absence = sym crate::paths::ABSENCE,
+    slot_factor = const crate::paths::SLOT_FACTOR,
+    slot_shift = const crate::paths::SLOT_SHIFT,
+    guessed = const crate::call::GUESSED,
     parked = const tls::PARKED,
     open_how = const tls::OPEN_HOW,
     tried = const tls::TRIED,

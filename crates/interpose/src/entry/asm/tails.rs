@@ -39,13 +39,11 @@ macro_rules! tails {
             "mov r9, fs:[r11 + {original} + 40]\n",
             "mov rcx, fs:[r11 + {resume}]\n",
             "jmp qword ptr [rcx - 8]\n",
-            // ---- A dispatched 32-bit call, which keeps rcx. ----
+            // ---- A dispatched 32-bit call, which keeps all registers; on the stack is the way back (`dispatch::WayBack`). ----
             "interpose_label interpose_pass_32_bit\n",
             "int 0x80\n",
             "interpose_label interpose_after_32_bit\n",
-            "mov r11, [rip + interpose_tls@gottpoff]\n",
-            "mov r11, fs:[r11 + {resume}]\n",
-            "jmp qword ptr [r11 - 8]\n",
+            "iretq\n",
             // ---- A call that passes while dispatch is armed: the program's own instruction would be caught. ----
             "interpose_label interpose_pass_dispatching\n",
             "cmp byte ptr [rip + {lodger_expected}], 0\n",

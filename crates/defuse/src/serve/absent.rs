@@ -1,0 +1,103 @@
+//! Names that are not there, of which programs ask for many: along a search path, or to see whether there is work to do.
+//!
+//! Under a mount point there is nothing for the kernel, so what it does not find may lie on a mount, if a symbolic link led there. Whether
+//! there was a link on the way is told by an open that refuses them and cannot succeed ([`why_not`]). It also says that the name is absent:
+//! where that is likely (`interpose::absence`) it is the only call.
+//!
+//! Nothing is kept of what is found out but how likely it is to be found again. A link that is made later is met by the next look-up.
+
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+
+use interpose::{Call, usercopy};
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use super::paths::At;
+use crate::openat2::why_not;
+use crate::resolve::PATH_MAX;
+
+/// The answer to a call whose path the entry found to be nobody's by its text, if the name is absent for sure: there was no link on the
+/// way. None: to be served as any other.
+pub fn answer(call: &Call) -> Option<i64> {
+    let guessed = call.guessed_absent();
+    let missing = |error: Errno| matches!(error, Errno::NOENT | Errno::NOTDIR);
+    let tried =
+        call.tried().map(|result| Errno::from_raw_os_error(-result as i32)).filter(|&error| missing(error));
+    if !guessed && tried.is_none() {
+        return None;
+    }
+    let (at, plain_look) = path_of(call)?;
+    if guessed && !plain_look {
+        return None;
+    }
+    let dirfd = at.dirfd.map_or(sys::AT_FDCWD, |position| call.args[position] as RawFd);
+    let mut buffer = [MaybeUninit::uninit(); PATH_MAX];
+    let path = usercopy::read_cstr(call.args[at.path], &mut buffer).ok()?;
+    let why = why_not(dirfd, path, at.follow);
+    match tried {
+        // There was no link now, so there was none then, as far as anybody can tell.
+        Some(error) if why == error => {
+            interpose::absence(path, true);
+            Some(-i64::from(error.raw_os_error()))
+        }
+        Some(_) => None,
+        None => {
+            let absent = why == Errno::NOENT;
+            interpose::absence(path, absent);
+            absent.then_some(-i64::from(why.raw_os_error()))
+        }
+    }
+}
+
+/// Where a call has its path, if the entry makes it; and whether the kernel would look the path up, with the effective user's rights and
+/// without an objection to the other arguments, so that a name found to be absent is the answer.
+fn path_of(call: &Call) -> Option<(At, bool)> {
+    const LOOK: u32 = sys::AT_SYMLINK_NOFOLLOW | sys::AT_NO_AUTOMOUNT | sys::AT_EMPTY_PATH;
+    let [_, _, third, fourth, fifth, _] = call.args;
+    let nofollow = |flags: u64| flags as u32 & sys::AT_SYMLINK_NOFOLLOW != 0;
+    let only = |flags: u64, known: u32| flags as u32 & !known == 0;
+    Some(match call.nr {
+        sys::__NR_stat => (At::cwd(0, true), true),
+        sys::__NR_lstat => (At::cwd(0, false), true),
+        sys::__NR_newfstatat => (At::dir(!nofollow(fourth)), only(fourth, LOOK)),
+        sys::__NR_statx => {
+            let valid = only(third, LOOK) && fourth as u32 & sys::STATX__RESERVED == 0;
+            (At::dir(!nofollow(third)), valid)
+        }
+        sys::__NR_readlink => (At::cwd(0, false), third as i32 > 0),
+        sys::__NR_readlinkat => (At::dir(false), fourth as i32 > 0),
+        sys::__NR_access | sys::__NR_chmod | sys::__NR_chown | sys::__NR_truncate => {
+            (At::cwd(0, true), false)
+        }
+        sys::__NR_faccessat | sys::__NR_fchmodat => (At::dir(true), false),
+        sys::__NR_faccessat2 | sys::__NR_fchmodat2 | sys::__NR_utimensat => {
+            (At::dir(!nofollow(fourth)), false)
+        }
+        sys::__NR_fchownat => (At::dir(!nofollow(fifth)), false),
+        sys::__NR_unlink | sys::__NR_rmdir | sys::__NR_lchown => (At::cwd(0, false), false),
+        sys::__NR_unlinkat => (At::dir(false), false),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A call that the entry guesses must not get an answer for a path when the kernel would not even look at it.
+    #[test]
+    fn only_what_the_kernel_would_look_up_is_answered_by_a_guess() {
+        let plain = |nr, args| path_of(&Call::new(nr, args)).map(|(at, plain)| (at.follow, plain));
+        let cwd = sys::AT_FDCWD as u64;
+        assert_eq!(plain(sys::__NR_newfstatat, [cwd, 0, 0, 0, 0, 0]), Some((true, true)));
+        assert_eq!(plain(sys::__NR_newfstatat, [cwd, 0, 0, 0x100, 0, 0]), Some((false, true)));
+        assert_eq!(plain(sys::__NR_newfstatat, [cwd, 0, 0, 0x1_0000, 0, 0]), Some((true, false)));
+        assert_eq!(plain(sys::__NR_statx, [cwd, 0, 0x100, 0x7ff, 0, 0]), Some((false, true)));
+        assert_eq!(plain(sys::__NR_statx, [cwd, 0, 0, 0x8000_0000, 0, 0]), Some((true, false)));
+        assert_eq!(plain(sys::__NR_readlink, [0, 0, 0, 0, 0, 0]), Some((false, false)));
+        // By the real user's rights.
+        assert_eq!(plain(sys::__NR_access, [0, 0, 0, 0, 0, 0]), Some((true, false)));
+        assert_eq!(plain(sys::__NR_open, [0, 0, 0, 0, 0, 0]), None);
+    }
+}

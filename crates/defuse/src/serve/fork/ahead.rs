@@ -1,0 +1,138 @@
+//! fork(3) of a process with several threads: our locks are taken before libc takes malloc's.
+//!
+//! At the system call it has these already. If we only then waited for a thread that is in a plugin, and the plugin for `malloc`, neither would ever
+//! go on. So a handler of pthread_atfork(3) takes what [`hold_still`](super::hold_still) takes. Ours was registered first and so runs last: locks that
+//! the program's handlers take come before ours. Of those that libc takes between our handler and the system call one may be held by threads that
+//! come to us (`fflush(NULL)` writes under the lock of the list of streams): we take that first, as often as we like. The other ones are held at most
+//! around reading a file that is not ours, which needs no lock of ours then ([`while_held`]).
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use interpose::{ForkCall, ForkKind};
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use crate::process::Process;
+use crate::{atfork, native, thread};
+
+static PROCESS: OnceLock<&'static Process> = OnceLock::new();
+/// The thread that is between the handlers; 0 if none is.
+static BETWEEN: AtomicU32 = AtomicU32::new(0);
+/// Its signal mask before.
+static MASK: AtomicU64 = AtomicU64::new(0);
+/// The thread that holds our locks already, its fork being still to come; 0 if none does.
+static HOLDER: AtomicU32 = AtomicU32::new(0);
+/// How often that began or ended.
+static TURNS: AtomicU64 = AtomicU64::new(0);
+
+/// All but what a thread's own instructions raise.
+const BLOCKED: u64 = {
+    let raised = [sys::SIGILL, sys::SIGTRAP, sys::SIGBUS, sys::SIGFPE, sys::SIGSEGV, sys::SIGSYS];
+    let (mut mask, mut at) = (!0, 0);
+    while at < raised.len() {
+        mask &= !(1 << (raised[at] - 1));
+        at += 1;
+    }
+    mask
+};
+
+/// Registers the handlers, at the start of the process.
+pub fn register(process: &'static Process) {
+    // Without them a fork takes its locks later.
+    if PROCESS.set(process).is_ok() {
+        atfork::register(prepare, in_parent, in_forked_child);
+    }
+}
+
+extern "C" fn prepare() {
+    let Some(&process) = PROCESS.get() else { return };
+    let alone = !process.threaded.load(Ordering::Acquire);
+    if alone || process.restricted.load(Ordering::Relaxed) || interpose::in_vfork_child() {
+        return;
+    }
+    atfork::lock_streams();
+    // A handler of the program's that opens a file would wait for its own thread.
+    MASK.store(set_mask(sys::SIG_BLOCK, BLOCKED), Ordering::Relaxed);
+    BETWEEN.store(thread::id(), Ordering::Release);
+    let fork = ForkCall { kind: ForkKind::Fork, flags: 0 };
+    let held = interpose::inside(|| super::hold_still(process, &fork));
+    // If it failed, it fails once more at the system call, which says so.
+    if let Some(Ok(())) = held {
+        HOLDER.store(thread::id(), Ordering::Release);
+        TURNS.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+extern "C" fn in_parent() {
+    if BETWEEN.load(Ordering::Acquire) != thread::id() {
+        return;
+    }
+    if is_held_by_us()
+        && let Some(&process) = PROCESS.get()
+    {
+        // The system call was never made, or did not come to us.
+        interpose::inside(|| super::go_on(process));
+    }
+    let mask = MASK.load(Ordering::Relaxed);
+    BETWEEN.store(0, Ordering::Release);
+    atfork::unlock_streams();
+    set_mask(sys::SIG_SETMASK, mask);
+}
+
+extern "C" fn in_forked_child() {
+    if BETWEEN.swap(0, Ordering::AcqRel) != 0 {
+        atfork::reset_streams();
+        set_mask(sys::SIG_SETMASK, MASK.load(Ordering::Relaxed));
+    }
+}
+
+fn set_mask(how: u32, mask: u64) -> u64 {
+    let mut before = 0u64;
+    let args = [how.into(), (&raw const mask) as u64, (&raw mut before) as u64, 8, 0, 0];
+    native::raw_call(sys::__NR_rt_sigprocmask, args);
+    before
+}
+
+fn is_held_by_us() -> bool {
+    HOLDER.load(Ordering::Acquire) == thread::id()
+}
+
+/// At the system call: what this thread does not hold yet.
+pub(super) fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
+    if is_held_by_us() {
+        if fork.flags & u64::from(sys::CLONE_FILES | sys::CLONE_FS) == 0 {
+            return Ok(());
+        }
+        // Not what was prepared for.
+        super::go_on(process);
+    }
+    super::hold_still(process, fork)
+}
+
+/// The locks are about to be released.
+pub(super) fn is_over() {
+    if is_held_by_us() {
+        TURNS.fetch_add(1, Ordering::AcqRel);
+        HOLDER.store(0, Ordering::Release);
+    }
+}
+
+/// In a forked child, whose thread has its parent's id yet.
+pub(super) fn in_child() {
+    if is_held_by_us() {
+        is_over();
+    } else {
+        BETWEEN.store(0, Ordering::Release);
+    }
+}
+
+/// What `look` finds, if a thread held our locks all the time for a fork that is to come: nothing has changed meanwhile.
+pub fn while_held<T>(look: impl FnOnce() -> T) -> Option<T> {
+    let turn = TURNS.load(Ordering::Acquire);
+    if turn.is_multiple_of(2) {
+        return None;
+    }
+    let found = look();
+    (TURNS.load(Ordering::Acquire) == turn).then_some(found)
+}
