@@ -35,6 +35,7 @@ mod sockets;
 #[cfg(test)]
 mod table_tests;
 mod transfer;
+mod transfer_flags;
 mod two_names;
 mod xattr;
 

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use stash::StashError;
 use uffd_pager::View;
 
-use super::{Reply, Served};
+use super::{Reply, Served, transfer_flags};
 use crate::file::{self, FileRef, OpenFile, stash_errno};
 use crate::process::Process;
 use crate::{mount, paging, user};
@@ -20,11 +20,6 @@ use crate::{mount, paging, user};
 pub const MOST: usize = 0x7fff_f000;
 /// `UIO_MAXIOV`.
 const IOV_MAX: usize = 1024;
-
-/// Since Linux 6.9.
-const RWF_NOAPPEND: u32 = 0x20;
-const RWF_KNOWN: u32 =
-    sys::RWF_HIPRI | sys::RWF_DSYNC | sys::RWF_SYNC | sys::RWF_NOWAIT | sys::RWF_APPEND | RWF_NOAPPEND;
 
 pub fn read(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
@@ -53,9 +48,7 @@ pub fn preadv(process: &'static Process, call: &Call) -> Served {
 pub fn preadv2(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, _, flags] = call.args;
     let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
-    if flags as u32 & !RWF_KNOWN != 0 || flags as u32 & sys::RWF_NOWAIT != 0 {
-        return Err(Errno::OPNOTSUPP);
-    }
+    transfer_flags::check(flags as u32)?;
     let offset = offset as i64;
     input(&file, &Buffers::many(iov, count)?, (offset != -1).then_some(offset))
 }
@@ -88,9 +81,7 @@ pub fn pwritev2(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, _, flags] = call.args;
     let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
     let flags = flags as u32;
-    if flags & !RWF_KNOWN != 0 || flags & sys::RWF_NOWAIT != 0 {
-        return Err(Errno::OPNOTSUPP);
-    }
+    transfer_flags::check(flags)?;
     let offset = offset as i64;
     output(process, &file, &Buffers::many(iov, count)?, (offset != -1).then_some(offset), flags)
 }
@@ -323,7 +314,7 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
     }
     let shared = file.shared()?;
     let append = flags & sys::RWF_APPEND != 0
-        || flags & RWF_NOAPPEND == 0 && shared.status_flags() & sys::O_APPEND != 0;
+        || flags & transfer_flags::NOAPPEND == 0 && shared.status_flags() & sys::O_APPEND != 0;
     let count = match (offset, append) {
         (Some(_), true) => append_to(process, file, instance, buffers)?.0,
         (None, true) => {
