@@ -1,7 +1,7 @@
 //! Signals and job control through the command.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 
 use rstest::rstest;
@@ -10,7 +10,18 @@ use super::lab::{Lab, stdout};
 
 /// Starts `script` and waits until it has said `ready`.
 fn start(lab: &Lab, script: &str) -> Child {
-    let mut child = lab.run_script(script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = lab.run_script(script);
+    // A shell cannot trap what was ignored before it began, as under nohup or in the background of a script.
+    let heed = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: one system call.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: what runs between fork and exec is a system call.
+    unsafe { command.pre_exec(heed) };
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
