@@ -49,7 +49,13 @@ impl Session {
     /// Compiles a fixture to `$FIX/NAME`.
     #[must_use]
     pub fn fixture(self, name: &str, options: &[&str]) -> Self {
-        fixture::compile(name, &self.place.root().join("fixtures"), options);
+        self.fixture_by("cc", name, options)
+    }
+
+    /// As [`Session::fixture`], with another compiler.
+    #[must_use]
+    pub fn fixture_by(self, compiler: &str, name: &str, options: &[&str]) -> Self {
+        fixture::compile_by(compiler, name, &self.place.root().join("fixtures"), options);
         self
     }
 

@@ -1,7 +1,7 @@
 //! Every way a program makes another, hands on what it has open, and does away with it.
 
 use defuse_e2e::process::End;
-use defuse_e2e::{Case, Session, same_as_plain, script};
+use defuse_e2e::{Case, Session, need_programs, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -72,6 +72,24 @@ same_as_plain! {
 fn threads_fork_beside_a_plugin_that_uses_the_programs_malloc() {
     let Some(session) = Session::new() else { return };
     let session = session.fixture("forking", &["-pthread"]).fixture("allocating", &["-shared", "-fPIC"]);
+    let place = &session.place;
+    let mnt = place.mnt().display().to_string();
+    let fixtures = place.root().join("fixtures").display().to_string();
+    let mount = format!("{mnt}={fixtures}/allocating:{}", place.backend().display());
+    let script = format!("cd '{mnt}'; exec '{fixtures}/forking'");
+    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script]);
+    assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
+    assert_eq!(outcome.stdout, b"equal\n");
+    session.assert_nothing_left();
+}
+
+/// A guest's fork is our libc's, which takes the locks of the malloc that the plugins use.
+#[test]
+fn guests_threads_fork_beside_a_plugin_that_uses_malloc() {
+    need_programs!("musl-gcc");
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("allocating", &["-shared", "-fPIC"]);
+    let session = session.fixture_by("musl-gcc", "forking", &[]);
     let place = &session.place;
     let mnt = place.mnt().display().to_string();
     let fixtures = place.root().join("fixtures").display().to_string();

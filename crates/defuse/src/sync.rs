@@ -19,6 +19,8 @@ const HELD: u32 = 1;
 /// Somebody waits.
 const WAITED: u32 = 2;
 const THREAD: u32 = 2;
+/// The holder has had all who wait look again. Above all threads' ids.
+const TOLD: u32 = 1 << 31;
 
 /// Mutual exclusion around a `T`, private to this process.
 pub struct Lock<T> {
@@ -42,10 +44,20 @@ impl<T> Lock<T> {
         Guard { lock: self }
     }
 
-    /// Gives access until the guard is dropped, if nobody has the lock. Not in a vfork child.
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        let free = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
-        free.is_ok().then(|| Guard { lock: self })
+    /// As [`lock`](Self::lock), unless `instead` has an answer: asked before each wait, and again when the holder has called
+    /// [`tell_waiters`](Self::tell_waiters). Not in a vfork child.
+    pub fn lock_unless<R>(&self, instead: impl FnMut() -> Option<R>) -> Result<Guard<'_, T>, R> {
+        match take_unless(&self.word, HELD, instead) {
+            None => Ok(Guard { lock: self }),
+            Some(answer) => Err(answer),
+        }
+    }
+
+    /// By the holder: whoever waits, and from now on begins to, finds what the holder did before.
+    pub fn tell_waiters(&self) {
+        // The word stays another one until the lock is released, so nobody falls asleep who looked earlier.
+        self.word.fetch_or(TOLD, Ordering::AcqRel);
+        let _ = futex::wake(&self.word, futex::Flags::PRIVATE, i32::MAX as u32);
     }
 
     /// Waits for the lock without a guard: to hold it across a fork.
@@ -68,25 +80,39 @@ impl<T> Lock<T> {
     /// once on each side.
     pub fn release(&self) {
         let word = give(&self.word);
-        if word >> THREAD != 0 {
-            Held::forget(&self.word, word >> THREAD);
+        if child(word) != 0 {
+            Held::forget(&self.word, child(word));
         }
     }
 }
 
+/// The thread whose vfork child had a lock with this word, or 0.
+fn child(word: u32) -> u32 {
+    (word & !TOLD) >> THREAD
+}
+
 fn take(word: &AtomicU32, mine: u32) {
+    take_unless(word, mine, || None::<()>);
+}
+
+/// `None` when it was taken.
+fn take_unless<R>(word: &AtomicU32, mine: u32, mut instead: impl FnMut() -> Option<R>) -> Option<R> {
     if word.compare_exchange(FREE, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-        return;
+        return None;
     }
     loop {
         // Who has waited does not know whether others do.
-        let Err(seen) = word.compare_exchange(FREE, mine | WAITED, Ordering::Acquire, Ordering::Relaxed)
+        let Err(seen) = word.compare_exchange(FREE, mine | WAITED, Ordering::Acquire, Ordering::Acquire)
         else {
-            return;
+            return None;
         };
         let waited = seen | WAITED;
         if seen == waited || word.compare_exchange(seen, waited, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
+            // The word says that somebody waits: one wake-up may have been ours, and the next release makes another.
+            if let Some(answer) = instead() {
+                return Some(answer);
+            }
             // A wake-up for no reason, a signal and a changed word all mean the same: look again.
             let _ = futex::wait(word, futex::Flags::PRIVATE, waited, None);
         }
@@ -147,7 +173,7 @@ pub fn release_of_child() {
         held.free();
         // SAFETY: `note` got it from a lock, and all are statics or parts of the process's state or of its mounts, which stay.
         if let Some(word) = unsafe { word.as_ref() }
-            && word.load(Ordering::Relaxed) >> THREAD == thread
+            && child(word.load(Ordering::Relaxed)) == thread
         {
             give(word);
         }
@@ -199,6 +225,31 @@ mod tests {
         assert!(OTHER.word.load(std::sync::atomic::Ordering::Relaxed) != super::FREE);
         drop(other);
         assert_eq!((*LOCK.lock(), *OTHER.lock()), (1, 2));
+    }
+
+    #[test]
+    fn who_waits_is_told_to_look_again() {
+        use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+        static LOCK: Lock<u32> = Lock::new(1);
+        let (told, asked) = (AtomicU32::new(0), AtomicU32::new(0));
+        let answer = || {
+            asked.fetch_add(1, SeqCst);
+            (told.load(SeqCst) != 0).then_some(7)
+        };
+        let held = LOCK.lock();
+        std::thread::scope(|scope| {
+            let waiting = [(); 3].map(|()| scope.spawn(|| LOCK.lock_unless(answer).map(|guard| *guard)));
+            let other = scope.spawn(|| *LOCK.lock());
+            while asked.load(SeqCst) < 3 {
+                std::thread::yield_now();
+            }
+            told.store(1, SeqCst);
+            LOCK.tell_waiters();
+            assert_eq!(waiting.map(|thread| thread.join().unwrap()), [Err(7); 3]);
+            drop(held);
+            assert_eq!(other.join().unwrap(), 1);
+        });
+        assert_eq!(LOCK.lock_unless(|| Some(0)).map(|guard| *guard), Ok(1));
     }
 
     #[test]

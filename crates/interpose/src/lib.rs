@@ -6,6 +6,7 @@ mod dispatch;
 mod entry;
 mod handler;
 mod hosted;
+mod inside;
 mod install;
 mod lodger;
 mod objects;
@@ -32,10 +33,11 @@ pub fn can_have_guest() -> bool {
     hosted::is_possible() && dispatch::is_possible()
 }
 
+pub use inside::{inside, is_guest_fork};
 pub use install::{InstallError, Installed, install};
 pub use paths::{PathFilter, absence};
 pub use plans::{PlanStore, store_plans};
-pub use process::{exec, in_vfork_child, inside, make_no_calls_of_our_own};
+pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
 pub use serve::pass_inner_calls;
 pub use signals::{end_by, watch_endings};
 pub use table::set_alert;

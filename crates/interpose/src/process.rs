@@ -5,13 +5,13 @@
 //! caller: the call is made with the program's registers; the child jumps straight back to the program.
 
 use core::mem::MaybeUninit;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::{AtomicBool, compiler_fence};
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering::Relaxed;
 
 use crate::entry::frame::{Frame, LEAVE_AGAIN, LEAVE_CLONE, LEAVE_DONE, LEAVE_PASS};
 use crate::entry::stack;
 use crate::entry::tls::{
-    self, INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE,
+    self, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE,
     PHASE_CALL, Tls,
 };
 use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
@@ -378,28 +378,6 @@ pub unsafe fn exec(nr: u32, args: [u64; 6]) -> i64 {
         mask::set_native(mask::native() & !VIRTUAL);
     }
     result
-}
-
-/// Runs `work` inside, though no call of the program is being served: what it calls is not the program's. `None` where that cannot be: inside
-/// already, in a vfork child, or in one that is not served. It runs on the program's stack; the caller has blocked all signals that the program may
-/// handle, and faults excepted none comes.
-pub fn inside<T>(work: impl FnOnce() -> T) -> Option<T> {
-    if lodger::is_current() {
-        return None;
-    }
-    let tls = tls::current();
-    // SAFETY: the block is this thread's; a handler of a fault reads the byte.
-    let set = |value| unsafe { (&raw mut (*tls).inside).write_volatile(value) };
-    // SAFETY: as above.
-    if unsafe { (*tls).inside != OUTSIDE || (*tls).vfork_depth > 0 } {
-        return None;
-    }
-    set(INSIDE);
-    compiler_fence(SeqCst);
-    let result = work();
-    compiler_fence(SeqCst);
-    set(OUTSIDE);
-    Some(result)
 }
 
 /// Leaves a stretch of being inside that a fault began.

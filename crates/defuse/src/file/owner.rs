@@ -86,12 +86,9 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
         }
     }
     load_plugin(process, fd);
-    // Whoever is about to close or replace the FD has the first of these.
-    let _together = match process.descriptors.try_lock() {
-        Some(together) => together,
-        None if ahead::while_held(|| is_nothing_of_ours(process, fd)) == Some(true) => return Owner::Foreign,
-        None => process.descriptors.lock(),
-    };
+    // Whoever is about to close or replace the FD has the first of these. A fork may have it, and wait for a lock of libc's that we are called under.
+    let foreign = || ahead::while_held(|| is_nothing_of_ours(process, fd)).filter(|foreign| *foreign);
+    let Ok(_together) = process.descriptors.lock_unless(foreign) else { return Owner::Foreign };
     let _one_at_a_time = process.rebuilding.lock();
     if let Some(file) = process.files.get(fd) {
         return Owner::Served(FileRef::Entered(file));

@@ -58,8 +58,10 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     common::before_fork(process, fork)?;
     // In this order everywhere: a lock is only waited for by holders of those before it.
     process.descriptors.acquire();
+    ahead::begin(process);
     // What other threads have opened meanwhile: the child would have it unshared, and the parent's close take its slot away.
     if let Err(error) = shadow::separate_rest(process) {
+        ahead::end();
         process.descriptors.release();
         return Err(error);
     }
@@ -102,6 +104,7 @@ fn release_files(process: &Process) {
     process.cwd.release();
     process.staging.release();
     process.rebuilding.release();
+    ahead::end();
     process.descriptors.release();
 }
 

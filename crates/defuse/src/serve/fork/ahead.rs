@@ -5,6 +5,8 @@
 //! the program's handlers take come before ours. Of those that libc takes between our handler and the system call one may be held by threads that
 //! come to us (`fflush(NULL)` writes under the lock of the list of streams): we take that first, as often as we like. The other ones are held at most
 //! around reading a file that is not ours, which needs no lock of ours then ([`while_held`]).
+//!
+//! A guest's fork is our C library's, made inside ([`interpose::is_guest_fork`]): malloc's locks there are the plugins' own.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -19,11 +21,11 @@ use crate::{atfork, native, thread};
 static PROCESS: OnceLock<&'static Process> = OnceLock::new();
 /// The thread that is between the handlers; 0 if none is.
 static BETWEEN: AtomicU32 = AtomicU32::new(0);
-/// Its signal mask before.
+/// The signals that it has blocked meanwhile.
 static MASK: AtomicU64 = AtomicU64::new(0);
 /// The thread that holds our locks already, its fork being still to come; 0 if none does.
 static HOLDER: AtomicU32 = AtomicU32::new(0);
-/// How often that began or ended.
+/// How often a thread began or ceased to keep all FDs as they are, for a fork.
 static TURNS: AtomicU64 = AtomicU64::new(0);
 
 /// All but what a thread's own instructions raise.
@@ -51,39 +53,42 @@ extern "C" fn prepare() {
     if alone || process.restricted.load(Ordering::Relaxed) || interpose::in_vfork_child() {
         return;
     }
-    atfork::lock_streams();
-    // A handler of the program's that opens a file would wait for its own thread.
-    MASK.store(set_mask(sys::SIG_BLOCK, BLOCKED), Ordering::Relaxed);
-    BETWEEN.store(thread::id(), Ordering::Release);
+    // The streams of a guest's are its own libc's, and its signals are held back.
+    if !interpose::is_guest_fork() {
+        atfork::lock_streams();
+        // A handler of the program's that opens a file would wait for its own thread.
+        MASK.store(BLOCKED & !set_mask(sys::SIG_BLOCK, BLOCKED), Ordering::Relaxed);
+        BETWEEN.store(thread::id(), Ordering::Release);
+    }
     let fork = ForkCall { kind: ForkKind::Fork, flags: 0 };
     let held = interpose::inside(|| super::hold_still(process, &fork));
     // If it failed, it fails once more at the system call, which says so.
     if let Some(Ok(())) = held {
         HOLDER.store(thread::id(), Ordering::Release);
-        TURNS.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 extern "C" fn in_parent() {
-    if BETWEEN.load(Ordering::Acquire) != thread::id() {
-        return;
-    }
     if is_held_by_us()
         && let Some(&process) = PROCESS.get()
     {
         // The system call was never made, or did not come to us.
         interpose::inside(|| super::go_on(process));
     }
+    if BETWEEN.load(Ordering::Acquire) != thread::id() {
+        return;
+    }
     let mask = MASK.load(Ordering::Relaxed);
     BETWEEN.store(0, Ordering::Release);
     atfork::unlock_streams();
-    set_mask(sys::SIG_SETMASK, mask);
+    set_mask(sys::SIG_UNBLOCK, mask);
 }
 
 extern "C" fn in_forked_child() {
     if BETWEEN.swap(0, Ordering::AcqRel) != 0 {
         atfork::reset_streams();
-        set_mask(sys::SIG_SETMASK, MASK.load(Ordering::Relaxed));
+        // And no others: of those that a thread's own instructions raise the fork has unblocked what was parked for the parent.
+        set_mask(sys::SIG_UNBLOCK, MASK.load(Ordering::Relaxed));
     }
 }
 
@@ -113,21 +118,30 @@ pub(super) fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(
 /// The locks are about to be released.
 pub(super) fn is_over() {
     if is_held_by_us() {
-        TURNS.fetch_add(1, Ordering::AcqRel);
         HOLDER.store(0, Ordering::Release);
     }
 }
 
+/// This thread has the first of the locks: from now on nobody may wait for it under a lock that libc's fork takes.
+pub(super) fn begin(process: &Process) {
+    TURNS.fetch_add(1, Ordering::AcqRel);
+    process.descriptors.tell_waiters();
+}
+
+/// It is about to release it.
+pub(super) fn end() {
+    TURNS.fetch_add(1, Ordering::AcqRel);
+}
+
 /// In a forked child, whose thread has its parent's id yet.
 pub(super) fn in_child() {
-    if is_held_by_us() {
-        is_over();
-    } else {
+    is_over();
+    if BETWEEN.load(Ordering::Acquire) != thread::id() {
         BETWEEN.store(0, Ordering::Release);
     }
 }
 
-/// What `look` finds, if a thread held our locks all the time for a fork that is to come: nothing has changed meanwhile.
+/// What `look` finds, if a thread that makes a fork kept all FDs as they are all the time.
 pub fn while_held<T>(look: impl FnOnce() -> T) -> Option<T> {
     let turn = TURNS.load(Ordering::Acquire);
     if turn.is_multiple_of(2) {
