@@ -58,6 +58,9 @@ same_as_plain! {
 
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
+
+    /// What is there is found while another thread changes the directory.
+    paths_below_a_directory_that_changes: transcript("wandering");
 }
 
 same_as_plain_by! {

@@ -22,8 +22,9 @@ use crate::{native, nofile, shadow, thread, trace, vfork};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
-/// Not 0 while no path that goes down from the working directory leads to a mount by its text. Changed under `Process::cwd`.
-pub static RELATIVE_FOREIGN: AtomicU8 = AtomicU8::new(0);
+/// Not 0 while no path that goes down from the working directory leads to a mount by its text; another number each time that this has
+/// become so. Changed under `Process::cwd`.
+pub static RELATIVE_FOREIGN: AtomicU32 = AtomicU32::new(0);
 /// The served FDs. Static, so that its 16 KiB are pages that nobody touches before a file is served.
 pub static FILES: FdTable<OpenFile> = FdTable::new();
 
@@ -119,6 +120,14 @@ fn moved(path: &[u8], old: &[u8], new: &[u8]) -> Option<Vec<u8>> {
     (rest.is_empty() || rest[0] == b'/').then(|| [new, rest].concat())
 }
 
+/// Sets [`RELATIVE_FOREIGN`]. The caller holds `Process::cwd`.
+fn mark_relative(foreign: bool) {
+    static TIMES: AtomicU32 = AtomicU32::new(0);
+    let mark = if foreign { TIMES.fetch_add(2, Ordering::Relaxed) | 1 } else { 0 };
+    // Who finds nothing in the kernel's working directory looks at the mark afterwards.
+    RELATIVE_FOREIGN.store(mark, Ordering::SeqCst);
+}
+
 impl Process {
     /// This process in the arena.
     pub fn me(&self) -> ProcessId {
@@ -191,6 +200,29 @@ impl Process {
         look(&self.cwd.lock())
     }
 
+    /// Makes `cwd`, which is on a mount, the working directory, and an empty directory the kernel's. What another thread does not find in
+    /// that is looked for again, as it sees the mark gone or `cwd_changes` another number: so both change first. And who asks where the
+    /// working directory is waits until it is on the mount.
+    pub fn enter(&'static self, cwd: Cwd) -> Result<(), Errno> {
+        if interpose::in_vfork_child() {
+            self.enter_nowhere()?;
+            vfork::children().set_cwd(cwd);
+            return Ok(());
+        }
+        let mut known = self.cwd.lock();
+        mark_relative(false);
+        self.cwd_changes.fetch_add(1, Ordering::SeqCst);
+        if let Err(error) = self.enter_nowhere() {
+            mark_relative(self.is_foreign_below(&known));
+            return Err(error);
+        }
+        let former = std::mem::replace(&mut *known, cwd);
+        drop(known);
+        drop(former);
+        common::moved(self);
+        Ok(())
+    }
+
     /// Replaces the working directory; a vfork child's is its own.
     pub fn set_cwd(&'static self, cwd: Cwd) {
         let own = !interpose::in_vfork_child();
@@ -209,7 +241,7 @@ impl Process {
         } else {
             let mut known = self.cwd.lock();
             self.cwd_changes.fetch_add(1, Ordering::Relaxed);
-            RELATIVE_FOREIGN.store(self.is_foreign_below(&cwd).into(), Ordering::Relaxed);
+            mark_relative(self.is_foreign_below(&cwd));
             let former = std::mem::replace(&mut *known, cwd);
             drop(known);
             drop(former);
@@ -225,7 +257,7 @@ impl Process {
         let mut known = self.cwd.lock();
         if matches!(*known, Cwd::Unknown) && self.cwd_changes.load(Ordering::Relaxed) == changes {
             *known = Cwd::Native(path);
-            RELATIVE_FOREIGN.store(self.is_foreign_below(&known).into(), Ordering::Relaxed);
+            mark_relative(self.is_foreign_below(&known));
         }
     }
 
@@ -245,7 +277,7 @@ impl Process {
     /// From now on others may change the working directory, too.
     pub fn share_cwd(&self) {
         let _known = self.cwd.lock();
-        RELATIVE_FOREIGN.store(0, Ordering::Relaxed);
+        mark_relative(false);
     }
 
     /// After the root directory has become another, or the kernel's working directory by something else than chdir(2).
@@ -270,7 +302,7 @@ impl Process {
         };
         if kernels {
             let former = std::mem::replace(&mut *cwd, Cwd::Unknown);
-            RELATIVE_FOREIGN.store(0, Ordering::Relaxed);
+            mark_relative(false);
             self.nowhere.store(false, Ordering::Relaxed);
             drop(cwd);
             drop(former);
@@ -278,7 +310,7 @@ impl Process {
     }
 
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.
-    pub fn enter_nowhere(&self) -> Result<(), Errno> {
+    fn enter_nowhere(&self) -> Result<(), Errno> {
         let shared_memory = interpose::in_vfork_child();
         if !shared_memory && !self.common.place() && self.nowhere.load(Ordering::Relaxed) {
             return Ok(());

@@ -54,8 +54,8 @@ impl Call {
     }
 
     /// 0: it was not made.
-    pub(crate) fn set_tried(&mut self, result: i64) {
-        self.tried = result as i32;
+    pub(crate) fn set_tried(&mut self, result: i32) {
+        self.tried = result;
     }
 
     /// The arguments as the program gave them.

@@ -18,9 +18,9 @@
 //! name and for links on the way at once, which is less than to ask for one after the other.
 //!
 //! In a path of one name, relative to a directory of no interest, only the name can be a link. What is not there is offered only if the
-//! call would follow it.
+//! call would follow it, or if the directory is of no interest no more: it may have become another one before the call was made.
 
-use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI8, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// For each slot of directories how sure it is that a name is absent; sure enough above 0.
 pub(crate) static ABSENCE: [AtomicI8; 1 << SLOT_BITS] = [const { AtomicI8::new(0) }; 1 << SLOT_BITS];
@@ -59,13 +59,15 @@ pub struct PathFilter {
     /// Ended by 0.
     pub(crate) inodes: Box<[u64]>,
     /// Not 0: relative to the working directory nothing is of interest.
-    pub(crate) relative: &'static AtomicU8,
+    pub(crate) relative: &'static AtomicU32,
     pub(crate) fd_limit: &'static AtomicU64,
 }
 
 impl PathFilter {
     /// Paths that begin with one of the `prefixes` are of interest, and answers that name one of the `inodes`. Relative ones are while
-    /// the byte `relative` is 0. FDs are expected below `fd_limit`.
+    /// `relative` is 0. Each time that another directory becomes one where they are not, it has to be another odd number, and 0 before
+    /// the kernel's working directory is one that is not the program's: what is not there is believed if the mark is the same before
+    /// and after the call. FDs are expected below `fd_limit`.
     ///
     /// # Panics
     ///
@@ -73,7 +75,7 @@ impl PathFilter {
     pub fn new<'a>(
         prefixes: impl IntoIterator<Item = &'a [u8]>,
         inodes: impl IntoIterator<Item = u64>,
-        relative: &'static AtomicU8,
+        relative: &'static AtomicU32,
         fd_limit: &'static AtomicU64,
     ) -> Self {
         let mut units = Vec::new();

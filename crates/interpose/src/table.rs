@@ -1,6 +1,6 @@
 //! What the entry's assembly looks at to decide about a call.
 
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::{Config, FD_STATES, Interest, NUMBERS};
 
@@ -77,11 +77,11 @@ pub static DISPATCH_LENGTH: AtomicU64 = AtomicU64::new(0);
 static NO_PREFIXES: [u64; 2] = [0; 2];
 static NO_INODES: u64 = 0;
 static NO_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
-static OF_INTEREST: AtomicU8 = AtomicU8::new(0);
+static OF_INTEREST: AtomicU32 = AtomicU32::new(0);
 /// The parts of the [`crate::PathFilter`].
 pub static PATH_PREFIXES: AtomicPtr<[u64; 2]> = AtomicPtr::new((&raw const NO_PREFIXES).cast_mut());
 pub static PATH_INODES: AtomicPtr<u64> = AtomicPtr::new((&raw const NO_INODES).cast_mut());
-pub static PATH_RELATIVE: AtomicPtr<AtomicU8> = AtomicPtr::new((&raw const OF_INTEREST).cast_mut());
+pub static PATH_RELATIVE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const OF_INTEREST).cast_mut());
 pub static PATH_FD_LIMIT: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const NO_LIMIT).cast_mut());
 /// Where `errno` is, relative to the thread pointer.
 pub static ERRNO_OFFSET: AtomicU64 = AtomicU64::new(0);
@@ -176,7 +176,7 @@ pub const fn to_be_offered(class: u8, result: i64) -> bool {
     match class {
         ..PATH_FIRST => matches!(result, -2 | -20 | -121 | -95),
         PATH_FIRST..PATH_OPEN => true,
-        PATH_OPEN.. => matches!(result, -40 | -22 | -38 | -1),
+        PATH_OPEN.. => matches!(result, -40 | -22 | -38 | -1 | -2 | -20),
     }
 }
 

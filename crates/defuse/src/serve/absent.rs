@@ -8,13 +8,17 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
+use fdtable::FdState;
 use interpose::{Call, usercopy};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::paths::At;
+use super::{Reply, Served};
 use crate::openat2::why_not;
+use crate::process::{Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::PATH_MAX;
 
 /// The answer to a call whose path the entry found to be nobody's by its text, if the name is absent for sure: there was no link on the
@@ -34,7 +38,12 @@ pub fn answer(call: &Call) -> Option<i64> {
     let dirfd = at.dirfd.map_or(sys::AT_FDCWD, |position| call.args[position] as RawFd);
     let mut buffer = [MaybeUninit::uninit(); PATH_MAX];
     let path = usercopy::read_cstr(call.args[at.path], &mut buffer).ok()?;
+    // The directory may be another at each moment. What was tried before may have been tried in that.
+    let mark = (path.first() != Some(&b'/')).then(|| foreign_mark(dirfd));
     let why = why_not(dirfd, path, at.follow);
+    if mark.is_some_and(|mark| mark == 0 || mark != foreign_mark(dirfd)) {
+        return None;
+    }
     match tried {
         // There was no link now, so there was none then, as far as anybody can tell.
         Some(error) if why == error => {
@@ -48,6 +57,49 @@ pub fn answer(call: &Call) -> Option<i64> {
             absent.then_some(-i64::from(why.raw_os_error()))
         }
     }
+}
+
+/// Not 0 and the same before and after what was looked for below the directory: that was in one and the same, which is nobody's.
+fn foreign_mark(directory: RawFd) -> u32 {
+    match directory {
+        sys::AT_FDCWD => RELATIVE_FOREIGN.load(Ordering::SeqCst),
+        fd => u32::from(STATES.get(fd) == FdState::Foreign),
+    }
+}
+
+/// Serves a call. Once more if it finds nothing while another thread was changing the working directory: that may have been to a mount, after
+/// it was known to be elsewhere, and then there was nothing for the kernel.
+pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Served) -> Served {
+    loop {
+        let changes = process.cwd_changes.load(Ordering::SeqCst);
+        let served = serve();
+        let nothing = match &served {
+            Ok(Reply::Value(value)) => *value == -i64::from(Errno::NOENT.raw_os_error()),
+            Err(error) => *error == Errno::NOENT,
+            Ok(_) => false,
+        };
+        if !nothing || process.cwd_changes.load(Ordering::SeqCst) == changes || !is_look_up(process, call) {
+            return served;
+        }
+    }
+}
+
+/// Whether the call goes by a path, has no effect when it finds nothing, and does not count as a change of the working directory itself.
+fn is_look_up(process: &Process, call: &Call) -> bool {
+    const OTHERS: [u32; 10] = [
+        sys::__NR_open,
+        sys::__NR_openat,
+        sys::__NR_openat2,
+        sys::__NR_creat,
+        sys::__NR_statfs,
+        sys::__NR_rename,
+        sys::__NR_renameat,
+        sys::__NR_renameat2,
+        sys::__NR_link,
+        sys::__NR_linkat,
+    ];
+    // Where others may wander off with the directory each look at it counts as a change.
+    !process.common.wanders() && (path_of(call).is_some() || OTHERS.contains(&call.nr))
 }
 
 /// Where a call has its path, if the entry makes it; and whether the kernel would look the path up, with the effective user's rights and

@@ -180,20 +180,17 @@ fn enter_file(process: &'static Process, file: &file::OpenFile) -> Served {
     if !file.is_removed() {
         may_enter(&Spot::new(&process.mounts[file.mount], path.clone(), true)?)?;
     }
-    process.enter_nowhere()?;
     let held = Directory::reopen(process, file).map(Arc::new);
-    process.set_cwd(Cwd::Served { mount: file.mount, path, held });
+    process.enter(Cwd::Served { mount: file.mount, path, held })?;
     DONE
 }
 
 /// Makes a directory on a mount the working directory.
 fn enter(process: &'static Process, spot: &Spot) -> Result<(), Errno> {
     may_enter(spot)?;
-    process.enter_nowhere()?;
     let path = PathBytes::try_from(spot.path().as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
     let held = Directory::open(process, spot).map(Arc::new);
-    process.set_cwd(Cwd::Served { mount: spot.mount.number, path, held });
-    Ok(())
+    process.enter(Cwd::Served { mount: spot.mount.number, path, held })
 }
 
 fn may_enter(spot: &Spot) -> Result<(), Errno> {

@@ -265,10 +265,14 @@ impl Handler for &'static Process {
             Err(Errno::BADF)
         } else if let Some(answer) = absent::answer(call) {
             Ok(Reply::Value(answer))
-        } else if WAITING.contains(&call.nr) {
-            thread::waiting(|| server(self, call))
         } else {
-            server(self, call)
+            absent::steadily(self, call, || {
+                if WAITING.contains(&call.nr) {
+                    thread::waiting(|| server(self, call))
+                } else {
+                    server(self, call)
+                }
+            })
         };
         span.end(call, &served);
         ending::after_call(self);

@@ -64,7 +64,9 @@ pub fn lookup_argument(
         Performed::Served(value) => Ok(Reply::Value(value)),
         Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
         Performed::Native(None) => {
-            let result = call.tried().unwrap_or_else(|| native::call(call));
+            // What a relative path did not find before may have been looked for in another directory than it would be now.
+            let tried = call.tried().filter(|_| argument.is_absolute());
+            let result = tried.unwrap_or_else(|| native::call(call));
             // The directory under a mount is empty: what lies on the mount does not exist for the kernel. (For a mount of the module every
             // name in it is EREMOTEIO, and its root has no extended attributes.)
             if !absent(result) || !argument.meets_link(at.follow) {

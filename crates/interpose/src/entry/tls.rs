@@ -28,6 +28,9 @@ pub const PHASE_CALL: u8 = 0;
 /// The caller of a clone comes back.
 pub const PHASE_AFTER_CLONE: u8 = 1;
 
+/// In [`Tls::begins`]: in the directory that the first argument says. A mark is odd.
+pub const BEGINS_FD: u32 = 2;
+
 /// In [`Tls::wait_mask`]: there is such a call.
 pub const WAITING: u64 = 1 << 63;
 
@@ -93,7 +96,9 @@ pub struct Tls {
     /// A fork that our C library makes is a guest's.
     pub forking: u8,
     /// What came out of a call that is offered although it was made, or [`crate::call::GUESSED`]; 0 when it was not.
-    pub tried: i64,
+    pub tried: i32,
+    /// Where the path of the call that the entry makes begins: 0 if it is absolute, [`BEGINS_FD`], or the mark that the working directory had.
+    pub begins: u32,
     /// `openat2`'s argument: flags, mode, resolve.
     pub open_how: [u64; 3],
     /// The context of a signal whose wrapper has not yet looked at it.
@@ -137,6 +142,7 @@ pub const ORIGINAL: usize = offset_of!(Tls, original);
 pub const NUMBER: usize = offset_of!(Tls, number);
 pub const PATH_CLASS: usize = offset_of!(Tls, path_class);
 pub const ONE_NAME: usize = offset_of!(Tls, one_name);
+pub const BEGINS: usize = offset_of!(Tls, begins);
 pub const OPEN_HOW: usize = offset_of!(Tls, open_how);
 pub const TRIED: usize = offset_of!(Tls, tried);
 pub const VFORK_DEPTH: usize = offset_of!(Tls, vfork_depth);

@@ -66,6 +66,8 @@ global_asm!(
     path_fd_limit = sym table::PATH_FD_LIMIT,
     path_class = const tls::PATH_CLASS,
     one_name = const tls::ONE_NAME,
+    begins = const tls::BEGINS,
+    begins_fd = const tls::BEGINS_FD,
     name_absent = sym crate::paths::NAME_ABSENT,
     absence = sym crate::paths::ABSENCE,
     slot_factor = const crate::paths::SLOT_FACTOR,
