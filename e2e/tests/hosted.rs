@@ -2,7 +2,13 @@
 
 #![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
 
-use defuse_e2e::{Case, same_as_plain, script};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use defuse_e2e::process::End;
+use defuse_e2e::product::Product;
+use defuse_e2e::{Case, Session, same_as_plain, script};
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 /// What Go has compiled, so that it need not do it every time.
@@ -76,6 +82,15 @@ same_as_plain! {
 
     everything_at_once: fixed("mixed");
 
+    /// Its own limit of the address space leaves room for what it asks for.
+    small_space: fixed("small_space");
+
+    small_space_musl: with_musl("small_space");
+
+    /// Executed through descriptors that exec closes.
+    by_descriptor: script(r#"cd "$MNT"; "$FIX/by_descriptor" "$FIX/by_descriptor""#)
+        .fixture_by("musl-gcc", "by_descriptor", &[]);
+
     mapped: script(r#"cd "$MNT"; "$FIX/mapped""#).fixture_with("mapped", &["-static"]).env("DEFUSE_GUESTS", "1");
 
     /// A shell that is everything itself, its scripts, what it starts and what starts it.
@@ -91,4 +106,18 @@ END
         printf '#!%s sh\necho "script $0 $1"; cat a\n' "$(command -v busybox)" >other; chmod 755 other; ./other x; sh -c './other z <a'
         exec 7<a; ./busybox sh -c 'read -r x <&7; echo $x; exec sh -c "cat <&7"'; cat <&7
     "#).needs(&["busybox"]).env("DEFUSE_GUESTS", "1");
+}
+
+/// A host that has not got the library does not take the program's words for its own.
+#[test]
+fn a_host_that_nobody_tells_its_program_runs_nothing() {
+    let Some(session) = Session::new() else { return };
+    for name in ["host", "host-of-static"] {
+        let link = session.place.home().join(name);
+        symlink(Product::get().defuse(), &link).expect("a link");
+        let outcome = session.finish(Command::new(&link).arg0("program").arg("--version"));
+        assert_eq!(outcome.end, End::Exit(126), "{}", outcome.stdout_text());
+        assert_eq!(outcome.stdout_text(), "");
+        assert!(outcome.stderr_text().contains("cannot run 'program'"), "{}", outcome.stderr_text());
+    }
 }

@@ -23,6 +23,9 @@ same_as_plain! {
     /// SIGSEGV, SIGBUS and SIGSYS handled, ignored, blocked, waited for, inherited, and unblocked by what a handler gives back.
     virtual_signals: transcript("virtual_signals");
 
+    /// SIGTRAP, SIGILL and SIGFPE that are sent while calls are made.
+    sent_faults: transcript("sent_faults");
+
     /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
     busy_threads: transcript("busy");
 

@@ -163,7 +163,8 @@ fn start(
     let OpenedSession { config, folder: folder_fd } = session;
     drop(folder_fd);
     let inheritance = found.inheritance.as_ref();
-    let hosts = config.dispatch != DispatchPolicy::Never;
+    // In a standing session a host would take itself for the command, which stays outside.
+    let hosts = config.dispatch != DispatchPolicy::Never && !session::is_standing(folder);
     let guest = inheritance.map_or(b"".as_slice(), |left| &left.guest);
     let dispatch = if guest.is_empty() { config.dispatch } else { DispatchPolicy::Always };
     let (table, mounts, ancestors) = mounts_of(config)?;

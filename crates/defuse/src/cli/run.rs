@@ -169,7 +169,10 @@ pub fn create_session(
     })?;
     let arena = made.ok_or_else(|| Failure::new(RUN_FAILED, "the session has no arena"))?;
     log::line(Level::Info, format_args!("session {}", session.path().display()));
-    make_hosts(session.path());
+    // Where nobody runs this command, a process whose program it is is one that must stay outside.
+    if !standing {
+        make_hosts(session.path());
+    }
     // The runner has the libc and the ld.so of most programs.
     if let Err(errno) = SessionLists::new(session.path(), pages).make() {
         log::line(Level::Warn, format_args!("cannot list the system call sites of libc: {errno}"));

@@ -1,6 +1,7 @@
 //! Before exec: whether a program can be a guest. What is not known to work is left alone, and runs without the mounts as before.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
 
@@ -25,15 +26,19 @@ pub struct Hosted {
 /// Whether the program at `path` (the kernel's), which cannot be intercepted as it is, can be a guest.
 pub fn decide(process: &'static Process, why: Outsider, path: &PathBytes) -> Option<Hosted> {
     let host = host(process, why)?;
-    if !interpose::can_have_guest()
-        || !has_stack()
+    // `can_have_guest` last of the cheap ones: it ends a dispatch of the program's own, so not where there is no host.
+    if process.restricted.load(Ordering::Relaxed)
         || !may_be_executed(&host)
+        || !has_stack()
+        || !interpose::can_have_guest()
         || !next_image::is_intercepted(process, &host)
         || !may_be_executed(path)
     {
         return None;
     }
-    let (layout, shown) = read(path, |fd| Some((Layout::read(fd)?, shown(fd)?)))?;
+    let (layout, shown, found) = read(path, |fd| Some((Layout::read(fd)?, shown(fd)?, identity(fd)?)))?;
+    // The host opens it after exec, which closes descriptors.
+    let file = if goes_by_descriptor(path) { named(&shown, found)? } else { path.clone() };
     if let Some(interpreter) = &layout.interpreter {
         let interpreter = PathBytes::try_from(interpreter.as_slice()).ok()?;
         let text = interpreter.clone();
@@ -45,11 +50,14 @@ pub fn decide(process: &'static Process, why: Outsider, path: &PathBytes) -> Opt
             return None;
         }
     }
-    Some(Hosted { host, file: path.clone(), shown })
+    Some(Hosted { host, file, shown })
 }
 
 /// Whether the program at `path` is one of those that [`decide`] is asked about, and there is a host for it.
 pub fn may_be_guest(process: &Process, path: &[u8]) -> bool {
+    if !process.hosts {
+        return false;
+    }
     image::look(sys::AT_FDCWD, path)
         .and_then(|why| host(process, why))
         .is_some_and(|host| may_be_executed(&host))
@@ -72,11 +80,23 @@ fn host(process: &Process, why: Outsider) -> Option<PathBytes> {
 
 /// As [`decide`], of the program that `fd` has open: by its name, if it has one.
 pub fn decide_by_fd(process: &'static Process, why: Outsider, fd: RawFd) -> Option<Hosted> {
-    let identity = |stat: sys::stat| (stat.st_dev, stat.st_ino);
-    let path = PathBytes::try_from(shown(fd)?.as_slice()).ok()?;
-    let named = read(&path, |named| native::fstat(named).ok().map(identity))?;
-    let same = native::fstat(fd).is_ok_and(|stat| identity(stat) == named);
-    if same { decide(process, why, &path) } else { None }
+    decide(process, why, &named(&shown(fd)?, identity(fd)?)?)
+}
+
+/// Whether a kernel's path may lead through a descriptor.
+fn goes_by_descriptor(path: &[u8]) -> bool {
+    path.starts_with(b"/proc/") || path.starts_with(b"/dev/")
+}
+
+/// `shown` as a path, if the file there is this one.
+fn named(shown: &[u8], wanted: (u64, u64)) -> Option<PathBytes> {
+    let path = PathBytes::try_from(shown).ok()?;
+    (read(&path, identity)? == wanted).then_some(path)
+}
+
+/// Tells a file from all others.
+fn identity(fd: RawFd) -> Option<(u64, u64)> {
+    native::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// What `look` finds in the file at `path`, if it can be read and gives nobody rights.
@@ -118,5 +138,6 @@ fn shown(fd: RawFd) -> Option<Vec<u8>> {
     let args = [link.as_ptr() as u64, text.as_mut_ptr() as u64, text.len() as u64, 0, 0, 0];
     let length = native::checked(sys::__NR_readlink, args).ok()? as usize;
     text.truncate(length);
+    text.shrink_to_fit();
     Some(text)
 }

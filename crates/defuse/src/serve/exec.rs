@@ -1,5 +1,6 @@
 //! execve and execveat: programs and scripts that lie on a mount, and what the next image needs from this one.
 
+use std::mem;
 use std::os::fd::RawFd;
 
 use interpose::Call;
@@ -263,6 +264,30 @@ fn interpret(
 
 /// Prepares what the next image inherits, and asks the kernel. Comes back only if that fails.
 fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
+    match run_as(process, plan, argv, envp, true)? {
+        // A security module lets the program be executed, but not its host.
+        Attempt::HostRefused => match run_as(process, plan, argv, envp, false)? {
+            Attempt::Failed(result) => Ok(Reply::Value(result)),
+            Attempt::HostRefused => Err(Errno::ACCESS),
+        },
+        Attempt::Failed(result) => Ok(Reply::Value(result)),
+    }
+}
+
+/// What came of an exec that came back.
+enum Attempt {
+    Failed(i64),
+    /// The kernel would not execute the host.
+    HostRefused,
+}
+
+fn run_as(
+    process: &'static Process,
+    plan: &Plan,
+    argv: u64,
+    envp: u64,
+    may_be_hosted: bool,
+) -> Result<Attempt, Errno> {
     let words = Words::new(plan, argv)?;
     if !interpose::in_vfork_child() {
         paging::live::write_back_all(process);
@@ -273,9 +298,9 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         Program::Call(args) => image::look_at(args[0] as RawFd),
     };
     let leaves = process.leaves_session();
-    let hosted = match (&plan.program, outsider) {
+    let mut hosted = match (&plan.program, outsider) {
         (_, None) => None,
-        _ if leaves => None,
+        _ if leaves || !may_be_hosted => None,
         (Program::Path(path, _), Some(why)) => guest::decide(process, why, path),
         (Program::Call(args), Some(why)) => guest::decide_by_fd(process, why, args[0] as RawFd),
     };
@@ -325,7 +350,9 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
         let argv = words.as_ref().map_or(argv, Words::pointer);
         let envp = environment.pointer();
         if interpose::in_vfork_child() {
-            vfork::children().leave_to_parent(Box::new((words, environment)));
+            // All that is ours on the heap: after exec nobody is here to free it.
+            let shown = hosted.as_mut().map(|hosted| mem::take(&mut hosted.shown));
+            vfork::children().leave_to_parent(Box::new((words, environment, shown, library_path)));
         }
         match (&plan.program, &hosted) {
             (Program::Path(path, _), _) | (_, Some(Hosted { host: path, .. })) => {
@@ -351,7 +378,15 @@ fn run(process: &'static Process, plan: &Plan, argv: u64, envp: u64) -> Served {
     if arena.is_some() {
         handover::keep_arena(process);
     }
-    result.map(Reply::Value)
+    Ok(match result? {
+        result if hosted.is_some() && is_refusal(result) => Attempt::HostRefused,
+        result => Attempt::Failed(result),
+    })
+}
+
+/// Whether an exec came to this because the file may not be executed.
+fn is_refusal(result: i64) -> bool {
+    [Errno::ACCESS, Errno::PERM].iter().any(|errno| -result == i64::from(errno.raw_os_error()))
 }
 
 /// Whether it is worth knowing that the next image is intercepted for sure, and so it is.

@@ -7,7 +7,7 @@ use super::tls::{self, PENDING_NONE, PENDING_SIGNAL, Tls};
 use super::{regions, vector};
 use crate::hosted;
 use crate::raw;
-use crate::signals::{self, Context, StackDescription, VIRTUAL, mask, parking};
+use crate::signals::{self, Context, SYNCHRONOUS, StackDescription, VIRTUAL, mask, parking};
 use crate::site;
 
 /// Bytes of the frame: the kernel's `ucontext` without siginfo, then vector state in the standard format.
@@ -76,8 +76,8 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
     let held = tls.pending == PENDING_SIGNAL;
     // Those that are blocked are parked as they come.
     let waiting = tls.virtual_pending & !(tls.virtual_mask & parking::indispensable());
-    if waiting != 0 || (held && signals::bit(tls.info.signal()) & VIRTUAL != 0) {
-        // These are never blocked; for once, until the frame is used.
+    if waiting != 0 || (held && signals::bit(tls.info.signal()) & SYNCHRONOUS != 0) {
+        // These are not blocked; for once, until the frame is used.
         mask::set_native(u64::MAX);
     }
     // SAFETY: all signals are blocked until the frame is used.

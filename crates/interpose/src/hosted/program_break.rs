@@ -1,7 +1,8 @@
 //! brk(2) of the guest: over a range of its own, as the kernel's break is our C library's.
 //!
 //! Reserved once, without memory behind it. Where the address space is limited nothing is reserved, and the break cannot be moved: C libraries
-//! map memory then, as they do where something lies in the break's way.
+//! map memory then, as they do where something lies in the break's way, and at the range's end. It is no larger than what a session takes besides: it counts when
+//! the guest limits its address space itself (`ulimit -v`).
 
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -13,8 +14,8 @@ const SYS_MMAP: u32 = 9;
 const SYS_PRLIMIT64: u32 = 302;
 const RLIMIT_AS: u64 = 9;
 const PAGE: u64 = 4096;
-const LARGEST: u64 = 1 << 36;
-const SMALLEST: u64 = 1 << 28;
+const LARGEST: u64 = 1 << 28;
+const SMALLEST: u64 = 1 << 24;
 const READ_WRITE: u64 = 3;
 /// `MAP_PRIVATE | MAP_ANONYMOUS`, `MAP_NORESERVE`, `MAP_FIXED`.
 const PRIVATE: u64 = 0x22;

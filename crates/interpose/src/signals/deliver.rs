@@ -197,6 +197,8 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
         first
     };
     compiler_fence(Ordering::SeqCst);
+    // Those of them that wait already, blocked, also by the program.
+    let mut waiting = context.mask & SYNCHRONOUS & !VIRTUAL;
     if first {
         tls.mask = context.mask;
         tls.info = *info;
@@ -209,13 +211,14 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
             // Not blocked, as nothing blocks it: wait for the call's end here.
             tls.virtual_pending |= signal;
         } else {
-            // One that does not block itself (`SA_NODEFER`) would come again and again.
-            mask::set_native(ALL | tls.parked);
+            // One that does not block itself (`SA_NODEFER`), or is not of `ALL` (a SIGTRAP that is sent), would come again and again.
+            waiting |= signal;
+            mask::set_native(ALL | tls.parked | waiting);
             // SAFETY: it is blocked.
             unsafe { queue_to_self(info) };
         }
     }
-    context.mask = ALL | tls.parked;
+    context.mask = ALL | tls.parked | waiting;
     if let Some(after) = raw::interrupted(context.rip) {
         context.rip = after;
         context.rax = RESTART as u64;
