@@ -67,20 +67,31 @@ same_as_plain! {
         { echo to both; cat <<<here; } > >(tee copy >&2) 2>/dev/null; wait; diff <(sort f) <(sort -r f | sort) && echo same"#);
 }
 
-/// fork(3) takes malloc's locks and then makes the system call, which waits until nobody is in the plugin any more; whoever is may wait for malloc.
-#[test]
-fn threads_fork_beside_a_plugin_that_uses_the_programs_malloc() {
-    let Some(session) = Session::new() else { return };
-    let session = session.fixture("forking", &["-pthread"]).fixture("allocating", &["-shared", "-fPIC"]);
-    let place = &session.place;
-    let mnt = place.mnt().display().to_string();
-    let fixtures = place.root().join("fixtures").display().to_string();
-    let mount = format!("{mnt}={fixtures}/allocating:{}", place.backend().display());
-    let script = format!("cd '{mnt}'; exec '{fixtures}/forking'");
+/// Runs `forking`, one of the session's fixtures, on a mount of `plugin`.
+fn fork_beside_threads_in(session: &Session, plugin: &str) {
+    let mnt = session.place.mnt().display().to_string();
+    let mount = format!("{mnt}={plugin}");
+    let script = format!("cd '{mnt}'; exec '{}/fixtures/forking'", session.place.root().display());
     let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script]);
     assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
     assert_eq!(outcome.stdout, b"equal\n");
     session.assert_nothing_left();
+}
+
+/// The session with a plugin that calls malloc in its operations, and the mount's argument for it.
+fn with_allocating_plugin(session: Session) -> (Session, String) {
+    let session = session.fixture("allocating", &["-shared", "-fPIC"]);
+    let plugin = session.place.root().join("fixtures/allocating");
+    let argument = format!("{}:{}", plugin.display(), session.place.backend().display());
+    (session, argument)
+}
+
+/// fork(3) takes malloc's locks and then makes the system call, which waits until nobody is in the plugin any more; whoever is may wait for malloc.
+#[test]
+fn threads_fork_beside_a_plugin_that_uses_the_programs_malloc() {
+    let Some(session) = Session::new() else { return };
+    let (session, plugin) = with_allocating_plugin(session.fixture("forking", &["-pthread"]));
+    fork_beside_threads_in(&session, &plugin);
 }
 
 /// A guest's fork is our libc's, which takes the locks of the malloc that the plugins use.
@@ -88,28 +99,13 @@ fn threads_fork_beside_a_plugin_that_uses_the_programs_malloc() {
 fn guests_threads_fork_beside_a_plugin_that_uses_malloc() {
     need_programs!("musl-gcc");
     let Some(session) = Session::new() else { return };
-    let session = session.fixture("allocating", &["-shared", "-fPIC"]);
-    let session = session.fixture_by("musl-gcc", "forking", &[]);
-    let place = &session.place;
-    let mnt = place.mnt().display().to_string();
-    let fixtures = place.root().join("fixtures").display().to_string();
-    let mount = format!("{mnt}={fixtures}/allocating:{}", place.backend().display());
-    let script = format!("cd '{mnt}'; exec '{fixtures}/forking'");
-    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script]);
-    assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
-    assert_eq!(outcome.stdout, b"equal\n");
-    session.assert_nothing_left();
+    let (session, plugin) = with_allocating_plugin(session.fixture_by("musl-gcc", "forking", &[]));
+    fork_beside_threads_in(&session, &plugin);
 }
 
 /// A plugin that keeps its files in the process waits, at a fork, until no thread is in the middle of an operation.
 #[test]
 fn threads_fork_beside_a_plugin_that_waits_for_them() {
     let Some(session) = Session::new() else { return };
-    let session = session.fixture("forking", &["-pthread"]);
-    let mnt = session.place.mnt().display().to_string();
-    let script = format!("cd '{mnt}'; exec '{}/fixtures/forking'", session.place.root().display());
-    let outcome = session.defuse(["run", "-m", &format!("{mnt}=memory:"), "--", "bash", "-c", &script]);
-    assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
-    assert_eq!(outcome.stdout, b"equal\n");
-    session.assert_nothing_left();
+    fork_beside_threads_in(&session.fixture("forking", &["-pthread"]), "memory:");
 }

@@ -122,9 +122,24 @@ fn string_at(fd: RawFd, offset: u64) -> Option<Vec<u8>> {
     }
 }
 
+/// The bytes at this place, if all are there.
+fn bytes_at<const N: usize>(of: &[u8], at: usize) -> Option<[u8; N]> {
+    of.get(at..at.checked_add(N)?)?.try_into().ok()
+}
+
 /// The little-endian number at this place.
-pub fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+pub fn u16_at(of: &[u8], at: usize) -> Option<u16> {
+    bytes_at(of, at).map(u16::from_le_bytes)
+}
+
+/// The little-endian number at this place.
+pub fn u32_at(of: &[u8], at: usize) -> Option<u32> {
+    bytes_at(of, at).map(u32::from_le_bytes)
+}
+
+/// The little-endian number at this place.
+pub fn u64_at(of: &[u8], at: usize) -> Option<u64> {
+    bytes_at(of, at).map(u64::from_le_bytes)
 }
 
 /// Reads at `offset`; how much came, 0 on an error.

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 
 use linux_raw_sys::general as sys;
 
-use crate::dynamic::{self, START, u64_at};
+use crate::dynamic::{self, START, u16_at, u32_at, u64_at};
 use crate::namei::{self, OpenHow};
 use crate::native;
 
@@ -168,18 +168,6 @@ fn is_executable(read: &impl Fn(&mut [u8], u64) -> usize, offset: u64, size: u64
         }
     }
     false
-}
-
-fn bytes<const N: usize>(of: &[u8], at: usize) -> Option<[u8; N]> {
-    of.get(at..at + N)?.try_into().ok()
-}
-
-fn u16_at(of: &[u8], at: usize) -> Option<u16> {
-    bytes(of, at).map(u16::from_le_bytes)
-}
-
-fn u32_at(of: &[u8], at: usize) -> Option<u32> {
-    bytes(of, at).map(u32::from_le_bytes)
 }
 
 #[cfg(test)]

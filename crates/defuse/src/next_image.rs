@@ -11,6 +11,7 @@ use crate::dynamic::{self, Headers, START};
 use crate::native;
 use crate::process::Process;
 use crate::program::Header;
+use crate::resolve::PathBytes;
 
 /// The dynamic linker that reads `LD_PRELOAD` as this library expects it.
 const LINKER: &[u8] = b"/lib64/ld-linux-x86-64.so.2\0";
@@ -88,4 +89,12 @@ pub fn path_of_fd(fd: RawFd) -> ArrayVec<u8, 32> {
     // Fits: the longest number has eleven digits.
     let _ = write!(path, "/proc/self/fd/{fd}");
     path
+}
+
+/// `EACCES` unless this process may execute the kernel's file at `path`.
+pub fn check_executable(path: &PathBytes) -> Result<(), Errno> {
+    let mut name = path.clone();
+    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    let args = [sys::AT_FDCWD as u64, name.as_ptr() as u64, 1, u64::from(sys::AT_EACCESS), 0, 0];
+    native::checked(sys::__NR_faccessat2, args).map(drop)
 }

@@ -20,6 +20,7 @@ mod runtime_code;
 mod serve;
 mod signals;
 mod site;
+mod spin;
 mod table;
 pub mod usercopy;
 

@@ -1,6 +1,5 @@
 //! The objects whose sites were rewritten: at install all that are loaded, later those that are mapped.
 
-use core::hint::spin_loop;
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32};
@@ -14,10 +13,10 @@ use crate::rewrite::{
     apply,
 };
 use crate::signals::Context;
-use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, raw, runtime_code, serve, table};
+use crate::spin::{self, Spin};
+use crate::{Config, DispatchPolicy, PlanStore, dispatch, plans, runtime_code, serve, table};
 
 const SYS_MPROTECT: u32 = 10;
-const SYS_SCHED_YIELD: u32 = 24;
 const PROT_EXEC: u64 = 4;
 
 /// One rewritten text. Never freed: signal handlers walk the list, and stubs stay for ever.
@@ -68,24 +67,11 @@ pub fn settle(context: &mut Context) {
     }
 }
 
-static LOCKED: AtomicBool = AtomicBool::new(false);
-
 /// Held while objects are rewritten, and around fork.
-pub struct Guard(());
+static LOCK: Spin = Spin::new();
 
-pub fn lock() -> Guard {
-    while LOCKED.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
-        spin_loop();
-        // SAFETY: no arguments.
-        unsafe { raw::syscall1(SYS_SCHED_YIELD, 0) };
-    }
-    Guard(())
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        LOCKED.store(false, Release);
-    }
+pub fn lock() -> spin::Guard<'static> {
+    LOCK.lock()
 }
 
 /// What rewriting did.

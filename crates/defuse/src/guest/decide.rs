@@ -122,12 +122,7 @@ fn has_stack() -> bool {
 
 /// The kernel would execute it: else its own answer is the right one.
 fn may_be_executed(path: &PathBytes) -> bool {
-    let mut name = path.clone();
-    if name.try_push(0).is_err() {
-        return false;
-    }
-    let args = [sys::AT_FDCWD as u64, name.as_ptr() as u64, 1, u64::from(sys::AT_EACCESS), 0, 0];
-    native::checked(sys::__NR_faccessat2, args).is_ok()
+    next_image::check_executable(path).is_ok()
 }
 
 /// The absolute path of an open file.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::os::fd::RawFd;
 
-use crate::dynamic::{self, u64_at};
+use crate::dynamic::{self, u16_at, u32_at, u64_at};
 
 const PAGE: u64 = 4096;
 const HEADER: usize = 64;
@@ -163,14 +163,6 @@ fn is_within(inner: &Range<u64>, outer: &Range<u64>) -> bool {
 
 fn holds(part: &Segment, address: u64, length: u64) -> bool {
     address >= part.address && address - part.address + length <= part.memory_size
-}
-
-fn u16_at(of: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(of.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(of: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(of.get(at..at + 4)?.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ fn execute(
             }
             Header::Script { interpreter, option } => {
                 if executable.is_empty() {
-                    check_executable(&program)?;
+                    next_image::check_executable(&program)?;
                 }
                 // The name by which the interpreter is to find the script.
                 let script = argument_for_interpreter(&argument);
@@ -134,14 +134,6 @@ fn is_served(process: &'static Process, path: &[u8]) -> Result<bool, Errno> {
     let text = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
     let argument = PathArgument { dirfd: sys::AT_FDCWD, text };
     Ok(matches!(paths::locate_for_sure(process, &argument, true)?, Located::Served(_)))
-}
-
-/// `EACCES` unless this process may execute the kernel's file at `path`.
-fn check_executable(path: &PathBytes) -> Result<(), Errno> {
-    let mut name = path.clone();
-    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
-    let args = [sys::AT_FDCWD as u64, name.as_ptr() as u64, 1, u64::from(sys::AT_EACCESS), 0, 0];
-    native::checked(sys::__NR_faccessat2, args).map(drop)
 }
 
 /// Where the program is for the kernel, what it begins with, and where it lies on a mount.

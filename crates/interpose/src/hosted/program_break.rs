@@ -4,11 +4,11 @@
 //! map memory then, as they do where something lies in the break's way, and at the range's end. It is no larger than what a session takes besides: it counts when
 //! the guest limits its address space itself (`ulimit -v`).
 
-use core::hint::spin_loop;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 
 use crate::raw;
+use crate::spin::{self, Spin};
 
 const SYS_MMAP: u32 = 9;
 const SYS_PRLIMIT64: u32 = 302;
@@ -25,22 +25,11 @@ const FIXED: u64 = 0x10;
 static START: AtomicU64 = AtomicU64::new(0);
 static NOW: AtomicU64 = AtomicU64::new(0);
 static END: AtomicU64 = AtomicU64::new(0);
-static LOCKED: AtomicBool = AtomicBool::new(false);
-
 /// Held while the break moves, and around fork.
-pub struct Guard(());
+static LOCK: Spin = Spin::new();
 
-pub fn lock() -> Guard {
-    while LOCKED.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
-        spin_loop();
-    }
-    Guard(())
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        LOCKED.store(false, Release);
-    }
+pub fn lock() -> spin::Guard<'static> {
+    LOCK.lock()
 }
 
 fn map(address: u64, length: u64, protection: u64, flags: u64) -> Option<u64> {

@@ -1,9 +1,8 @@
 //! The program's signal actions, as it set them and as the kernel has them.
 
-use core::hint::spin_loop;
 use core::mem::size_of;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicBool, AtomicU64};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 
 use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit, raise};
 use super::{ending, wrapper};
@@ -11,6 +10,7 @@ use crate::InstallError;
 use crate::entry::tls::Tls;
 use crate::hosted;
 use crate::raw;
+use crate::spin::{self, Spin};
 use crate::usercopy;
 
 const EFAULT: i64 = -14;
@@ -90,23 +90,11 @@ impl Entry {
     }
 }
 
-static LOCKED: AtomicBool = AtomicBool::new(false);
+/// Held while table and kernel are brought in step, and around fork.
+static LOCK: Spin = Spin::new();
 
-/// Held while table and kernel are brought in step. Only taken inside, where no handler of the program can interrupt;
-/// and around fork, so that the child does not inherit it held.
-pub struct Guard(());
-
-pub fn lock() -> Guard {
-    while LOCKED.compare_exchange_weak(false, true, Acquire, Relaxed).is_err() {
-        spin_loop();
-    }
-    Guard(())
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        LOCKED.store(false, Release);
-    }
+pub fn lock() -> spin::Guard<'static> {
+    LOCK.lock()
 }
 
 unsafe fn set_native(signal: u32, action: &Action) -> i64 {
