@@ -1,4 +1,4 @@
-//! Calls on FDs themselves: close, dup, fcntl, passing.
+//! Calls on FDs themselves: close, dup, fcntl.
 
 use std::os::fd::RawFd;
 
@@ -8,11 +8,11 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::open::STATUS;
-use super::{DONE, Reply, Served, locks, native_locks, sockets};
+use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{common, lending, native, private_fd, shadow, user};
+use crate::{common, native, private_fd, shadow};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -332,53 +332,3 @@ pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
     let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
     native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
 }
-
-/// sendmsg and sendmmsg: a file whose FD is passed on must be known to others from now on.
-pub fn send_message(process: &'static Process, call: &Call) -> Served {
-    let [_, messages, count, ..] = call.args;
-    let (count, stride) = if call.nr == sys::__NR_sendmsg { (1, 0) } else { ((count as u32).min(1024), 64) };
-    for index in 0..u64::from(count) {
-        let message = messages + index * stride;
-        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(message)?;
-        for_each_passed(control, length, |fd| {
-            if let Some(file) = file::served(process, fd) {
-                let together = process.descriptors.lock();
-                shadow::separate(process, &file)?;
-                drop(together);
-                lending::offer(process, &file);
-            }
-            Ok(())
-        })?;
-        if let Some(sent) = sockets::send_message(process, call, index, message)? {
-            return Ok(sent);
-        }
-    }
-    Ok(Reply::Pass)
-}
-
-/// Calls `each` with every FD of the `SCM_RIGHTS` messages in the control buffer. What is malformed is the kernel's to refuse.
-pub fn for_each_passed(
-    control: u64,
-    length: u64,
-    mut each: impl FnMut(RawFd) -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    const HEADER: u64 = 16;
-    let mut at = 0;
-    while control != 0 && at + HEADER <= length {
-        let size = user::read::<u64>(control + at)?;
-        let [level, kind] = user::read::<[i32; 2]>(control + at + 8)?;
-        if size < HEADER || size > length - at {
-            break;
-        }
-        if level == SOL_SOCKET && kind == SCM_RIGHTS {
-            for index in 0..(size - HEADER) / 4 {
-                each(user::read::<i32>(control + at + HEADER + index * 4)?)?;
-            }
-        }
-        at += size.next_multiple_of(8);
-    }
-    Ok(())
-}
-
-const SOL_SOCKET: i32 = 1;
-const SCM_RIGHTS: i32 = 1;
