@@ -12,7 +12,7 @@ use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{common, native, private_fd, shadow};
+use crate::{common, native, private_fd, shadow, vfork};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -86,6 +86,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
             common::own_table(process);
         }
         if cloexec_only {
+            vfork::closes_on_exec(None);
             process.files.cloexec_range(first, last);
         } else {
             let mut served = Vec::new();
@@ -151,9 +152,19 @@ fn duplicate_in_vfork_child(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Value(to));
     }
     let to = process.check_limit(to as RawFd)?;
+    hand_on_in_vfork_child(process, to);
     // What the parent knew of the number is not so here; it will look again.
     STATES.forget(to);
     Ok(Reply::Value(to.into()))
+}
+
+/// A vfork child may have `fd` open when it execs, whatever its parent's table says of the file.
+fn hand_on_in_vfork_child(process: &Process, fd: RawFd) {
+    if !process.files.is_empty()
+        && let Some(slot) = shadow::slot_behind(process, fd, &native::fstat(fd))
+    {
+        vfork::children().hand_on(slot);
+    }
 }
 
 /// The served file that is about to be duplicated.
@@ -195,6 +206,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
         return Err(Errno::BADF);
     }
     if interpose::in_vfork_child() {
+        hand_on_in_vfork_child(process, from);
         // What the parent knew of the number is not so here; it will look again.
         STATES.forget(to);
         return Ok(Reply::Pass);
@@ -326,7 +338,12 @@ pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
 
 /// Sets the close-on-exec flag of a served FD, in the table and in the kernel.
 pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
-    if !interpose::in_vfork_child() {
+    if interpose::in_vfork_child() {
+        hand_on_in_vfork_child(process, fd);
+    } else {
+        if cloexec {
+            vfork::closes_on_exec(process.files.get(fd).map(|file| file.slot));
+        }
         process.files.set_cloexec(fd, cloexec);
     }
     let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
