@@ -230,15 +230,17 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
 
 fn requeue(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     context.mask &= !VIRTUAL;
+    // Those of `SYNCHRONOUS` are not blocked yet: a handler of theirs that jumps away would leave the others behind.
+    mask::set_native(u64::MAX);
     let noted = (pending(tls) == PENDING_SIGNAL).then_some(tls.info);
-    // First, as a virtual signal strikes at once.
     tls.pending = PENDING_NONE;
-    // SAFETY: all others are blocked until the frame is left.
+    // SAFETY: all are blocked until the frame is left.
     unsafe {
         if let Some(noted) = noted {
             queue_to_self(&noted);
         }
         queue_to_self(info);
+        parking::raise_waiting(tls);
     }
 }
 
