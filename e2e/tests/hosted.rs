@@ -80,6 +80,9 @@ same_as_plain! {
 
     stepped_musl: with_musl("stepping");
 
+    /// SIGTRAP, SIGILL and SIGFPE that are sent while calls are made.
+    sent_faults: with_musl("sent_faults");
+
     everything_at_once: fixed("mixed");
 
     /// Its own limit of the address space leaves room for what it asks for.

@@ -27,6 +27,12 @@ same_as_plain! {
     /// SIGTRAP, SIGILL and SIGFPE that are sent while calls are made.
     sent_faults: transcript("sent_faults");
 
+    /// Signals sent at any instruction, also of what becomes of another.
+    stepped: transcript("stepping");
+
+    /// Three, each in what becomes of the one before.
+    nested: transcript("nested");
+
     /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
     busy_threads: transcript("busy");
 
