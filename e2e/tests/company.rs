@@ -109,5 +109,5 @@ def text(): return open("../mnt/f").read()
 print(text()); os.chroot("."); print(os.getcwd(), text())'
         # The outer shell is in another name space than the one that is entered, whose root is where nsenter ends.
         rm -r ../new; cd "$MNT"; unshare -m sh -c 'cd d; nsenter --mount=/proc/$$/ns/mnt sh -c pwd'"#)
-        .needs(&["python3", "nsenter"]).needs_root();
+        .needs(&["python3", "nsenter", "unshare"]).needs_root().needs_mount_namespaces();
 }

@@ -47,7 +47,7 @@ fn go() -> Case {
         .env("DEFUSE_GUESTS", "1")
         .env("GOCACHE", GO_CACHE)
         .needs(&["go"])
-        .limit(std::time::Duration::from_secs(300))
+        .limit(std::time::Duration::from_secs(600))
 }
 
 same_as_plain! {
@@ -63,7 +63,7 @@ same_as_plain! {
 
     spawned: fixed("spawning");
 
-    closed: fixed("closing");
+    closed: script("ulimit -Sn 1100; cd \"$MNT\"; \"$FIX/closing\"").fixture_with("closing", &["-static"]).env("DEFUSE_GUESTS", "1");
 
     passed: fixed("passing");
 

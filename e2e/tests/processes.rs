@@ -1,7 +1,7 @@
 //! Every way a program makes another, hands on what it has open, and does away with it.
 
 use defuse_e2e::process::End;
-use defuse_e2e::{Case, Session, need_programs, same_as_plain, script};
+use defuse_e2e::{Case, Serving, Session, need_programs, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -12,8 +12,8 @@ same_as_plain! {
     /// posix_spawn with every file action and attribute, popen, system.
     spawned: transcript("spawning");
 
-    /// close_range, closefrom, daemons, unshare, programs without standard streams.
-    closed: transcript("closing");
+    /// close_range, closefrom, daemons (which close every number below the limit), unshare, programs without standard streams.
+    closed: script("ulimit -Sn 1100; cd \"$MNT\"; \"$FIX/closing\"").fixture("closing");
 
     /// Many at once take over one description of a file that has no name any more.
     many_heirs: script(r#"
@@ -78,6 +78,27 @@ fn fork_beside_threads_in(session: &Session, plugin: &str) {
     session.assert_nothing_left();
 }
 
+/// Runs `mapping_forks`, one of the session's fixtures, on mounts of these plugins.
+fn fork_beside_mapping_threads(session: &Session, plugins: &[&str]) {
+    let root = session.place.root();
+    let points: Vec<_> = (0..plugins.len()).map(|index| root.join(format!("mapped{index}"))).collect();
+    let mut arguments = vec!["run".to_owned()];
+    for (point, plugin) in points.iter().zip(plugins) {
+        std::fs::create_dir(point).expect("a new folder");
+        arguments.extend(["-m".to_owned(), format!("{}={plugin}", point.display())]);
+    }
+    arguments.extend([
+        "--".to_owned(),
+        root.join("fixtures/mapping_forks").display().to_string(),
+        "60".to_owned(),
+    ]);
+    arguments.extend(points.iter().map(|point| point.display().to_string()));
+    let outcome = session.defuse(arguments.iter().map(String::as_str));
+    assert_eq!(outcome.end, End::Exit(0), "{}{}", outcome.stdout_text(), outcome.stderr_text());
+    assert_eq!(outcome.stdout, b"equal\n");
+    session.assert_nothing_left();
+}
+
 /// The session with a plugin that calls malloc in its operations, and the mount's argument for it.
 fn with_allocating_plugin(session: Session) -> (Session, String) {
     let session = session.fixture("allocating", &["-shared", "-fPIC"]);
@@ -92,6 +113,17 @@ fn threads_fork_beside_a_plugin_that_uses_the_programs_malloc() {
     let Some(session) = Session::new() else { return };
     let (session, plugin) = with_allocating_plugin(session.fixture("forking", &["-pthread"]));
     fork_beside_threads_in(&session, &plugin);
+}
+
+/// Plugins are called as files come to be mapped and cease to be, and under locks that a fork waits for.
+#[test]
+fn threads_fork_beside_mapped_files_of_plugins() {
+    let Some(session) = Session::new() else { return };
+    let (session, plugin) = with_allocating_plugin(session.fixture("mapping_forks", &["-pthread"]));
+    let other = session.place.root().join("other");
+    std::fs::create_dir(&other).expect("a new folder");
+    let paged = format!("passthrough,{}:{}", Serving::Paged.options(), other.display());
+    fork_beside_mapping_threads(&session, &[&plugin, &paged]);
 }
 
 /// A guest's fork is our libc's, which takes the locks of the malloc that the plugins use.

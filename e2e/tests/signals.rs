@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use defuse_e2e::process::LIMIT;
 use defuse_e2e::{Case, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
@@ -13,7 +14,7 @@ fn everything_at_once() -> Case {
     let seconds = std::env::var("DEFUSE_E2E_STRESS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     script(format!("cd \"$MNT\"; \"$FIX/mixed\" {seconds}"))
         .fixture("mixed")
-        .limit(Duration::from_secs(120 + seconds))
+        .limit(LIMIT + Duration::from_secs(seconds))
 }
 
 same_as_plain! {

@@ -12,6 +12,7 @@
 
 pub mod coherent;
 pub mod live;
+mod mapped_list;
 pub mod prefault;
 pub mod reclaim;
 pub mod source;
@@ -31,7 +32,7 @@ use crate::file::{OpenFile, stash_errno};
 use crate::namei::Spot;
 use crate::process::Process;
 use crate::sync::Lock;
-use live::Live;
+use mapped_list::MappedList;
 
 /// A file's identity in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,7 @@ pub struct Paging {
     /// The files that this image has ever had mapped: what is in a ledger by our name of others is of a former image.
     joined: Lock<Vec<Key>>,
     /// The files that are mapped here. Taken before the inode's lock.
-    live: Lock<Vec<Live>>,
+    live: MappedList,
     /// What is known of caches, by the host word at that time. Taken after the inode's lock.
     known: Lock<Vec<Known>>,
 }
@@ -91,7 +92,7 @@ impl Default for Paging {
             possible: AtomicBool::new(true),
             pager: OnceLock::new(),
             joined: Lock::new(Vec::new()),
-            live: Lock::new(Vec::new()),
+            live: MappedList::default(),
             known: Lock::new(Vec::new()),
         }
     }
@@ -234,14 +235,24 @@ fn remember(process: &Process, key: Key, generation: u64, view: Option<Arc<View>
     drop(gone); // Closes descriptors.
 }
 
-/// Before a fork: nothing changes until [`after_fork_in_parent`] or [`after_fork_in_child`].
+/// Before a fork, and before plugins are asked to keep still, which are called under this lock: no file comes to be mapped, or ceases to,
+/// until [`let_go`] on both sides.
+pub fn hold(process: &Process) {
+    process.paging.live.hold();
+}
+
+/// See [`hold`].
+pub fn let_go(process: &Process) {
+    process.paging.live.let_go();
+}
+
+/// At the system call, perhaps under malloc's locks: nothing changes until [`after_fork_in_parent`] or [`after_fork_in_child`]. Under what is waited
+/// for here no plugin is called.
 pub fn before_fork(process: &'static Process) -> Result<(), Errno> {
-    process.paging.live.acquire();
     process.paging.known.acquire();
     let Some(pager) = process.paging.pager() else { return Ok(()) };
     crate::nofile::with_room(|| pager.before_fork()).map_err(|error| {
         process.paging.known.release();
-        process.paging.live.release();
         error.errno()
     })
 }
@@ -252,7 +263,6 @@ pub fn after_fork_in_parent(process: &Process, made: bool) {
         pager.after_fork_in_parent(made);
     }
     process.paging.known.release();
-    process.paging.live.release();
 }
 
 /// After a fork, in the child, before anything allocates: what is mapped anew must find its place free.
@@ -268,7 +278,6 @@ pub fn after_fork_in_child(process: &Process) {
         crate::trace::debug(format_args!("{error}"));
     }
     process.paging.known.release();
-    process.paging.live.release();
     // The parent's, by its name.
     let known = std::mem::take(&mut *process.paging.known.lock());
     drop(known);

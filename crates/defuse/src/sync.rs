@@ -32,6 +32,12 @@ pub struct Lock<T> {
 // word makes those exclusive, so sharing the lock between threads shares `T` by turns only.
 unsafe impl<T: Send> Sync for Lock<T> {}
 
+impl<T: Default> Default for Lock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 impl<T> Lock<T> {
     /// A free lock around `value`.
     pub const fn new(value: T) -> Self {

@@ -106,6 +106,34 @@ fn init_says_why_it_fails() {
     assert!(wordy.message.len() > 200 && wordy.message.chars().all(|c| c == 'é'), "{}", wordy.message);
 }
 
+/// Opens nothing, and says whether it was to append.
+struct Told;
+
+impl FileSystem for Told {
+    type Handle = Box<()>;
+    const NAME: &'static CStr = c"told";
+    fn init(_: &Setup<'_>) -> Result<Self, InitError> {
+        Ok(Self)
+    }
+    fn getattr(&self, _: &MountPath) -> Result<stat> {
+        Err(Errno::ENOENT)
+    }
+    fn open(&self, _: &MountPath, flags: i32, _: u32) -> Result<Open<Box<()>>> {
+        Err(if flags & libc::O_APPEND == 0 { Errno::ENOENT } else { Errno::EPERM })
+    }
+    fn close(&self, _: Box<()>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A descriptor with this flag is written to at the end, wherever pwrite(2) is told to write.
+#[test]
+fn who_is_told_where_to_write_is_not_told_to_append() {
+    let fs = Plugin::built_in::<Told>().instantiate(c"/m", c"", c"", Host::STDERR).unwrap();
+    let path = MountPath::new(c"/f").unwrap();
+    assert_eq!(fs.open(path, libc::O_WRONLY | libc::O_APPEND, 0).err(), Some(Errno::ENOENT));
+}
+
 /// Writes down what it is called with.
 struct Recorder(Host);
 

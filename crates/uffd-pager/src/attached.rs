@@ -22,7 +22,7 @@ const NO_SLOT: usize = usize::MAX;
 pub(crate) struct Attached {
     pub(crate) source: Arc<dyn PageSource>,
     pub(crate) cache: Cache,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) window: Window,
     pub(crate) runs: Runs,
     /// Pages that may come in before it is to be seen how much room there is.
@@ -41,7 +41,7 @@ pub(crate) struct Attached {
 impl Attached {
     /// `gated`: see [`Ledger::gated`].
     pub(crate) fn new(uffd: &Uffd, gated: bool, source: Arc<dyn PageSource>, cache: Cache) -> Result<Self> {
-        let ledger = Ledger::map(&cache.ledger)?;
+        let ledger = Arc::new(Ledger::map(&cache.ledger)?);
         let window = Window::default();
         window.cover(uffd, &cache, ledger.length())?;
         let owner = Owner::this_process();
@@ -83,7 +83,6 @@ impl Attached {
         let claimed = self.ledger.claim(&self.cache.ledger, owner);
         self.closers.store(0, Ordering::SeqCst);
         self.open.store(0, Ordering::Relaxed);
-        self.ledger.expect_no_more();
         // Without a slot of its own this process must not touch the parent's.
         self.slot.store(claimed.unwrap_or(NO_SLOT), Ordering::Relaxed);
         let slot = claimed?;

@@ -5,6 +5,7 @@
 //! has nothing there, and gets SIGSEGV.
 
 use crate::error::{Error, Result};
+use crate::ledger::Ledger;
 use crate::mapping::{Mapping, Sharing};
 use crate::memory::{self, Place};
 use crate::page::{PAGE, offset_of};
@@ -13,14 +14,17 @@ use crate::uffd::{Access, Faults, Uffd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
 use std::cell::UnsafeCell;
+use std::sync::Arc;
 
 /// Bits of `/proc/PID/pagemap` (pagemap(5)): in memory or swapped out, and not of the file's own.
 const PRESENT: u64 = 1 << 63 | 1 << 62;
 const OF_FILE: u64 = 1 << 61;
 
-/// What private mappings hold of their own at a fork: addresses and pages.
+type Pages = Vec<(usize, Vec<u8>)>;
+
+/// For the span of a fork: what private mappings hold of their own (addresses and pages), and the ledgers in which a child is expected.
 #[derive(Debug, Default)]
-pub(crate) struct Saved(UnsafeCell<Vec<(usize, Vec<u8>)>>);
+pub(crate) struct Saved(UnsafeCell<(Pages, Vec<Arc<Ledger>>)>);
 
 // SAFETY: accessed between `before_fork` and `after_fork_in_*` only, which hold the table's and the
 // registry's locks against other threads' forks.
@@ -38,9 +42,12 @@ impl Pager {
         match saved {
             Ok(pages) => {
                 // The child will be there, whatever becomes of this process meanwhile.
-                self.attached.held(|attached| attached.ledger.expect());
+                let expecting = self.attached.ledgers_held();
+                for ledger in &expecting {
+                    ledger.expect();
+                }
                 // SAFETY: the locks are held.
-                unsafe { *self.saved.0.get() = pages };
+                unsafe { *self.saved.0.get() = (pages, expecting) };
                 Ok(())
             }
             Err(errno) => {
@@ -53,14 +60,18 @@ impl Pager {
     /// To be called after the fork in the parent; `made` says whether there is a child.
     pub fn after_fork_in_parent(&self, made: bool) {
         if !made {
-            self.attached.held(|attached| attached.ledger.expect_no_more());
+            // SAFETY: the locks taken by `before_fork` are held.
+            let (_, expecting) = unsafe { &*self.saved.0.get() };
+            for ledger in expecting {
+                ledger.expect_no_more();
+            }
         }
         self.release_after_fork();
     }
 
     fn release_after_fork(&self) {
         // SAFETY: the locks taken by `before_fork` are held.
-        unsafe { (*self.saved.0.get()).clear() };
+        drop(std::mem::take(unsafe { &mut *self.saved.0.get() }));
         self.attached.let_go();
         self.table.release();
     }
@@ -78,7 +89,7 @@ impl Pager {
         self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?.moved(self.host.home));
         let mut result = Ok(());
         // SAFETY: the only thread of this process.
-        let saved = std::mem::take(unsafe { &mut *self.saved.0.get() });
+        let (saved, expecting) = std::mem::take(unsafe { &mut *self.saved.0.get() });
         // First what has its place: a window, or memory allocated, could come to lie there.
         for mapping in self.table.read().rows().iter().filter(|mapping| mapping.inherited) {
             let faults = self.faults(mapping.tracked);
@@ -86,6 +97,9 @@ impl Pager {
         }
         for attached in self.attached.all() {
             result = result.and(attached.renew(&self.uffd, self.features.minor_faults()));
+        }
+        for ledger in &expecting {
+            ledger.expect_no_more();
         }
         let mut change = self.table.change();
         for row in change.rows().iter().filter(|row| row.inherited && !row.attached.is_usable()) {
@@ -124,7 +138,7 @@ fn map_again(
 }
 
 /// Reads what private mappings have of their own, by `/proc/self/mem`: whatever their protection.
-fn save(rows: &[Mapping]) -> std::result::Result<Vec<(usize, Vec<u8>)>, Errno> {
+fn save(rows: &[Mapping]) -> std::result::Result<Pages, Errno> {
     let mut saved = Vec::new();
     if rows.iter().all(|row| row.sharing == Sharing::Shared || !row.inherited) {
         return Ok(saved);

@@ -5,6 +5,7 @@ use crate::buffers::Buffers;
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::fork::Saved;
+use crate::ledger::Ledger;
 use crate::mapping::{Mapping, Protection, Sharing};
 use crate::memory::{self, Remap};
 use crate::page::{PAGE, offset_of};
@@ -234,18 +235,21 @@ impl Pager {
     }
 
     /// Makes `call`, a system call of the program that unmaps a range or maps something else over it; if it succeeds, the
-    /// pager forgets its mappings there. Nothing can be mapped by this pager in between.
+    /// pager forgets its mappings there; the second value says whether there were any. Nothing can be mapped by this pager in between.
     pub fn replace<T, E>(
         &self,
         memory: Range<usize>,
         call: impl FnOnce() -> std::result::Result<T, E>,
-    ) -> std::result::Result<T, E> {
+    ) -> std::result::Result<(T, bool), E> {
         let mut change = self.table.change();
         let done = call()?;
+        if change.overlapping(&whole_pages(memory.clone())).is_empty() {
+            return Ok((done, false));
+        }
         let garbage = change.publish(&whole_pages(memory), Vec::new());
         drop(change);
         drop(garbage);
-        Ok(done)
+        Ok((done, true))
     }
 
     /// `MADV_DONTFORK` and `MADV_DOFORK` for the served parts of a range: whether a child is to have them. (The kernel's own
@@ -353,11 +357,13 @@ fn whole_pages(memory: Range<usize>) -> Range<usize> {
     memory.start / PAGE * PAGE..memory.end.next_multiple_of(PAGE)
 }
 
+type Registered = (Weak<Attached>, Weak<Ledger>);
+
 /// All that is attached, for the child of a fork.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     busy: AtomicBool,
-    list: std::cell::UnsafeCell<Vec<Weak<Attached>>>,
+    list: std::cell::UnsafeCell<Vec<Registered>>,
 }
 
 // SAFETY: `list` is touched by the holder of `busy` alone.
@@ -368,19 +374,20 @@ unsafe impl Sync for Registry {}
 impl Registry {
     fn add(&self, attached: &Arc<Attached>) {
         self.with(|list| {
-            list.retain(|known| known.strong_count() > 0);
-            list.push(Arc::downgrade(attached));
+            list.retain(|(known, _)| known.strong_count() > 0);
+            list.push((Arc::downgrade(attached), Arc::downgrade(&attached.ledger)));
         });
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Attached>> {
-        self.with(|list| list.iter().filter_map(Weak::upgrade).collect())
+        self.with(|list| list.iter().filter_map(|(attached, _)| attached.upgrade()).collect())
     }
 
-    /// For each, while [`Registry::hold`] keeps other threads out.
-    pub(crate) fn held(&self, mut action: impl FnMut(&Attached)) {
+    /// The ledgers of what is attached, while [`Registry::hold`] keeps other threads out. Nothing attached itself: another thread may let go of it
+    /// meanwhile, and whoever is the last to do so writes it back.
+    pub(crate) fn ledgers_held(&self) -> Vec<Arc<Ledger>> {
         // SAFETY: `busy` is held.
-        unsafe { &*self.list.get() }.iter().filter_map(Weak::upgrade).for_each(|attached| action(&attached));
+        unsafe { &*self.list.get() }.iter().filter_map(|(_, ledger)| ledger.upgrade()).collect()
     }
 
     /// Keeps other threads out of it over a fork.
@@ -395,7 +402,7 @@ impl Registry {
         self.busy.store(false, Ordering::Release);
     }
 
-    fn with<T>(&self, action: impl FnOnce(&mut Vec<Weak<Attached>>) -> T) -> T {
+    fn with<T>(&self, action: impl FnOnce(&mut Vec<Registered>) -> T) -> T {
         self.hold();
         // SAFETY: `busy` is held.
         let result = action(unsafe { &mut *self.list.get() });

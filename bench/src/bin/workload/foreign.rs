@@ -4,16 +4,11 @@ use std::ffi::{CStr, CString};
 use std::path::Path;
 
 use crate::calls::{close, open, read, size, stat, unlink, write};
-use crate::{Answer, Done, Work, timed};
-
-const CALLS: usize = 50_000;
+use crate::{Answer, Done, Work};
 
 pub fn run(work: &Work, name: &str) -> Done {
     let mut byte = [0; 1];
-    let repeated = |call: &mut dyn FnMut()| {
-        let calls = work.count(CALLS);
-        timed(calls as u64, || (0..calls).for_each(|_| call()))
-    };
+    let repeated = |call: &mut dyn FnMut()| work.repeated(call);
     Some(Ok(match name {
         // SAFETY: no preconditions.
         "getppid" => repeated(&mut || assert!(unsafe { libc::getppid() } > 0)),

@@ -69,6 +69,9 @@ struct Answer {
     percentiles: Vec<u64>,
 }
 
+/// In a full run, where one call is made again and again.
+const CALLS: usize = 50_000;
+
 impl Work {
     fn run(&self, name: &str) -> Done {
         if name == "nothing" {
@@ -82,6 +85,12 @@ impl Work {
             .or_else(|| threads::run(self, name))
             .or_else(|| mapped::run(self, name))
             .or_else(|| processes::run(self, name))
+    }
+
+    /// One call again and again.
+    fn repeated(&self, call: &mut dyn FnMut()) -> Answer {
+        let calls = self.count(CALLS);
+        timed(calls as u64, || (0..calls).for_each(|_| call()))
     }
 
     /// So many in a full run.

@@ -4,20 +4,16 @@ use std::ffi::CStr;
 use std::hint::black_box;
 
 use crate::calls::{close, mkdir, open, pread, put, read, rewind, stat, write};
-use crate::{Answer, Done, Work, timed};
+use crate::{Answer, CALLS, Done, Work, timed};
 
 /// Bytes of the file that single reads and writes go through.
 const STREAM: usize = 1 << 20;
-const CALLS: usize = 50_000;
 /// Five directories deep.
 const DEEP: [&str; 5] = ["1", "1/2", "1/2/3", "1/2/3/4", "1/2/3/4/5"];
 
 pub fn run(work: &Work, name: &str) -> Done {
     let mut byte = [0; 1];
-    let repeated = |call: &mut dyn FnMut()| {
-        let calls = work.count(CALLS);
-        timed(calls as u64, || (0..calls).for_each(|_| call()))
-    };
+    let repeated = |call: &mut dyn FnMut()| work.repeated(call);
     Some(Ok(match name {
         "write-128" => stream(work, 128, |fd, content| write(fd, content)),
         "read-128" => stream(work, 128, read),

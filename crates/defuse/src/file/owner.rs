@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::OpenFile;
 use crate::process::{Process, STATES};
 use crate::serve::fork::ahead;
+use crate::sync::Guard;
 use crate::{carried, common, native, private_fd, shadow};
 
 /// Whose an FD is.
@@ -86,9 +87,7 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
         }
     }
     load_plugin(process, fd);
-    // Whoever is about to close or replace the FD has the first of these. A fork may have it, and wait for a lock of libc's that we are called under.
-    let foreign = || ahead::while_held(|| is_nothing_of_ours(process, fd)).filter(|foreign| *foreign);
-    let Ok(_together) = process.descriptors.lock_unless(foreign) else { return Owner::Foreign };
+    let Some(_together) = together_unless_foreign(process, fd) else { return Owner::Foreign };
     let _one_at_a_time = process.rebuilding.lock();
     if let Some(file) = process.files.get(fd) {
         return Owner::Served(FileRef::Entered(file));
@@ -99,7 +98,8 @@ pub fn owner(process: &'static Process, fd: RawFd) -> Owner {
 /// As [`owner`], where the table knows nothing for sure: somebody else may have changed what the kernel has.
 fn checked_owner(process: &'static Process, fd: RawFd) -> Owner {
     load_plugin(process, fd);
-    let together = process.descriptors.lock();
+    // If it was ours before, who looks next finds out.
+    let Some(together) = together_unless_foreign(process, fd) else { return Owner::Foreign };
     let one_at_a_time = process.rebuilding.lock();
     let slot = shadow::slot_behind(process, fd, &native::fstat(fd));
     let mut gone = None;
@@ -128,6 +128,13 @@ fn load_plugin(process: &'static Process, fd: RawFd) {
         // What is wrong with it is said again when it is needed.
         let _ = mount.instance();
     }
+}
+
+/// The lock that whoever is about to close or replace an FD has. A fork may have it, and wait for a lock of libc's that we are called under: `None` if
+/// it has, and the FD is the kernel's.
+fn together_unless_foreign(process: &'static Process, fd: RawFd) -> Option<Guard<'static, ()>> {
+    let foreign = || ahead::while_held(|| is_nothing_of_ours(process, fd)).filter(|foreign| *foreign);
+    process.descriptors.lock_unless(foreign).ok()
 }
 
 /// Whether a call on `fd`, which is not in the table, can do without us, whatever came through exec. Takes no lock.

@@ -12,6 +12,7 @@ use uffd_pager::{Host, MapRequest, Mode, PAGE, Pager, Place, Protection, Sharing
 use super::source::Files;
 use super::{Key, Paging, lock, store, view_locked};
 use crate::file::OpenFile;
+use crate::path_bytes::PathBytes;
 use crate::process::Process;
 use crate::{nofile, private_fd, shadow, trace};
 
@@ -94,8 +95,10 @@ pub fn map(
         Protection::ALL
     };
     let protection = Protection::from_bits(protection as u32);
+    // As the slot's lock, which that may take, comes before the list's.
+    let path = file.path();
     let mut live = process.paging.live.lock();
-    let source = match attach(process, pager, &mut live, key, file) {
+    let source = match attach(process, pager, &mut live, key, file, path) {
         // The plugin lent its root and not this; the session has no room for pages.
         Err(Errno::NOENT) => return Ok(None),
         other => other?,
@@ -168,6 +171,7 @@ fn attach(
     live: &mut Vec<Live>,
     key: Key,
     file: &Ref<'static, OpenFile>,
+    path: Result<PathBytes, Errno>,
 ) -> Result<Source, Errno> {
     if let Some(known) = live.iter().find(|live| live.key == key) {
         known.files.add(file);
@@ -191,7 +195,7 @@ fn attach(
         store::open(process, key)?.ok_or(Errno::NOENT)?
     } else {
         let length = crate::serve::size_of_file(file)? as u64;
-        store::create(process, key, &file.path()?, length)?
+        store::create(process, key, &path?, length)?
     };
     let attached = nofile::with_room(|| pager.attach(files.clone(), cache));
     let source = match attached {

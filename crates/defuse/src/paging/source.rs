@@ -48,6 +48,16 @@ impl Files {
     }
 }
 
+impl Drop for Files {
+    fn drop(&mut self) {
+        let list = &self.reader.process().paging.live;
+        list.end(&self.reader);
+        if let Some(writer) = self.writer.get() {
+            list.end(writer);
+        }
+    }
+}
+
 impl PageSource for Files {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.reader.with_handle(|instance, handle| read(instance, handle, offset, buffer))

@@ -37,8 +37,11 @@ pub fn over(process: &'static Process, call: &Call) -> Served {
 pub fn replace(process: &'static Process, call: &Call, args: [u64; 6], address: u64, length: u64) -> Served {
     let Some(memory) = range(address, length) else { return Ok(Reply::PassWith(args)) };
     let Some(pager) = serving(process, &memory) else { return Ok(Reply::PassWith(args)) };
-    let value = pager.replace(memory, || native::checked(call.nr, args))?;
-    live::unmapped(process, pager);
+    let (value, was_served) = pager.replace(memory, || native::checked(call.nr, args))?;
+    // malloc may have got, and given up, memory that another thread has just unmapped: under its locks a fork must not be waited for.
+    if was_served {
+        live::unmapped(process, pager);
+    }
     Ok(Reply::Value(value as i64))
 }
 

@@ -74,13 +74,13 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     vfork::before_fork();
     unclaimed::before_fork();
     lending::before_fork();
-    for mount in &process.mounts {
-        mount.before_fork();
-        if let Some(instance) = mount.loaded() {
-            instance.fork_prepare();
-        }
-    }
+    process.mounts.iter().for_each(Mount::before_fork);
     lock_files::before_fork();
+    paging::hold(process);
+    // Last: plugins are called under all of these.
+    for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
+        instance.fork_prepare();
+    }
     Ok(())
 }
 
@@ -94,6 +94,7 @@ fn go_on(process: &'static Process) {
 }
 
 fn release_files(process: &Process) {
+    paging::let_go(process);
     lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
         mount.after_fork();

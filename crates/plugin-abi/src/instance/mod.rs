@@ -181,7 +181,8 @@ impl Instance {
         op!(self.fsetattr(handle.0, &raw const raw))
     }
 
-    /// Opens or creates; `flags` are open(2)'s (`O_CLOEXEC` is dropped if the plugin takes no notice of it).
+    /// Opens or creates; `flags` are open(2)'s. `O_CLOEXEC` is dropped if the plugin takes no notice of it, and `O_APPEND` if it is told where to
+    /// write in any case, as for a descriptor that has the flag pwrite(2) writes at the end wherever it was told to.
     pub fn open(&self, path: &MountPath, flags: c_int, mode: u32) -> Result<Open<Handle>> {
         let mut opened = Opened::EMPTY;
         let answer = op!(self.open(path.as_c_str().as_ptr(), self.open_flags(flags), mode, &raw mut opened));
@@ -189,7 +190,10 @@ impl Instance {
     }
 
     pub(super) fn open_flags(&self, flags: c_int) -> c_int {
-        if self.capabilities.contains(Capabilities::CLOEXEC) { flags } else { flags & !libc::O_CLOEXEC }
+        // What may become the program's own descriptor has the program's flags.
+        let appends = Capabilities::APPEND | Capabilities::NATIVE_FD | Capabilities::RELOCATABLE;
+        let known = |capabilities, flag| if self.capabilities.intersects(capabilities) { 0 } else { flag };
+        flags & !known(Capabilities::CLOEXEC, libc::O_CLOEXEC) & !known(appends, libc::O_APPEND)
     }
 
     fn opened(&self, operation: &str, answer: Result<()>, opened: Opened) -> Result<Open<Handle>> {
