@@ -227,8 +227,8 @@ struct defuse_plugin {
     /* Changes attributes of an open file. */
     int (*fsetattr)(void *fs, uint64_t handle, const struct defuse_setattr *attr);
     /*
-     * Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC), and O_APPEND only with DEFUSE_CAP_APPEND,
-     * DEFUSE_CAP_NATIVE_FD or DEFUSE_CAP_RELOCATABLE: others are told where the end is. Directories are opened here too.
+     * Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC). O_RDWR comes with O_APPEND only if the plugin has
+     * DEFUSE_CAP_APPEND, DEFUSE_CAP_NATIVE_FD or DEFUSE_CAP_RELOCATABLE: others are told where the end is. Directories are opened here too.
      * With O_TMPFILE `path` is the directory. The plugin checks permissions.
      */
     int (*open)(void *fs, const char *path, int flags, mode_t mode, struct defuse_opened *out);

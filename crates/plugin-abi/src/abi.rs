@@ -238,8 +238,8 @@ c_struct! { TABLE;
         /// Changes attributes of an open file.
         fn fsetattr(fs: *mut c_void, handle: u64, attr: *const RawSetAttr);
 
-        /// Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC), and O_APPEND only with DEFUSE_CAP_APPEND,
-        /// DEFUSE_CAP_NATIVE_FD or DEFUSE_CAP_RELOCATABLE: others are told where the end is. Directories are opened here too.
+        /// Opens or creates. `flags` are open(2)'s without O_CLOEXEC (but see DEFUSE_CAP_CLOEXEC). O_RDWR comes with O_APPEND only if the plugin has
+        /// DEFUSE_CAP_APPEND, DEFUSE_CAP_NATIVE_FD or DEFUSE_CAP_RELOCATABLE: others are told where the end is. Directories are opened here too.
         /// With O_TMPFILE `path` is the directory. The plugin checks permissions.
         fn open(fs: *mut c_void, path: *const c_char, flags: c_int, mode: mode_t, out: *mut Opened);
         /// The handle is not used again, whatever is returned.

@@ -131,7 +131,9 @@ impl FileSystem for Told {
 fn who_is_told_where_to_write_is_not_told_to_append() {
     let fs = Plugin::built_in::<Told>().instantiate(c"/m", c"", c"", Host::STDERR).unwrap();
     let path = MountPath::new(c"/f").unwrap();
-    assert_eq!(fs.open(path, libc::O_WRONLY | libc::O_APPEND, 0).err(), Some(Errno::ENOENT));
+    assert_eq!(fs.open(path, libc::O_RDWR | libc::O_APPEND, 0).err(), Some(Errno::ENOENT));
+    // Never mapped for writing.
+    assert_eq!(fs.open(path, libc::O_WRONLY | libc::O_APPEND, 0).err(), Some(Errno::EPERM));
 }
 
 /// Writes down what it is called with.

@@ -181,8 +181,9 @@ impl Instance {
         op!(self.fsetattr(handle.0, &raw const raw))
     }
 
-    /// Opens or creates; `flags` are open(2)'s. `O_CLOEXEC` is dropped if the plugin takes no notice of it, and `O_APPEND` if it is told where to
-    /// write in any case, as for a descriptor that has the flag pwrite(2) writes at the end wherever it was told to.
+    /// Opens or creates; `flags` are open(2)'s. `O_CLOEXEC` is dropped if the plugin takes no notice of it, and `O_APPEND` of a file that may
+    /// be mapped for writing (`O_RDWR`) if the plugin is told where to write: through a descriptor with the flag pwrite(2) writes at the end, wherever it
+    /// was told to.
     pub fn open(&self, path: &MountPath, flags: c_int, mode: u32) -> Result<Open<Handle>> {
         let mut opened = Opened::EMPTY;
         let answer = op!(self.open(path.as_c_str().as_ptr(), self.open_flags(flags), mode, &raw mut opened));
@@ -190,10 +191,12 @@ impl Instance {
     }
 
     pub(super) fn open_flags(&self, flags: c_int) -> c_int {
-        // What may become the program's own descriptor has the program's flags.
+        // What may become the program's own descriptor has the program's flags; and what cannot be mapped for writing is never told to be
+        // written elsewhere than at the end, so there the kernel may see to that, beside writers outside the session, too.
         let appends = Capabilities::APPEND | Capabilities::NATIVE_FD | Capabilities::RELOCATABLE;
-        let known = |capabilities, flag| if self.capabilities.intersects(capabilities) { 0 } else { flag };
-        flags & !known(Capabilities::CLOEXEC, libc::O_CLOEXEC) & !known(appends, libc::O_APPEND)
+        let placed = flags & libc::O_ACCMODE == libc::O_RDWR && !self.capabilities.intersects(appends);
+        let unknown = if self.capabilities.contains(Capabilities::CLOEXEC) { 0 } else { libc::O_CLOEXEC };
+        flags & !unknown & !if placed { libc::O_APPEND } else { 0 }
     }
 
     fn opened(&self, operation: &str, answer: Result<()>, opened: Opened) -> Result<Open<Handle>> {
