@@ -25,6 +25,7 @@ mod lending;
 mod libraries;
 mod listing;
 mod lock_files;
+mod locked_inodes;
 pub mod log;
 mod mount;
 pub mod mounts;

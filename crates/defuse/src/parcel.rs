@@ -62,7 +62,8 @@ impl Parcel {
         let mut pair = [-1_i32; 2];
         let address = pair.as_mut_ptr() as u64;
         native::new_fd(sys::__NR_socketpair, [AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, address, 0, 0])?;
-        let parcel = Self(pair[0]);
+        // A message may wait for long to be sent, and the program must not meet the socket meanwhile.
+        let parcel = Self(private_fd::take(pair[0]).unwrap_or(pair[0]));
         let sent = parcel.fill(pair[1], &data, &fds);
         native::close(pair[1]);
         sent.map(|()| parcel)
@@ -88,7 +89,7 @@ impl Parcel {
 
 impl Drop for Parcel {
     fn drop(&mut self) {
-        native::close(self.0);
+        private_fd::close(self.0);
     }
 }
 
@@ -156,7 +157,7 @@ fn enter(process: &'static Process, fd: RawFd, mut content: Content, cloexec: bo
 }
 
 /// What is in a parcel of this session.
-fn open(process: &Process, parcel: RawFd) -> Result<Vec<Content>, Errno> {
+fn open(process: &'static Process, parcel: RawFd) -> Result<Vec<Content>, Errno> {
     let flags = MSG_PEEK | MSG_DONTWAIT;
     let mut session = [0_u8; SESSION];
     let look = [parcel as u64, session.as_mut_ptr() as u64, SESSION as u64, flags | MSG_TRUNC, 0, 0];
@@ -165,6 +166,12 @@ fn open(process: &Process, parcel: RawFd) -> Result<Vec<Content>, Errno> {
         return Err(Errno::STALE);
     }
     let mut data = vec![0_u8; length];
+    let look = [parcel as u64, data.as_mut_ptr() as u64, length as u64, flags, 0, 0];
+    native::checked(sys::__NR_recvfrom, look)?;
+    // Without need no descriptor is made: to close it again would take the process's record locks on its inode away.
+    if entries(&data[SESSION..])?.iter().all(|entry| shadow::known(process, entry.slot).is_some()) {
+        return Ok(Vec::new());
+    }
     let mut receive = || receive(parcel, &mut data, flags | MSG_CMSG_CLOEXEC);
     let fds = match receive() {
         Err(Errno::MFILE) => nofile::with_room(receive)?,
@@ -200,22 +207,37 @@ fn receive(parcel: RawFd, data: &mut [u8], flags: u64) -> Result<Vec<RawFd>, Err
     Ok(fds)
 }
 
-/// Tells the files in `data` apart, and whose each of the descriptors is.
-fn sort(mut data: &[u8], fds: Vec<RawFd>) -> Result<Vec<Content>, Errno> {
-    let mut contents = Vec::new();
-    // Whatever goes wrong, each is closed.
-    let mut left = Content { slot: SlotId::from_bits(0), described: Vec::new(), fds };
+/// What the data of a parcel says of one file.
+struct Entry<'a> {
+    slot: SlotId,
+    count: usize,
+    described: &'a [u8],
+}
+
+fn entries(mut data: &[u8]) -> Result<Vec<Entry<'_>>, Errno> {
+    let mut entries = Vec::new();
     while let Some((head, rest)) = data.split_first_chunk::<ENTRY>() {
         let [slot, sizes] =
             [0, 8].map(|at| u64::from_ne_bytes(head[at..at + 8].try_into().unwrap_or_default()));
         let (count, length) = (sizes as u32 as usize, (sizes >> 32) as usize);
         let (described, rest) = rest.split_at_checked(length).ok_or(Errno::BADMSG)?;
+        entries.push(Entry { slot: SlotId::from_bits(slot), count, described });
+        data = rest;
+    }
+    Ok(entries)
+}
+
+/// Tells the files in `data` apart, and whose each of the descriptors is.
+fn sort(data: &[u8], fds: Vec<RawFd>) -> Result<Vec<Content>, Errno> {
+    let mut contents = Vec::new();
+    // Whatever goes wrong, each is closed.
+    let mut left = Content { slot: SlotId::from_bits(0), described: Vec::new(), fds };
+    for Entry { slot, count, described } in entries(data)? {
         if count > left.fds.len() {
             return Err(Errno::MFILE);
         }
         let fds = left.fds.drain(..count).collect();
-        contents.push(Content { slot: SlotId::from_bits(slot), described: described.to_vec(), fds });
-        data = rest;
+        contents.push(Content { slot, described: described.to_vec(), fds });
     }
     Ok(contents)
 }

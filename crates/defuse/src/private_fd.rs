@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::{native, nofile};
+use crate::{locked_inodes, native, nofile};
 
 const TRACKED: usize = 1 << 20;
 
@@ -43,10 +43,12 @@ pub fn was_moved(fd: RawFd) -> bool {
     is_private(fd) || interpose::in_vfork_child()
 }
 
-/// Moves `fd` to a private number and closes the one it had. On failure it stays where it is, open.
+/// Moves `fd` to a private number and closes the one it had, unless record locks would be lost by that. On failure it stays where it is, open.
 pub fn take(fd: RawFd) -> Result<RawFd, Errno> {
     let private = duplicate(fd)?;
-    native::close(fd);
+    if !locked_inodes::park(fd) {
+        native::close(fd);
+    }
     Ok(private)
 }
 

@@ -54,10 +54,7 @@ pub(crate) fn d_type(file_type: FileType) -> u8 {
 /// In this order: a change of owner clears set-user-ID, a change of length sets the times.
 pub(crate) fn set_at(fs: &Passthrough, path: &MountPath, attr: &SetAttr) -> Result<()> {
     if let Some(size) = attr.size {
-        // A FIFO without a reader must not block here.
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = fs.host.briefly(|| fs.openat2(path.relative(), flags, Mode::empty()))?;
-        rustix::fs::ftruncate(file, size)?;
+        truncate(fs, path, size)?;
     }
     let times = timestamps(attr);
     let owner = attr.uid.is_some() || attr.gid.is_some();
@@ -83,6 +80,28 @@ pub(crate) fn set_at(fs: &Passthrough, path: &MountPath, attr: &SetAttr) -> Resu
         utimensat(at.dir(), at.name(), &times, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
+}
+
+/// Not through a descriptor for writing: to close that would take the process's record locks on the file away.
+fn truncate(fs: &Passthrough, path: &MountPath, size: u64) -> Result<()> {
+    let open = |flags: OFlags| {
+        let flags = flags | OFlags::CLOEXEC;
+        fs.host.briefly(|| fs.openat2(path.relative(), flags, Mode::empty()))
+    };
+    let file = open(OFlags::PATH)?;
+    let name = ProcPath::of(std::os::fd::AsFd::as_fd(&file), c"")?;
+    let length = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    // SAFETY: a C string.
+    if unsafe { libc::truncate(name.as_c_str().as_ptr(), length) } == 0 {
+        return Ok(());
+    }
+    match std::io::Error::last_os_error().into() {
+        // Without /proc. A FIFO without a reader must not block here.
+        Errno::ENOENT => {
+            Ok(rustix::fs::ftruncate(open(OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?, size)?)
+        }
+        errno => Err(errno),
+    }
 }
 
 pub(crate) fn set(file: BorrowedFd<'_>, attr: &SetAttr) -> Result<()> {

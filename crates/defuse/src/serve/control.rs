@@ -21,6 +21,10 @@ pub fn for_each_passed(
     mut each: impl FnMut(RawFd) -> Result<(), Errno>,
 ) -> Result<Option<u64>, Errno> {
     const HEADER: u64 = self::HEADER as u64;
+    // The kernel takes no more than that.
+    if length > i32::MAX as u64 {
+        return Ok(None);
+    }
     let mut at = 0;
     while control != 0 && at + HEADER <= length {
         let size = user::read::<u64>(control + at)?;

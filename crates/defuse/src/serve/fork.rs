@@ -12,7 +12,7 @@ use super::ending;
 use crate::mount::{self, Mount};
 use crate::process::Process;
 use crate::{
-    common, heap, lending, lock_files, nofile, paging, shadow, sync, thread, unclaimed, vfork,
+    common, heap, lending, lock_files, locked_inodes, nofile, paging, shadow, sync, thread, unclaimed, vfork,
     working_directory,
 };
 
@@ -81,6 +81,8 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_prepare();
     }
+    // Taken in their calls.
+    locked_inodes::before_fork();
     Ok(())
 }
 
@@ -94,6 +96,7 @@ fn go_on(process: &'static Process) {
 }
 
 fn release_files(process: &Process) {
+    locked_inodes::after_fork();
     paging::let_go(process);
     lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
@@ -158,6 +161,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     paging::after_fork_in_child(process);
     release_files(process);
     lock_files::in_forked_child();
+    locked_inodes::in_forked_child();
     process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();

@@ -11,19 +11,29 @@ use rustix::io::Errno;
 use crate::namei::OpenHow;
 use crate::process::Process;
 use crate::thread::{self, Adopting};
-use crate::{native, private_fd, user};
+use crate::{locked_inodes, native, private_fd, user};
 
 /// Keeps the descriptors that plugins open out of the program's sight, and lets a signal end what waits.
 pub fn call(process: &Process, call: &Call) -> Outcome {
     match call.nr {
         sys::__NR_close => {
-            private_fd::forget(call.args[0] as RawFd);
+            let fd = call.args[0] as RawFd;
+            locked_inodes::about_to_close(fd);
+            private_fd::forget(fd);
             Outcome::PassThrough
         }
         sys::__NR_flock => Outcome::Return(waiting(call.nr, call.args)),
         sys::__NR_fcntl => match call.args[1] as u32 {
             sys::F_DUPFD | sys::F_DUPFD_CLOEXEC => new_fd(process, call),
-            sys::F_SETLKW | sys::F_OFD_SETLKW => Outcome::Return(waiting(call.nr, call.args)),
+            sys::F_SETLK => {
+                locked_inodes::about_to_lock(call.args[0] as RawFd, call.args[2]);
+                Outcome::PassThrough
+            }
+            sys::F_SETLKW => {
+                locked_inodes::about_to_lock(call.args[0] as RawFd, call.args[2]);
+                Outcome::Return(waiting(call.nr, call.args))
+            }
+            sys::F_OFD_SETLKW => Outcome::Return(waiting(call.nr, call.args)),
             _ => Outcome::PassThrough,
         },
         _ => new_fd(process, call),
