@@ -13,9 +13,9 @@ use crate::fixture;
 use crate::leftover;
 use crate::mounted::Mounted;
 use crate::place::Place;
-use crate::process::{self, End, Outcome};
+use crate::process::{self, End, LIMIT, Outcome};
 use crate::product::Product;
-use crate::requirement::{has_header, is_root, missing_program, skip};
+use crate::requirement::{has_header, has_mount_namespaces, is_root, missing_program, skip};
 use crate::tree;
 
 /// Comes before each script. The environment is kept for the search for leftovers.
@@ -70,6 +70,7 @@ pub struct Case {
     environment: Vec<(&'static str, String)>,
     needs_root: bool,
     needs_other_device: bool,
+    needs_mount_namespaces: bool,
     limit: Duration,
 }
 
@@ -84,7 +85,8 @@ pub fn script(text: impl Into<String>) -> Case {
         environment: vec![],
         needs_root: false,
         needs_other_device: false,
-        limit: Duration::from_secs(120),
+        needs_mount_namespaces: false,
+        limit: LIMIT,
     }
 }
 
@@ -125,6 +127,13 @@ impl Case {
         self
     }
 
+    /// Skips the case when no mount namespace can be made.
+    #[must_use]
+    pub fn needs_mount_namespaces(mut self) -> Self {
+        self.needs_mount_namespaces = true;
+        self
+    }
+
     /// Compiles `fixtures/NAME.c` to `$FIX/NAME`.
     #[must_use]
     pub fn fixture(self, name: &'static str) -> Self {
@@ -157,7 +166,7 @@ impl Case {
         self
     }
 
-    /// How long one run may take before it is killed; 120 s if not told.
+    /// How long one run may take before it is killed; [`LIMIT`] if not told.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -181,11 +190,19 @@ impl Case {
         if self.needs_root && !is_root() {
             return skip("needs root");
         }
+        if self.needs_mount_namespaces && !has_mount_namespaces() {
+            return skip("no mount namespaces here");
+        }
+        let runner = Runner::from_environment();
+        if matches!(runner, Runner::Defuse) {
+            // What is built now is no file that a session has left.
+            Product::get();
+        }
         let place = Place::create().expect("make the folders of the case");
         if self.needs_other_device && !place.out_is_another_device().expect("stat the folders of the case") {
             return skip("the temporary directory is on the same device as the case");
         }
-        let report = self.compare_in(&place, serving).expect("run the case");
+        let report = self.compare_in(&place, &runner, serving).expect("run the case");
         if report.is_empty() {
             return;
         }
@@ -197,7 +214,7 @@ impl Case {
         panic!("{serving:?}\n{report}{kept}script:\n{}", self.script);
     }
 
-    fn compare_in(&self, place: &Place, serving: Serving) -> io::Result<String> {
+    fn compare_in(&self, place: &Place, runner: &Runner, serving: Serving) -> io::Result<String> {
         fs::write(place.root().join("script"), format!("{PRELUDE}{}", self.script))?;
         let fixtures = place.root().join("fixtures");
         fs::create_dir(&fixtures)?;
@@ -219,7 +236,7 @@ impl Case {
         let mut report = leftover::processes(place.root())?;
         place.set_plain_results_aside()?;
 
-        let mount = Runner::from_environment().mount(place, serving)?;
+        let mount = runner.mount(place, serving)?;
         let backend = mount.as_ref().map_or_else(|| place.mnt(), |_| place.backend());
         let since = SystemTime::now();
         self.set_up(place, &backend)?;

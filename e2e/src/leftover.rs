@@ -16,7 +16,7 @@ use crate::process::{live_processes, slowed};
 pub const MARKER: &str = "DEFUSE_E2E_CASE";
 
 /// How long a process that the session no longer needs may take to end.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// Reports processes of the case that do not end within the grace time, and ends them.
 pub fn processes(root: &Path) -> io::Result<String> {

@@ -10,7 +10,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process_group, pidfd_open, setrlimit,
+};
+
+/// After this a command hangs: many times what any takes on a machine that is busy with other things.
+pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// What a command did.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,13 +74,14 @@ impl Outcome {
 
 /// Runs `command` in a process group of its own, with an empty standard input, and kills the whole group
 /// when it takes longer than `limit`. Output goes through files in `dir`, so a background process that
-/// keeps them open does not hold the caller up.
+/// keeps them open does not hold the caller up. Nothing dumps core, which would be a file in the working directory.
 ///
 /// `DEFUSE_E2E_LIMIT` (seconds) shortens all limits, for work on a product that still hangs.
 pub fn run(command: &mut Command, dir: &Path, limit: Duration) -> io::Result<Outcome> {
     let shorter = env::var("DEFUSE_E2E_LIMIT").ok().and_then(|seconds| seconds.parse().ok());
     let limit = slowed(limit);
     let limit = shorter.map_or(limit, |seconds| limit.min(Duration::from_secs(seconds)));
+    setrlimit(Resource::Core, Rlimit { current: Some(0), ..getrlimit(Resource::Core) })?;
     let (stdout, stderr) = (dir.join("stdout"), dir.join("stderr"));
     let mut child = command
         .stdin(Stdio::null())

@@ -24,6 +24,13 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Whether a mount namespace can be made, as root may outside of most containers.
+pub fn has_mount_namespaces() -> bool {
+    let output =
+        std::process::Command::new("unshare").args(["-m", "mount", "--bind", "/proc", "/proc"]).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// Whether the C compiler finds a header.
 pub fn has_header(name: &str) -> bool {
     let output = std::process::Command::new("cc")

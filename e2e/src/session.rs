@@ -5,19 +5,16 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::case::{Serving, set_environment};
 use crate::fixture;
 use crate::leftover;
 use crate::mounted::Mounted;
 use crate::place::Place;
-use crate::process::{self, Outcome};
+use crate::process::{self, LIMIT, Outcome};
 use crate::product::Product;
 use crate::requirement::skip;
-
-/// How long one `defuse` may take.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// The folders of a case, with `defuse` to run on them.
 #[derive(Debug)]

@@ -66,7 +66,7 @@ fn project(text: &str) -> Case {
     script(format!("cd \"$MNT\"\n{text}"))
         .setup(PROJECT)
         .needs(&["make", "gcc", "ar"])
-        .limit(Duration::from_secs(300))
+        .limit(Duration::from_secs(600))
 }
 
 same_as_plain! {
@@ -115,7 +115,7 @@ END
         echo '#[test] fn doubles() { assert_eq!(built::twice(2), 4) }' >tests/twice.rs
         cargo run -q --offline; cargo test -q --offline 2>&1 | grep -c 'test result: ok. 1 passed'; sed -i 's/2 \* x/x + x + 1/' src/lib.rs; cargo run -q --offline
         cargo test -q --offline >"$OUT/log" 2>&1 || echo "rc $?"; grep -c FAILED "$OUT/log"; rm "$OUT/log"; cargo clean -q --offline; ls
-    "#).env("CARGO", env!("CARGO")).needs(&[env!("CARGO"), "cc"]).limit(Duration::from_secs(300));
+    "#).env("CARGO", env!("CARGO")).needs(&[env!("CARGO"), "cc"]).limit(Duration::from_secs(600));
 
     shell_and_awk_scripts_with_interpreter_lines: script(r#"
         cd "$MNT"; mkdir bin; export PATH="$MNT/bin:$PATH"

@@ -29,6 +29,9 @@ same_as_plain! {
         sort -R f | sort -n | cksum; bash -c 'exec 3<f; read line <&3; echo $line; (read line <&3; echo $line) | cat; declare -a a; for i in {1..5000}; do a[i]=$i$i; done; echo ${#a[@]} >g; cat g'
         "$FIX/mixed"; cp /bin/sort copy; ./copy -r f | cksum"#).fixture("mixed").needs(&["/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"]);
 
+    /// An allocator that works on files under its own lock is not asked for memory by what serves them.
+    allocator_that_records: script(r#"cd "$MNT"; "$FIX/own_malloc"; cksum <record.old"#).fixture("own_malloc");
+
     /// A program that clears its environment keeps its files and its session.
     cleared_environment: script(r#"
         cd "$MNT"; echo first >f; echo second >>f; exec 3<f; read line <&3; echo $line
@@ -109,5 +112,5 @@ def text(): return open("../mnt/f").read()
 print(text()); os.chroot("."); print(os.getcwd(), text())'
         # The outer shell is in another name space than the one that is entered, whose root is where nsenter ends.
         rm -r ../new; cd "$MNT"; unshare -m sh -c 'cd d; nsenter --mount=/proc/$$/ns/mnt sh -c pwd'"#)
-        .needs(&["python3", "nsenter"]).needs_root();
+        .needs(&["python3", "nsenter", "unshare"]).needs_root().needs_mount_namespaces();
 }

@@ -7,10 +7,9 @@
 #![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
 
 use std::process::Command;
-use std::time::Duration;
 
 use defuse_e2e::case::set_environment;
-use defuse_e2e::process::{self, End};
+use defuse_e2e::process::{self, End, LIMIT};
 use defuse_e2e::product::Product;
 use defuse_e2e::{Case, Session, need_programs, requirement, same_as_plain, script};
 
@@ -90,8 +89,8 @@ same_as_plain! {
 #[test]
 fn read_only_file_systems_are_read_only() {
     need_programs!("pjdfstest", "unshare", "mount", "id");
-    if !requirement::is_root() {
-        return requirement::skip("needs root");
+    if !requirement::is_root() || !requirement::has_mount_namespaces() {
+        return requirement::skip("needs root, and mount namespaces");
     }
     let Some(session) = Session::new() else { return };
     let text = format!(
@@ -108,8 +107,7 @@ fn read_only_file_systems_are_read_only() {
     command.args(["-m", "bash", "-c", &text]).current_dir(session.place.root());
     set_environment(&mut command, &session.place);
     command.env("BACKEND", session.place.backend()).env("DEFUSE", Product::get().defuse());
-    let outcome =
-        process::run(&mut command, session.place.root(), Duration::from_secs(120)).expect("run unshare");
+    let outcome = process::run(&mut command, session.place.root(), LIMIT).expect("run unshare");
     let said = outcome.stdout_text();
     assert_eq!(outcome.end, End::Exit(0), "{said}{}", outcome.stderr_text());
     assert!(said.contains("Summary: 0 failed, 0 skipped, 13 passed"), "{said}");

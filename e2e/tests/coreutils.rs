@@ -153,7 +153,7 @@ same_as_plain! {
         cat a/numbers a/b/tail >all; cat all >>a/b/tail; cat all all >x; cat x >>x || echo "rc $?"; od -c a/b/tail | tail -n 1
         split -l 30 a/numbers part.; split -n 3 -d d/large chunk; csplit -s a/numbers 20 50; cat part.* | cmp - a/numbers
         paste -s -d, a/b/tail; cut -c1 a/numbers | sort | uniq -c; join a/numbers a/numbers | wc -l; expand a/numbers | md5sum
-        sha256sum a/numbers d/large >sums; sha256sum -c sums; cmp a/numbers d/large || echo "rc $?"; shuf -n 0 a/numbers; tail -f --pid=1234567 a/b/tail 2>/dev/null # inotify is refused
+        sha256sum a/numbers d/large >sums; sha256sum -c sums; cmp a/numbers d/large || echo "rc $?"; shuf -n 0 a/numbers; true & wait $!; tail -f --pid=$! a/b/tail 2>/dev/null # inotify is refused
     "#).setup(TREE);
 
     sort_onto_its_own_input: script(r#"

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use defuse_e2e::{Case, Serving, need_programs, requirement, script};
 
-/// Runs the modules it is given, and prints the result of each test, with the last line of what went wrong.
+/// Runs the modules it is given, and prints the result of each test, with the last line of what went wrong. Left out are those that
+/// fail where a machine is slow: they want an answer within 50 ms, a second, or as long as a child sleeps.
 const RUNNER: &str = r#"
 import io, sys, unittest
 sys.path[:] = [p for p in sys.path if p]  # not the working directory
@@ -27,8 +28,14 @@ class Results(unittest.TestResult):
         if error: self.wrong(part, 'failure', error)
 out, sys.stdout, sys.stderr = sys.stdout, io.TextIOWrapper(io.BytesIO()), io.TextIOWrapper(io.BytesIO())
 modules = [f'test.{name}' for name in sys.argv[1:]]
+timed = {'test_utime_current', 'test_utime_current_old', 'test_check_output_timeout',
+    'test_run_with_shell_timeout_and_capture_output', 'test_leak_fast_process_del_killed'}
+def kept(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite): yield from kept(test)
+        elif test.id().rpartition('.')[2] not in timed: yield test
 results = Results()
-unittest.defaultTestLoader.loadTestsFromNames(modules).run(results)
+unittest.TestSuite(kept(unittest.defaultTestLoader.loadTestsFromNames(modules))).run(results)
 for test, result in sorted(results.lines.items()): print(*result, test, file=out)
 "#;
 

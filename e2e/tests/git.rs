@@ -10,6 +10,7 @@ const IDENTITY: &str = r#"
     export GIT_AUTHOR_DATE='2020-01-01T00:00:00Z' GIT_COMMITTER_DATE='2020-01-01T00:00:00Z' GIT_PAGER=cat GIT_EDITOR=true
     git config --global init.defaultBranch main; git config --global advice.detachedHead false; git config --global gc.auto 0; git config --global pack.threads 1
     git config --global protocol.file.allow always; git config --global gc.writeCommitGraph false; git config --global maintenance.auto false
+    for slow in statusUoption statusAheadBehindWarning resetNoRefresh; do git config --global advice.$slow false; done # what takes seconds is said
     fill() { local i; for i in $(seq 1 60); do mkdir -p "$1/d$((i % 7))"; seq "$i" $((i + 200)) >"$1/d$((i % 7))/f$i"; done; }
 "#;
 

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use defuse_e2e::process::End;
 use defuse_e2e::product::Product;
-use defuse_e2e::{Case, Session, same_as_plain, script};
+use defuse_e2e::{Case, Serving, Session, requirement, same_as_plain, script};
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 /// What Go has compiled, so that it need not do it every time.
@@ -47,7 +47,7 @@ fn go() -> Case {
         .env("DEFUSE_GUESTS", "1")
         .env("GOCACHE", GO_CACHE)
         .needs(&["go"])
-        .limit(std::time::Duration::from_secs(300))
+        .limit(std::time::Duration::from_secs(600))
 }
 
 same_as_plain! {
@@ -63,7 +63,7 @@ same_as_plain! {
 
     spawned: fixed("spawning");
 
-    closed: fixed("closing");
+    closed: script("ulimit -Sn 1100; cd \"$MNT\"; \"$FIX/closing\"").fixture_with("closing", &["-static"]).env("DEFUSE_GUESTS", "1");
 
     passed: fixed("passing");
 
@@ -80,7 +80,15 @@ same_as_plain! {
 
     stepped_musl: with_musl("stepping");
 
+    /// SIGTRAP, SIGILL and SIGFPE that are sent while calls are made.
+    sent_faults: with_musl("sent_faults");
+
     everything_at_once: fixed("mixed");
+
+    /// Memory that must not be paged out, with what the session has mapped among it.
+    locked_memory: with_musl("locked_memory").needs_root();
+
+    locked_memory_static: fixed("locked_memory").needs_root();
 
     /// Its own limit of the address space leaves room for what it asks for.
     small_space: fixed("small_space");
@@ -120,4 +128,42 @@ fn a_host_that_nobody_tells_its_program_runs_nothing() {
         assert_eq!(outcome.stdout_text(), "");
         assert!(outcome.stderr_text().contains("cannot run 'program'"), "{}", outcome.stderr_text());
     }
+}
+
+/// Where the host would not do it is not executed, or not asked for; and where the kernel refuses to execute it, the program is executed without.
+#[test]
+fn a_program_that_cannot_have_a_host_runs_without_the_mounts() {
+    if let Some(name) = requirement::missing_program(&["busybox"]) {
+        requirement::skip(name);
+        return;
+    }
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("confining", &[]);
+    let run = |guests: &str, how: &str| {
+        let text = format!(
+            r#"echo content >"$MNT/f"; "$FIX/confining" {how} "$(command -v busybox)" cat "$MNT/f"; echo "ended with $?""#
+        );
+        let mut arguments = vec!["run".to_owned(), "-m".to_owned()];
+        arguments.push(Serving::Plugin.mount_argument(&session.place.mnt(), &session.place.backend()));
+        arguments.extend(["--", "bash", "-c", &text].map(str::to_owned));
+        session.finish(session.command(arguments).env("DEFUSE_GUESTS", guests))
+    };
+    let hosted = run("1", "nothing");
+    assert_eq!(hosted.stdout_text(), "content\nended with 0\n", "{}", hosted.stderr_text());
+    for (guests, how) in
+        [("1", "landlock"), ("1", "filter"), ("1", "space"), ("", "nothing"), ("0", "nothing")]
+    {
+        let outcome = run(guests, how);
+        if how == "landlock" && outcome.stdout_text().contains("cannot prepare") {
+            requirement::skip("the kernel has no Landlock");
+            continue;
+        }
+        assert_eq!(outcome.stdout_text(), "ended with 1\n", "{how}: {}", outcome.stderr_text());
+        let told = outcome.stderr_text();
+        assert!(
+            told.contains("runs without the mounts") && told.contains("cat: can't open"),
+            "{how}: {told}"
+        );
+    }
+    session.assert_nothing_left();
 }

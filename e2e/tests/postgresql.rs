@@ -9,7 +9,7 @@ same_as_plain! {
     a_cluster_survives_a_crash: script(r#"
         tools=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1); chmod 755 "$MNT/.."; chmod 777 "$MNT" "$OUT"
         cat >"$OUT/work" <<'END'
-            set -eu; PATH=$1:$PATH; cd "$MNT"; export LC_ALL=C PGHOST=$OUT PGDATABASE=postgres PGDATA=$MNT/data
+            set -eu; PATH=$1:$PATH; cd "$MNT"; export LC_ALL=C PGHOST=$OUT PGDATABASE=postgres PGDATA=$MNT/data PGCTLTIMEOUT=250
             initdb -A trust -U tester >/dev/null; export PGUSER=tester
             start() { pg_ctl -o "-k $OUT -c listen_addresses='' -c shared_buffers=16MB" -l "$OUT/log" -w start >/dev/null || { cat "$OUT/log"; exit 1; }; }
             balances='select count(*), sum(abalance) = (select sum(tbalance) from pgbench_tellers) from pgbench_accounts'

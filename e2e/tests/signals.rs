@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use defuse_e2e::process::LIMIT;
 use defuse_e2e::{Case, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
@@ -13,7 +14,7 @@ fn everything_at_once() -> Case {
     let seconds = std::env::var("DEFUSE_E2E_STRESS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     script(format!("cd \"$MNT\"; \"$FIX/mixed\" {seconds}"))
         .fixture("mixed")
-        .limit(Duration::from_secs(120 + seconds))
+        .limit(LIMIT + Duration::from_secs(seconds))
 }
 
 same_as_plain! {
@@ -25,6 +26,12 @@ same_as_plain! {
 
     /// SIGTRAP, SIGILL and SIGFPE that are sent while calls are made.
     sent_faults: transcript("sent_faults");
+
+    /// Signals sent at any instruction, also of what becomes of another.
+    stepped: transcript("stepping");
+
+    /// Three, each in what becomes of the one before.
+    nested: transcript("nested");
 
     /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
     busy_threads: transcript("busy");

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use defuse_e2e::process::End;
-use defuse_e2e::requirement::skip;
+use defuse_e2e::requirement::{has_mount_namespaces, skip};
 use defuse_e2e::{Serving, Session, need_programs};
 
 /// Puts the library into a copy of `/etc`, mounts that over `/etc`, and goes on with the rest of the arguments.
@@ -19,8 +19,7 @@ const WITH_PRELOAD: &str = r#"
 /// Runs `words` in a mount namespace in which the library is preloaded everywhere, and returns the output; none, with a
 /// `skipped:` line, where there can be no such thing.
 fn run<S: AsRef<OsStr>>(session: &Session, words: impl IntoIterator<Item = S>) -> Option<String> {
-    let possible = Command::new("unshare").args(["-m", "mount", "--bind", "/etc", "/etc"]).output();
-    if !possible.is_ok_and(|output| output.status.success()) {
+    if !has_mount_namespaces() {
         skip("mount namespaces need root");
         return None;
     }

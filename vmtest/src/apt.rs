@@ -53,6 +53,7 @@ impl Apt {
             "-oDir::Etc::preferencesparts=/dev/null".to_owned(),
             format!("-oDir::State::lists={folder}/lists"),
             format!("-oDir::Cache={folder}"),
+            "-oAcquire::Retries=5".to_owned(),
         ];
         if rustix::process::geteuid().is_root() {
             // Else apt warns that its own user may not write here.

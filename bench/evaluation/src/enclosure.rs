@@ -3,7 +3,7 @@
 //! As root that process is the first of a new process namespace, in a mount namespace of its own, and works on a tmpfs that is
 //! mounted there only. When it ends, however it ends, the kernel kills what it started and takes away what it mounted; what is
 //! left is an empty folder, which the process that waits for it removes. Without the right to do so there are no mounts, and
-//! the group of processes is killed.
+//! the group of processes is killed, and waited for.
 
 use std::env;
 use std::ffi::{CStr, CString};
@@ -62,6 +62,11 @@ fn outside(scratch: &Path) -> io::Result<ExitCode> {
             Ok(())
         });
     }
+    if !apart {
+        // What is left of the group when its leader has ended becomes this process's, which then can wait for it.
+        // SAFETY: concerns the children of this process only.
+        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+    }
     let mut inner = command.spawn()?;
     INNER.store(inner.id() as i32, SeqCst);
     if SIGNAL.load(SeqCst) != 0 {
@@ -70,9 +75,7 @@ fn outside(scratch: &Path) -> io::Result<ExitCode> {
     let status = inner.wait()?;
     INNER.store(0, SeqCst);
     if !apart {
-        // What it started. The group lives as long as any of them.
-        // SAFETY: no memory is involved.
-        unsafe { libc::kill(-(inner.id() as i32), libc::SIGKILL) };
+        end_group(inner.id() as i32);
     }
     folder.close()?;
     let code = match SIGNAL.load(SeqCst) {
@@ -80,6 +83,20 @@ fn outside(scratch: &Path) -> io::Result<ExitCode> {
         signal => 128 + signal,
     };
     Ok(ExitCode::from(code as u8))
+}
+
+/// Kills what the inner process started and has left, and waits until it has ended.
+fn end_group(group: i32) {
+    loop {
+        // SAFETY: no memory is involved; a group lives as long as any of its processes.
+        let waited = unsafe {
+            libc::kill(-group, libc::SIGKILL);
+            libc::waitpid(-group, std::ptr::null_mut(), 0)
+        };
+        if waited < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
+        }
+    }
 }
 
 extern "C" fn end_inner(signal: libc::c_int) {

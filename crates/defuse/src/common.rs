@@ -18,9 +18,10 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::SlotId;
 
+use crate::lending::{self, Kept};
 use crate::process::{Cwd, Process, STATES};
 use crate::working_directory::{self, Directory};
-use crate::{lending, native, nofile, restoring, shadow, trace};
+use crate::{native, nofile, restoring, shadow, trace};
 
 /// Which of it there is.
 pub struct Common {
@@ -162,7 +163,7 @@ pub fn in_child(process: &'static Process, fork: &ForkCall) {
             renewed.push(file.slot);
             match restoring::renew(file) {
                 // The parent may lose its handle, and meet the file again.
-                Ok(()) => lending::offer(process, file),
+                Ok(()) => drop(lending::offer(process, file, Kept::Here)),
                 Err(error) => {
                     trace::debug(format_args!("a file keeps its parent's descriptors: {error}"));
                     file.lend();

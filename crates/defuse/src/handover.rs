@@ -19,7 +19,7 @@ use crate::process::Process;
 use crate::shadow::{self, Form};
 use crate::sync::Guard;
 use crate::unclaimed::{self, set_cloexec};
-use crate::{lock_files, native, restoring, trace, working_directory};
+use crate::{lock_files, native, restoring, trace, vfork, working_directory};
 
 /// What goes through exec: the list in the arena, and the descriptors that exec must not close.
 #[derive(Default)]
@@ -163,11 +163,14 @@ pub fn prepare_to_leave(process: &'static Process) -> Result<Prepared, Errno> {
     Ok(Prepared::default())
 }
 
-/// As [`prepare_exec`], for the files of the suspended parent, which all are shadows: any may be inherited.
+/// As [`prepare_exec`], for the files of the suspended parent, which all are shadows: any may be inherited that is not closed by exec.
 fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> {
     let (mut list, mut kept) = (Vec::new(), Vec::new());
     let mut saved: Vec<SlotId> = Vec::new();
-    process.files.for_each(|_, file, _| {
+    process.files.for_each(|_, file, cloexec| {
+        if cloexec && !vfork::children().hands_on(file.slot) {
+            return;
+        }
         if Ref::fds(file) == 1 || !saved.contains(&file.slot) {
             saved.push(file.slot);
             keep(file, Mark::KeptPerhaps, &mut list, &mut kept);

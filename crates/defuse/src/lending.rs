@@ -1,8 +1,10 @@
 //! Files that go to processes which have no handle for them: over a socket, or by an FD table in common.
 //!
-//! Whoever meets the shadow opens the file by its path, and that may be gone by then, or be another file's. So who passes an FD on says
-//! in the slot which of its private descriptors the handle consists of; whoever comes takes these out of the process (pidfd_getfd(2), or
-//! `/proc/PID/fd`), as long as that lives. For a file that has no name any more it keeps them until the FD is closed everywhere.
+//! Whoever meets the shadow opens the file by its path, and that may be gone by then, or be another file's. What is sent takes along what its
+//! handle consists of ([`crate::parcel`]). For who comes by the shadow in another way, or where nothing can go along, the sender says
+//! in the slot which of its private descriptors these are; whoever comes takes them out of the process (pidfd_getfd(2), or
+//! `/proc/PID/fd`), as long as that lives. Where nothing went along with a file that has no name any more it keeps them until the FD is
+//! closed everywhere.
 //!
 //! The plugin's `restore` says whether they are what its `save` described.
 
@@ -39,15 +41,28 @@ pub fn after_fork() {
     LENT.release();
 }
 
-/// `file`, which is a shadow, is about to be passed on.
-pub fn offer(process: &'static Process, file: &OpenFile) {
-    take_back(process);
-    if let Err(error) = try_offer(process, file) {
-        trace::debug(format_args!("a file that is passed on can only be found by its path: {error}"));
-    }
+/// Where what a handle consists of is to be found while its file is passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// In this process, for a file without a name also when its own FDs are closed.
+    Here,
+    /// In the message: see [`crate::parcel`].
+    Along,
 }
 
-fn try_offer(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
+/// `file`, which is a shadow, is about to be passed on. Returns what its handle consists of, as long as the file is open.
+pub fn offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Option<Description> {
+    if kept == Kept::Here {
+        take_back(process);
+    }
+    try_offer(process, file, kept)
+        .inspect_err(|error| {
+            trace::debug(format_args!("a file that is passed on can only be found by its path: {error}"));
+        })
+        .ok()
+}
+
+fn try_offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Result<Description, Errno> {
     let attributes = file.with_handle(Instance::fgetattr)?;
     let mut description = restoring::describe(file).or_else(|error| match error {
         // The path will do, if it leads to the same file.
@@ -55,7 +70,8 @@ fn try_offer(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
         other => Err(other),
     })?;
     description.inode = [attributes.st_dev, attributes.st_ino];
-    if attributes.st_nlink == 0 && !description.kept.is_empty() && !interpose::in_vfork_child() {
+    let nameless = attributes.st_nlink == 0 && !description.kept.is_empty();
+    if kept == Kept::Here && nameless && !interpose::in_vfork_child() {
         let mut lent = LENT.lock();
         if let Some(known) = lent.iter().find(|known| known.slot == file.slot) {
             description.kept.clone_from(&known.fds);
@@ -78,7 +94,7 @@ fn try_offer(process: &'static Process, file: &OpenFile) -> Result<(), Errno> {
     let guard = shared.lock(file.holder()).map_err(stash_errno)?;
     guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
     shared.user_words()[LENDER].store(process.me().to_bits().into(), Ordering::Release);
-    Ok(())
+    Ok(description)
 }
 
 /// Closes what nobody can come for any more.

@@ -36,6 +36,7 @@ mod nofile;
 mod openat2;
 #[allow(unsafe_code)]
 mod paging;
+mod parcel;
 pub mod path_bytes;
 mod private_fd;
 mod proc_links;

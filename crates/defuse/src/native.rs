@@ -97,6 +97,15 @@ pub fn stat_at(directory: RawFd, path: u64) -> Result<sys::stat, Errno> {
     Ok(unsafe { stat.assume_init() })
 }
 
+/// getsockopt(2) of a number at the level `SOL_SOCKET`.
+pub fn socket_option(fd: RawFd, option: u32) -> Result<u32, Errno> {
+    const SOL_SOCKET: u64 = 1;
+    let (mut found, mut length) = (0_u32, size_of::<u32>() as u32);
+    let (value, size) = (&raw mut found as u64, &raw mut length as u64);
+    checked(sys::__NR_getsockopt, [fd as u64, SOL_SOCKET, option.into(), value, size, 0])?;
+    Ok(found)
+}
+
 /// close(2). There is nothing to be done about an error.
 pub fn close(fd: RawFd) {
     raw_call(sys::__NR_close, [fd as u64, 0, 0, 0, 0, 0]);

@@ -149,12 +149,22 @@ pub fn restore_from(process: &'static Process, slot: SlotId, fd: RawFd) -> Resul
         return Err(Errno::OPNOTSUPP);
     }
     let private = private_fd::duplicate(fd)?;
-    let restored = instance.restore(&[], &[private]).map_err(plugin_errno);
-    let file = restored.and_then(|opened| file_of(process, &shared, Form::Shadow, opened));
-    if file.is_err() {
-        private_fd::close(private);
-    }
-    file
+    restore_of(process, slot, &[], &[private]).inspect_err(|_| private_fd::close(private))
+}
+
+/// A handle for the description in `slot`, of the plugin's description of another one for it and of the private descriptors `fds`, which are
+/// the handle's if this succeeds.
+pub fn restore_of(
+    process: &'static Process,
+    slot: SlotId,
+    described: &[u8],
+    fds: &[RawFd],
+) -> Result<OpenFile, Errno> {
+    let shared = process.arena.slot(slot).map_err(stash_errno)?;
+    let instance = process.mounts.get(shared.mount() as usize).ok_or(Errno::IO)?.instance()?;
+    ending::watch(instance);
+    let opened = instance.restore(described, fds).map_err(plugin_errno)?;
+    file_of(process, &shared, Form::Shadow, opened)
 }
 
 /// The file of the description in `shared`, by a handle that the plugin has made again.

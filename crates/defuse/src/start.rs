@@ -3,6 +3,7 @@
 mod auxiliary;
 mod stages;
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -346,13 +347,18 @@ fn keep_what_was_inherited(
     process: &'static Process,
     kept: &[stash::ExecEntry],
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let mut inherited = Vec::new();
+    let of_plugins = kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps);
+    let of_plugins: BTreeSet<u32> = of_plugins.map(|entry| entry.fd).collect();
+    let mut inherited = BTreeSet::new();
     for_each_open_fd(|fd| {
-        inherited.extend(shadow::slot_behind(process, fd, &native::fstat(fd)));
+        if !of_plugins.contains(&(fd as u32)) {
+            inherited
+                .extend(shadow::slot_behind(process, fd, &native::fstat(fd)).map(stash::SlotId::to_bits));
+        }
     })?;
     for entry in kept.iter().filter(|entry| Mark::of(entry).is_perhaps()) {
         let fd = entry.fd as RawFd;
-        if !inherited.contains(&entry.slot) {
+        if !inherited.contains(&entry.slot.to_bits()) {
             native::close(fd);
         } else if Mark::of(entry) == Mark::KeptPerhaps {
             unclaimed::came_through(entry);

@@ -5,6 +5,7 @@ use std::any::Any;
 
 use plugin_abi::Instance;
 use rustix::io::Errno;
+use stash::SlotId;
 
 use crate::process::Cwd;
 use crate::sync::{Guard, Lock};
@@ -26,6 +27,16 @@ struct Child {
     /// Plugins started by the child, with the number of their mount: their descriptors are in its table only. They stay in
     /// memory when it is gone, as a plugin's end would close numbers that are not its own.
     started: Vec<(usize, &'static Started)>,
+    /// What its exec may leave open although the parent's table says otherwise.
+    handed_on: HandedOn,
+}
+
+/// Files of a vfork child whose every FD of the parent has the flag close-on-exec.
+#[derive(Default)]
+struct HandedOn {
+    /// Any may be handed on.
+    all: bool,
+    slots: Vec<SlotId>,
 }
 
 /// What an ended child leaves to its parent.
@@ -53,6 +64,7 @@ pub fn begin(shares_files: bool, plugins: u64) {
         cwd: None,
         exec: None,
         started: Vec::new(),
+        handed_on: HandedOn::default(),
     });
 }
 
@@ -63,6 +75,14 @@ pub fn end() -> Left {
     let child = children.remove(position);
     drop(children);
     Left { cwd: child.cwd, mounts: child.started.iter().map(|(mount, _)| *mount).collect() }
+}
+
+/// This process sets the flag close-on-exec of an FD: of the file in `slot`, or of any. Children that are now have theirs as it was.
+pub fn closes_on_exec(slot: Option<SlotId>) {
+    for child in &mut *CHILDREN.lock() {
+        child.handed_on.all |= slot.is_none();
+        child.handed_on.slots.extend(slot);
+    }
 }
 
 /// Before a fork, and [`after_fork`] on both sides.
@@ -120,6 +140,20 @@ impl Children {
         if let Some(child) = self.innermost() {
             child.started.push((mount, started));
         }
+    }
+
+    /// The child has one more FD of the file in `slot`, or one without the flag close-on-exec.
+    pub fn hand_on(&mut self, slot: SlotId) {
+        if let Some(child) = self.innermost() {
+            child.handed_on.slots.push(slot);
+        }
+    }
+
+    /// Whether exec may leave an FD of the file in `slot` open, if it closes all that the parent has. Of an FD that has the flag already: it is
+    /// told of here before the table says so.
+    pub fn hands_on(&self, slot: SlotId) -> bool {
+        let mut own = self.0.iter().filter(|child| mine(child)).map(|child| &child.handed_on);
+        own.any(|handed_on| handed_on.all || handed_on.slots.contains(&slot))
     }
 
     fn innermost(&mut self) -> Option<&mut Child> {

@@ -170,22 +170,23 @@ impl WayBack {
         }
     }
 
-    fn of(context: &Context) -> Self {
+    fn at(pointer: u64) -> Self {
         // SAFETY: callers know by the PC that the stack pointer leads to one.
-        unsafe { (context.rsp as *const Self).read() }
+        unsafe { (pointer as *const Self).read() }
     }
 }
 
-/// A 32-bit call that is about to be made in our text is the program's to make once more.
-pub fn unmake_32_bit(context: &mut Context) {
-    let back = WayBack::of(context);
+/// A 32-bit call that is about to be made in our text is the program's to make once more. `pointer` is the stack pointer that the context had with
+/// its PC: another signal may have settled it since.
+pub fn unmake_32_bit(context: &mut Context, pointer: u64) {
+    let back = WayBack::at(pointer);
     context.rsp = back.rsp;
     context.rip = back.done - INSTRUCTION;
 }
 
-/// A 32-bit call was made in our text: goes back to the program.
-pub fn complete_32_bit(context: &mut Context) {
-    WayBack { done: context.rip, rsp: context.rsp, .. } = WayBack::of(context);
+/// A 32-bit call was made in our text: goes back to the program. `pointer` as above.
+pub fn complete_32_bit(context: &mut Context, pointer: u64) {
+    WayBack { done: context.rip, rsp: context.rsp, .. } = WayBack::at(pointer);
 }
 
 /// A call was caught: the program goes on as if its site had been rewritten.

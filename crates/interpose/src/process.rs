@@ -91,7 +91,7 @@ pub fn serve_fork(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
             request.tls = tls.guest_pointer;
             request.fork.flags |= CLONE_SETTLS;
         }
-        if let Some(result) = hosted::threads::fork_by_library(tls, &request) {
+        if let Some(result) = hosted::threads::fork_by_library(&request) {
             if result == 0 && request.stack != 0 {
                 frame.rsp = request.stack;
             }
@@ -233,12 +233,13 @@ fn suspended(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u6
         if request.stack != 0 {
             (*copy).rsp = request.stack;
         }
-        (&raw const *tls).read()
+        tls::current().read_volatile()
     };
     // SAFETY: what the program asked; this thread's frames are untouched until it returns.
     let result = unsafe { interpose_vfork(u64::from(nr), &raw const args, child) };
-    // What the child did to the block was its own.
-    *tls = saved;
+    // What the child did to the block was its own. (Not by way of `tls`: who has that may be thought to know what is there already.)
+    // SAFETY: the block is this thread's, and all signals are blocked.
+    unsafe { tls::current().write_volatile(saved) };
     serve::handler().after_fork_parent(&request.fork, result);
     frame.rax = result as u64;
     LEAVE_DONE

@@ -1,4 +1,4 @@
-//! Calls on FDs themselves: close, dup, fcntl, passing.
+//! Calls on FDs themselves: close, dup, fcntl.
 
 use std::os::fd::RawFd;
 
@@ -8,11 +8,11 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::open::STATUS;
-use super::{DONE, Reply, Served, locks, native_locks, sockets};
+use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{common, lending, native, private_fd, shadow, user};
+use crate::{common, native, private_fd, shadow, vfork};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -86,6 +86,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
             common::own_table(process);
         }
         if cloexec_only {
+            vfork::closes_on_exec(None);
             process.files.cloexec_range(first, last);
         } else {
             let mut served = Vec::new();
@@ -151,9 +152,19 @@ fn duplicate_in_vfork_child(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Value(to));
     }
     let to = process.check_limit(to as RawFd)?;
+    hand_on_in_vfork_child(process, to);
     // What the parent knew of the number is not so here; it will look again.
     STATES.forget(to);
     Ok(Reply::Value(to.into()))
+}
+
+/// A vfork child may have `fd` open when it execs, whatever its parent's table says of the file.
+fn hand_on_in_vfork_child(process: &Process, fd: RawFd) {
+    if !process.files.is_empty()
+        && let Some(slot) = shadow::slot_behind(process, fd, &native::fstat(fd))
+    {
+        vfork::children().hand_on(slot);
+    }
 }
 
 /// The served file that is about to be duplicated.
@@ -195,6 +206,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
         return Err(Errno::BADF);
     }
     if interpose::in_vfork_child() {
+        hand_on_in_vfork_child(process, from);
         // What the parent knew of the number is not so here; it will look again.
         STATES.forget(to);
         return Ok(Reply::Pass);
@@ -326,59 +338,14 @@ pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
 
 /// Sets the close-on-exec flag of a served FD, in the table and in the kernel.
 pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
-    if !interpose::in_vfork_child() {
+    if interpose::in_vfork_child() {
+        hand_on_in_vfork_child(process, fd);
+    } else {
+        if cloexec {
+            vfork::closes_on_exec(process.files.get(fd).map(|file| file.slot));
+        }
         process.files.set_cloexec(fd, cloexec);
     }
     let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
     native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
 }
-
-/// sendmsg and sendmmsg: a file whose FD is passed on must be known to others from now on.
-pub fn send_message(process: &'static Process, call: &Call) -> Served {
-    let [_, messages, count, ..] = call.args;
-    let (count, stride) = if call.nr == sys::__NR_sendmsg { (1, 0) } else { ((count as u32).min(1024), 64) };
-    for index in 0..u64::from(count) {
-        let message = messages + index * stride;
-        let [_, _, _, _, control, length, _] = user::read::<[u64; 7]>(message)?;
-        for_each_passed(control, length, |fd| {
-            if let Some(file) = file::served(process, fd) {
-                let together = process.descriptors.lock();
-                shadow::separate(process, &file)?;
-                drop(together);
-                lending::offer(process, &file);
-            }
-            Ok(())
-        })?;
-        if let Some(sent) = sockets::send_message(process, call, index, message)? {
-            return Ok(sent);
-        }
-    }
-    Ok(Reply::Pass)
-}
-
-/// Calls `each` with every FD of the `SCM_RIGHTS` messages in the control buffer. What is malformed is the kernel's to refuse.
-pub fn for_each_passed(
-    control: u64,
-    length: u64,
-    mut each: impl FnMut(RawFd) -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    const HEADER: u64 = 16;
-    let mut at = 0;
-    while control != 0 && at + HEADER <= length {
-        let size = user::read::<u64>(control + at)?;
-        let [level, kind] = user::read::<[i32; 2]>(control + at + 8)?;
-        if size < HEADER || size > length - at {
-            break;
-        }
-        if level == SOL_SOCKET && kind == SCM_RIGHTS {
-            for index in 0..(size - HEADER) / 4 {
-                each(user::read::<i32>(control + at + HEADER + index * 4)?)?;
-            }
-        }
-        at += size.next_multiple_of(8);
-    }
-    Ok(())
-}
-
-const SOL_SOCKET: i32 = 1;
-const SCM_RIGHTS: i32 = 1;

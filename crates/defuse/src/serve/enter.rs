@@ -12,12 +12,13 @@ use stash::{Description, Kind};
 use super::open::STATUS;
 use super::{ending, locks};
 use crate::file::{self, OpenFile, plugin_errno};
+use crate::lending::{self, Kept};
 use crate::mount::Mount;
 use crate::paging;
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};
 use crate::thread::{self, Adopting};
-use crate::{common, lending, native, private_fd};
+use crate::{common, native, private_fd};
 
 /// What a plugin has opened.
 pub struct Opened {
@@ -173,7 +174,7 @@ pub fn enter(
         return Ok(fd);
     }
     if process.common.table() {
-        lending::offer(process, &file);
+        let _ = lending::offer(process, &file, Kept::Here);
     }
     ending::watch(instance);
     let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;

@@ -9,6 +9,7 @@ mod asynchronous;
 pub mod attributes;
 mod beside;
 mod comparing;
+mod control;
 mod copying;
 mod descriptors;
 mod directory;
@@ -31,6 +32,7 @@ pub mod paths;
 mod receiving;
 mod refused;
 mod sandbox;
+mod sending;
 mod sockets;
 #[cfg(test)]
 mod table_tests;
@@ -195,7 +197,7 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_dup2 => descriptors::dup2,
         sys::__NR_dup3 => descriptors::dup3,
         sys::__NR_fcntl => descriptors::fcntl,
-        sys::__NR_sendmsg | sys::__NR_sendmmsg => descriptors::send_message,
+        sys::__NR_sendmsg | sys::__NR_sendmmsg => sending::send_message,
         sys::__NR_socket => sockets::socket,
         sys::__NR_bind => sockets::bind,
         sys::__NR_connect => sockets::connect,

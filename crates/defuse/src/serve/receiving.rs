@@ -10,9 +10,10 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::SlotId;
 
-use super::descriptors::{duplicate, for_each_passed};
-use super::{Reply, Served};
+use super::descriptors::duplicate;
+use super::{Reply, Served, control, sockets};
 use crate::file::OpenFile;
+use crate::parcel::{self, DESCRIPTORS_MAX};
 use crate::process::{Process, STATES};
 use crate::{native, restoring, shadow, trace, user};
 
@@ -33,22 +34,109 @@ pub fn recvmmsg(process: &'static Process, call: &Call) -> Served {
 /// Data alone is the kernel's business. `messages` says how many there may be in the vector, and how many of them are
 /// filled in when the kernel has received as many as it says.
 fn receive(process: &'static Process, call: &Call, messages: impl Fn(Option<u64>) -> u64) -> Served {
-    let vector = call.args[1];
-    if interpose::in_vfork_child() || !(0..messages(None)).any(|index| has_control(vector + index * STRIDE)) {
+    let [fd, vector, ..] = call.args;
+    if !(0..messages(None)).any(|index| has_control(vector + index * STRIDE)) {
         return Ok(Reply::Pass);
     }
-    let result = native::interruptible(call.nr, call.args);
-    for index in 0..u64::try_from(result).map_or(0, |count| messages(Some(count))) {
-        let Ok([_, _, _, _, control, length, _]) = user::read::<[u64; 7]>(vector + index * STRIDE) else {
-            break;
-        };
-        // What cannot be read has not been received either.
-        let _ = for_each_passed(control, length, |fd| {
-            arrived(process, fd);
-            Ok(())
-        });
+    // A filter of the program's may end it for a call that it does not make itself.
+    let restricted = process.restricted.load(Ordering::Relaxed);
+    if !restricted && !sockets::is_unix_socket(fd as RawFd) {
+        return Ok(Reply::Pass);
+    }
+    let more = if restricted { 0 } else { MORE };
+    let mut rooms = Vec::new();
+    for index in 0..messages(None) {
+        match Room::of(vector + index * STRIDE, more) {
+            Ok(room) => rooms.push(room),
+            // Those before can be received.
+            Err(_) if index > 0 => break,
+            Err(_) => return Ok(Reply::Pass),
+        }
+    }
+    let mut headers: Vec<Header> = rooms.iter_mut().map(Room::header).collect();
+    let mut args = call.args;
+    args[1] = headers.as_mut_ptr() as u64;
+    if call.nr == sys::__NR_recvmmsg {
+        args[2] = rooms.len() as u64;
+    }
+    let result = native::interruptible(call.nr, args);
+    let received = u64::try_from(result).map_or(0, |count| messages(Some(count))) as usize;
+    for (room, header) in rooms.iter().zip(&headers).take(received) {
+        let is_single = call.nr == sys::__NR_recvmsg;
+        room.hand_over(process, header, is_single, !restricted)?;
     }
     Ok(Reply::Value(result))
+}
+
+/// A `struct msghdr`, and behind it where a `struct mmsghdr` has the number of bytes received.
+type Header = [u64; 8];
+/// Bytes by which the kernel gets more room than the program has: the parcel is the last descriptor, also of a message that has no room
+/// in the program's buffer.
+const MORE: usize = size_of::<RawFd>() * DESCRIPTORS_MAX;
+/// More control data than there is in any message of a Unix socket.
+const CONTROL_MAX: u64 = 16 * 1024;
+const MSG_CTRUNC: u32 = 0x8;
+const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
+
+/// A message that may be received: the program's `struct msghdr`, and room of ours for control data.
+struct Room {
+    message: u64,
+    header: [u64; 7],
+    control: Vec<u8>,
+}
+
+impl Room {
+    fn of(message: u64, more: usize) -> Result<Self, Errno> {
+        let header = user::read::<[u64; 7]>(message)?;
+        let [_, _, _, _, control, length, _] = header;
+        let length = if control == 0 { 0 } else { length.min(CONTROL_MAX) as usize };
+        user::check_writable(control, length)?;
+        let more = if length == 0 { 0 } else { more };
+        Ok(Self { message, header, control: vec![0; length + more] })
+    }
+
+    /// For the kernel.
+    fn header(&mut self) -> Header {
+        let [name, name_length, vector, count, _, length, flags] = self.header;
+        let (control, length) = match self.control.len() {
+            0 => (0, length),
+            length => (self.control.as_mut_ptr() as u64, length as u64),
+        };
+        [name, name_length, vector, count, control, length, flags, 0]
+    }
+
+    /// Gives the program what the kernel has received, as said in `header`.
+    fn hand_over(
+        &self,
+        process: &'static Process,
+        header: &Header,
+        single: bool,
+        whole: bool,
+    ) -> Result<(), Errno> {
+        let flags = header[6] as u32;
+        let received = self.control.get(..header[5] as usize).unwrap_or_default();
+        let room = self.header[5].min(CONTROL_MAX) as usize;
+        let fitted = control::fit(received, room, |fd| whole && parcel::is_one(fd));
+        fitted.excess.iter().for_each(|&fd| native::close(fd));
+        if !interpose::in_vfork_child() {
+            fitted.fds.iter().for_each(|&fd| arrived(process, fd));
+            if let Some(parcel) = fitted.parcel {
+                parcel::unpack(process, parcel, &fitted.fds, flags & MSG_CMSG_CLOEXEC != 0);
+            }
+        }
+        fitted.parcel.inspect(|&fd| native::close(fd));
+        let truncated = if fitted.truncated { MSG_CTRUNC } else { 0 };
+        if !fitted.bytes.is_empty() {
+            user::write_bytes(self.header[4], &fitted.bytes)?;
+        }
+        user::write_bytes(self.message + 8, &header[1].to_ne_bytes()[..4])?;
+        user::write_bytes(self.message + 40, &fitted.bytes.len().to_ne_bytes())?;
+        user::write_bytes(self.message + 48, &(flags | truncated).to_ne_bytes())?;
+        if !single {
+            user::write_bytes(self.message + 56, &header[7].to_ne_bytes()[..4])?;
+        }
+        Ok(())
+    }
 }
 
 /// Whether a `struct msghdr` names room for control data.

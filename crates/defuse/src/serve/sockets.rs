@@ -71,13 +71,13 @@ pub fn bind(process: &'static Process, call: &Call) -> Served {
 
 /// The mode that a name for the socket `fd` is made with; nothing if it is no Unix socket.
 fn mode_of_unix_socket(fd: RawFd) -> Option<u32> {
-    const SOL_SOCKET: u64 = 1;
-    const SO_DOMAIN: u64 = 39;
-    let (mut domain, mut length) = (0u32, 4u32);
-    let (value, size) = (&raw mut domain as u64, &raw mut length as u64);
-    let asked = [fd as u64, SOL_SOCKET, SO_DOMAIN, value, size, 0];
-    native::checked(sys::__NR_getsockopt, asked).ok()?;
-    (domain == AF_UNIX).then(|| native::fstat(fd).ok()).flatten().map(|stat| stat.st_mode & 0o7777)
+    is_unix_socket(fd).then(|| native::fstat(fd).ok()).flatten().map(|stat| stat.st_mode & 0o7777)
+}
+
+/// Whether `fd` is a Unix socket.
+pub fn is_unix_socket(fd: RawFd) -> bool {
+    const SO_DOMAIN: u32 = 39;
+    native::socket_option(fd, SO_DOMAIN) == Ok(AF_UNIX)
 }
 
 fn make_name(
@@ -127,36 +127,9 @@ pub fn sendto(process: &'static Process, call: &Call) -> Served {
     }
 }
 
-/// sendmsg and sendmmsg to a path on a mount; nothing if no message is. sendmmsg may send fewer messages than it is given: one
-/// of that kind is sent alone.
-pub fn send_message(
-    process: &'static Process,
-    call: &Call,
-    index: u64,
-    message: u64,
-) -> Result<Option<Reply>, Errno> {
-    /// Where a `struct mmsghdr` has the number of bytes sent.
-    const SENT: u64 = 56;
-    let [fd, messages, ..] = call.args;
-    let mut header = user::read::<[u64; 7]>(message)?;
-    let Some(target) = target(process, header[0], header[1])? else { return Ok(None) };
-    if index > 0 {
-        let mut args = call.args;
-        args[2] = index;
-        return Ok(Some(Reply::PassWith(args)));
-    }
-    header[0] = target.pointer();
-    header[1] = target.length();
-    let single = call.nr == sys::__NR_sendmsg;
-    let flags = if single { call.args[2] } else { call.args[3] };
-    let sent = waiting(sys::__NR_sendmsg, [fd, header.as_ptr() as u64, flags, 0, 0, 0])?;
-    Ok(Some(match sent {
-        Reply::Value(count) if count >= 0 && !single => {
-            user::write_bytes(messages + SENT, &(count as u32).to_ne_bytes())?;
-            Reply::Value(1)
-        }
-        other => other,
-    }))
+/// Where a message with this `struct msghdr` goes, if that is a path on a mount.
+pub fn destination(process: &'static Process, header: &[u64; 7]) -> Result<Option<Address>, Errno> {
+    target(process, header[0], header[1])
 }
 
 /// A call that may wait.
@@ -330,7 +303,7 @@ impl Rendezvous {
 }
 
 /// A `struct sockaddr_un`.
-struct Address {
+pub struct Address {
     bytes: ArrayVec<u8, ADDRESS_MAX>,
     /// A descriptor that the path goes through, closed with it.
     directory: Option<RawFd>,
@@ -381,11 +354,13 @@ impl Address {
         (family == (AF_UNIX as u16).to_ne_bytes() && !text.is_empty()).then_some(text)
     }
 
-    fn pointer(&self) -> u64 {
+    /// Where it is, for the kernel.
+    pub fn pointer(&self) -> u64 {
         self.bytes.as_ptr() as u64
     }
 
-    fn length(&self) -> u64 {
+    /// Its bytes.
+    pub fn length(&self) -> u64 {
         self.bytes.len() as u64
     }
 }

@@ -7,7 +7,7 @@ use super::tls::{self, PENDING_NONE, PENDING_SIGNAL, Tls};
 use super::{regions, vector};
 use crate::hosted;
 use crate::raw;
-use crate::signals::{self, Context, SYNCHRONOUS, StackDescription, VIRTUAL, mask, parking};
+use crate::signals::{self, Context, StackDescription, VIRTUAL, mask, parking};
 use crate::site;
 
 /// Bytes of the frame: the kernel's `ucontext` without siginfo, then vector state in the standard format.
@@ -33,6 +33,8 @@ pub extern "C" fn make_signal_frame(context: *mut Context) {
 }
 
 unsafe fn complete(context: &mut Context, tls: &mut Tls) {
+    // Until the frame is used, also those that nothing else blocks: the handler of one that came when nothing is pending any more would overwrite it.
+    mask::set_native(u64::MAX);
     context.link = 0;
     context.rsp = tls.saved_rsp;
     context.rcx = tls.resume;
@@ -73,22 +75,12 @@ unsafe fn complete(context: &mut Context, tls: &mut Tls) {
             vector.add(size as usize).cast::<u32>().write_unaligned(MAGIC2);
         }
     }
-    let held = tls.pending == PENDING_SIGNAL;
-    // Those that are blocked are parked as they come.
-    let waiting = tls.virtual_pending & !(tls.virtual_mask & parking::indispensable());
-    if waiting != 0 || (held && signals::bit(tls.info.signal()) & SYNCHRONOUS != 0) {
-        // These are not blocked; for once, until the frame is used.
-        mask::set_native(u64::MAX);
-    }
     // SAFETY: all signals are blocked until the frame is used.
     unsafe {
-        if held {
+        if tls.pending == PENDING_SIGNAL {
             signals::queue_to_self(&tls.info);
         }
-        for signal in (1..=64).filter(|signal| waiting & signals::bit(*signal) != 0) {
-            signals::raise(signal);
-        }
+        parking::raise_waiting(tls);
     }
-    tls.virtual_pending &= !waiting;
     tls.pending = PENDING_NONE;
 }

@@ -54,6 +54,7 @@ unsafe extern "C" {
     fn interpose_committed();
     fn interpose_tail_done();
     fn interpose_tail_pass();
+    fn interpose_tail_again();
     fn interpose_tail_edited();
     fn interpose_edited_after();
     fn interpose_pass_dispatching();
@@ -89,6 +90,18 @@ pub fn pass_32_bit() -> u64 {
 /// Whether the last instructions of a call begin before `pc`. (What lies behind them passes calls that were made inside, too.)
 pub fn is_tail(pc: u64) -> bool {
     (at(interpose_committed)..at(interpose_pass_32_bit)).contains(&pc)
+}
+
+/// The instruction that looks for signals held back, in the last instructions of a call before the thread is outside.
+pub fn tail_start(pc: u64) -> Option<u64> {
+    let tails = [
+        (at(interpose_quick), at(interpose_quick_after)),
+        (at(interpose_tail_edited), at(interpose_edited_after)),
+        (at(interpose_tail_again), at(interpose_tail_edited)),
+        (at(interpose_tail_pass), at(interpose_tail_again)),
+        (at(interpose_tail_done), at(interpose_tail_pass)),
+    ];
+    tails.into_iter().find(|(start, end)| (*start..*end).contains(&pc)).map(|(start, _)| start)
 }
 
 /// Where a dispatched `rt_sigreturn` is made.
@@ -139,6 +152,7 @@ mod tests {
             interpose_committed,
             interpose_tail_done,
             interpose_tail_pass,
+            interpose_tail_again,
             interpose_tail_edited,
             interpose_edited_after,
             interpose_pass_32_bit,

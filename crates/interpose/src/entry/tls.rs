@@ -101,7 +101,7 @@ pub struct Tls {
     pub begins: u32,
     /// `openat2`'s argument: flags, mode, resolve.
     pub open_how: [u64; 3],
-    /// The context of a signal whose wrapper has not yet looked at it.
+    /// The newest context of a signal whose wrapper has not yet settled it: see [`crate::signals`]' list of them.
     pub unsettled: u64,
     /// Stands for a dispatched site, see [`crate::dispatch`].
     pub record: [u64; 4],

@@ -114,7 +114,7 @@ pub fn hold_own_pointer() {
 /// thread pointer of the guest's.
 pub fn keep_signals_from_own_thread() {
     hold_own_pointer();
-    signals::mask::set_native(signals::ALL);
+    signals::mask::set_native(!signals::VIRTUAL);
 }
 
 /// In a signal frame, in the unused place of a segment register: FS is to be the guest's when the frame is left.

@@ -50,7 +50,6 @@ pub extern "C" fn on_signal(
     signal: u32,
     info: *mut SigInfo,
     context: *mut Context,
-    interrupted: *mut Context,
     entered: *mut Entered,
 ) -> u64 {
     // SAFETY: this thread's block, and a place on the wrapper's stack.
@@ -62,7 +61,7 @@ pub extern "C" fn on_signal(
     if from_guest {
         tls.guest_pointer = *pointer;
     }
-    let action = deliver::deliver_to(signal, info, context, interrupted, from_guest);
+    let action = deliver::deliver_to(signal, info, context, from_guest);
     // SAFETY: as above.
     let context = unsafe { &mut *context };
     let settled = hosted::take_mark(context);

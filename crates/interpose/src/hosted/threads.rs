@@ -256,7 +256,7 @@ fn die(word: u64, me: u32) {
 }
 
 /// The guest's fork, if it asks for nothing that the C library's does not do. On both sides; `None` when it asks for more.
-pub fn fork_by_library(tls: &mut Tls, request: &Request) -> Option<i64> {
+pub fn fork_by_library(request: &Request) -> Option<i64> {
     let known = CLONE_PARENT_SETTID | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
     let plain = request.fork.flags & !known == 0 && request.exit_signal == SIGCHLD;
     if request.fork.kind != ForkKind::Fork || !plain {
@@ -264,10 +264,13 @@ pub fn fork_by_library(tls: &mut Tls, request: &Request) -> Option<i64> {
     }
     let asked = |flag: u64, address: u64| if request.fork.flags & flag != 0 { address } else { 0 };
     // Its call comes back here as one made inside: `process::serve_inner_fork`. The C library has taken its own locks by then, as always.
-    tls.forking = 1;
+    // What is called looks at the byte by another way than `tls`.
+    // SAFETY: the block is this thread's.
+    let set_forking = |value| unsafe { (&raw mut (*tls::current()).forking).write_volatile(value) };
+    set_forking(1);
     // SAFETY: a thread of the C library's own, and no lock of ours is held.
     let result = unsafe { fork() };
-    tls.forking = 0;
+    set_forking(0);
     let result = match result {
         // SAFETY: the C library has set it.
         ..0 => return Some(-i64::from(unsafe { *__errno_location() })),

@@ -121,7 +121,7 @@ fn kernel_action(signal: u32, action: &Action) -> Action {
     let by_default = asked.restorer == wrapper::default_restorer();
     let restorer = if by_default { asked.restorer } else { wrapper::restorer() };
     let flags = asked.flags | SA_ONSTACK | SA_RESTORER;
-    Action { flags, restorer, mask: super::ALL, ..asked }
+    Action { flags, restorer, mask: !VIRTUAL, ..asked }
 }
 
 fn wanted_of_kernel(signal: u32, action: &Action) -> Action {

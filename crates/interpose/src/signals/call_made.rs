@@ -6,7 +6,7 @@ use crate::site;
 
 /// What the block says of a call that our text is making or has made.
 ///
-/// While a signal's context is being settled by this, another signal may come: it settles that context as well (`deliver::settle_interrupted`),
+/// While a signal's context is being settled by this, another signal may come: it settles that context as well ([`super::unsettled`]),
 /// and then the program's handler makes calls, of which the block is from then on. So this is a copy, and the PC that says what of it
 /// is to be used is read last: as long as that is in our text nobody has settled the context, and the copy is of its call. To settle it again
 /// by the same copy changes nothing.
@@ -17,6 +17,7 @@ pub struct CallMade {
     pub path_class: u8,
     /// What the context has in `rax`.
     pub result: i64,
+    pub rsp: u64,
     /// The context's PC.
     pub rip: u64,
 }
@@ -31,6 +32,7 @@ impl CallMade {
                 number: (&raw const tls.number).read_volatile(),
                 path_class: (&raw const tls.path_class).read_volatile(),
                 result: (&raw const context.rax).read_volatile() as i64,
+                rsp: (&raw const context.rsp).read_volatile(),
                 rip: (&raw const context.rip).read_volatile(),
             }
         }

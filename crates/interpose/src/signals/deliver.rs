@@ -5,7 +5,7 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use super::actions::{self, Action, SA_NODEFER, SA_RESETHAND, SIG_DFL, SIG_IGN};
 use super::call_made::CallMade;
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
-use super::{ending, mask, parking, wrapper};
+use super::{ending, mask, parking, unsettled};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
 use crate::{RESTART, dispatch, hosted, lodger, objects, raw, serve, site, table, usercopy};
@@ -18,13 +18,8 @@ const RETURN: Option<Action> = None;
 
 /// Called by the wrapper on whatever stack the kernel chose. The result is the program's handler to go on at, with the
 /// same frame, or 0 to return.
-pub extern "C" fn on_signal(
-    signal: u32,
-    info: *mut SigInfo,
-    context: *mut Context,
-    interrupted: *mut Context,
-) -> u64 {
-    deliver_to(signal, info, context, interrupted, false).map_or(0, |action| action.handler)
+pub extern "C" fn on_signal(signal: u32, info: *mut SigInfo, context: *mut Context) -> u64 {
+    deliver_to(signal, info, context, false).map_or(0, |action| action.handler)
 }
 
 /// As [`on_signal`]; the result is the action whose handler is to be called. `from_guest`: the guest's own code was interrupted, see [`hosted`].
@@ -32,7 +27,6 @@ pub fn deliver_to(
     signal: u32,
     info: *mut SigInfo,
     context: *mut Context,
-    interrupted: *mut Context,
     from_guest: bool,
 ) -> Option<Action> {
     // SAFETY: the kernel passes its frame; the block is this thread's.
@@ -43,34 +37,34 @@ pub fn deliver_to(
         unsafe { ((&raw const tls.wait_mask).read_volatile(), (&raw const context.rip).read_volatile()) };
     let place = regions::place(pc);
     if place == Place::AfterClone && context.rax == 0 {
-        settle_child(context);
+        settle_child(context, tls);
     }
     // A call that waits with a mask of its own.
     let waiting = matches!(place, Place::BackEdited | Place::ForwardEdited) && wait_mask & WAITING != 0;
-    if ending::came_by_default(context) {
-        tls.unsettled = interrupted as u64;
-        ending::strike(signal, info, context, tls);
-        return RETURN;
-    }
     if lodger::is_current() {
-        tls.unsettled = interrupted as u64;
         // The block is its parent's.
+        if ending::came_by_default(context) {
+            ending::strike(signal, info, context, tls, false);
+            return RETURN;
+        }
         return Some(actions::disposition(tls, signal)).filter(|action| action.handler > SIG_IGN);
     }
+    if ending::came_by_default(context) {
+        // Another signal's handler may come before this frame is left.
+        let cut_short = ending::was_cut_short(context);
+        settle(context, tls);
+        ending::strike(signal, info, context, tls, cut_short);
+        return RETURN;
+    }
     if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
-        tls.unsettled = interrupted as u64;
         return synchronous(signal, info, context, tls, from_guest);
     }
     if inside(tls) == INSIDE && !settle_inside(context, tls) {
         hold_back(info, context, tls);
-        tls.unsettled = interrupted as u64;
+        unsettled::forget(context, tls);
         return RETURN;
     }
-    if inside(tls) == OUTSIDE {
-        settle_interrupted(interrupted, context, tls);
-        settle_outside(context, tls);
-    }
-    tls.unsettled = 0;
+    settle(context, tls);
     if pending(tls) != PENDING_NONE {
         // Another signal was noted while this one looked around: all are blocked, queue both.
         requeue(info, context, tls);
@@ -114,6 +108,15 @@ fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
     true
 }
 
+/// Before a handler is called: makes this context, and those of signals in whose wrappers this one struck, independent of the block.
+fn settle(context: &mut Context, tls: &mut Tls) {
+    if inside(tls) == OUTSIDE {
+        unsettled::settle_all(tls, settle_outside);
+    } else {
+        unsettled::forget(context, tls);
+    }
+}
+
 /// Outside, but in our text or a stub: shows the program's handler a context that it could have without us.
 fn settle_outside(context: &mut Context, tls: &mut Tls) {
     let call = CallMade::of(tls, context);
@@ -138,8 +141,8 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
         Place::BackPassed => site::again(context, call.resume),
         // SAFETY: as above.
         Place::ForwardPassed => context.rip = unsafe { site::done(call.resume) },
-        Place::Back32 => dispatch::unmake_32_bit(context),
-        Place::Forward32 => dispatch::complete_32_bit(context),
+        Place::Back32 => dispatch::unmake_32_bit(context, call.rsp),
+        Place::Forward32 => dispatch::complete_32_bit(context, call.rsp),
         Place::BackQuick => call.begin_again(context),
         Place::AfterQuick if table::to_be_offered(call.path_class, call.result) => {
             call.begin_again(context);
@@ -154,29 +157,14 @@ fn settle_outside(context: &mut Context, tls: &mut Tls) {
     hosted::settled(context, call.rip);
 }
 
-/// Signals that came before this one and whose wrappers did not get to settle their contexts: they refer to the block,
-/// which the program's handler is about to use.
-fn settle_interrupted(interrupted: *mut Context, context: &Context, tls: &mut Tls) {
-    // SAFETY: the wrapper took it from the block; that signal's frame is live below this one's.
-    if let Some(interrupted) = unsafe { interrupted.as_mut() } {
-        settle_outside(interrupted, tls);
-    }
-    let mut outer = context;
-    // Delivered together: the frame interrupted the wrapper's first instructions, whose third argument is the other.
-    while wrapper::is_at_start(outer.rip) {
-        // SAFETY: the kernel set the wrapper's registers.
-        let inner = unsafe { &mut *(outer.rdx as *mut Context) };
-        settle_outside(inner, tls);
-        outer = inner;
-    }
-}
-
 /// In the first instructions of a new thread or process: `serve` put what they need below its stack pointer.
-fn settle_child(context: &mut Context) {
+fn settle_child(context: &mut Context, tls: &mut Tls) {
     // SAFETY: the signal's frame leaves the red zone alone.
     let [lodger, done] = unsafe { ((context.rsp - 16) as *const [u64; 2]).read() };
-    if lodger != 0 {
+    if lodger != 0 && !lodger::is_current() {
         lodger::mark_current();
+        // The wrapper could not know it: the block is the parent's.
+        unsettled::forget(context, tls);
     }
     if !dispatch::armed() {
         context.rip = done;
@@ -225,20 +213,25 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     } else if regions::place(context.rip) == Place::BeforeClone {
         context.rip = regions::clone_back();
         context.rax = RESTART as u64;
+    } else if let Some(start) = regions::tail_start(context.rip) {
+        // It may have looked for signals already.
+        context.rip = start;
     }
 }
 
 fn requeue(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     context.mask &= !VIRTUAL;
+    // Those of `SYNCHRONOUS` are not blocked yet: a handler of theirs that jumps away would leave the others behind.
+    mask::set_native(u64::MAX);
     let noted = (pending(tls) == PENDING_SIGNAL).then_some(tls.info);
-    // First, as a virtual signal strikes at once.
     tls.pending = PENDING_NONE;
-    // SAFETY: all others are blocked until the frame is left.
+    // SAFETY: all are blocked until the frame is left.
     unsafe {
         if let Some(noted) = noted {
             queue_to_self(&noted);
         }
         queue_to_self(info);
+        parking::raise_waiting(tls);
     }
 }
 
@@ -293,14 +286,17 @@ fn synchronous(
 ) -> Option<Action> {
     if signal == SIGSYS && info.code == SYS_USER_DISPATCH {
         dispatch::caught(info, context, tls, from_guest);
+        unsettled::forget(context, tls);
         return RETURN;
     }
     if signal == SIGSEGV || signal == SIGBUS {
         if serve::fault(signal, context, tls) {
+            unsettled::forget(context, tls);
             return RETURN;
         }
         if let Some(recovery) = usercopy::recovery(context.rip) {
             context.rip = recovery;
+            unsettled::forget(context, tls);
             return RETURN;
         }
     }
@@ -312,14 +308,16 @@ fn synchronous(
             // SAFETY: as the program's action asks.
             unsafe { queue_to_self(info) };
         }
+        unsettled::forget(context, tls);
         return RETURN;
     }
     if inside(tls) == INSIDE && signal != SIGSYS {
         // (A seccomp filter's SIGSYS is answered by the program's handler, and we go on.) The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
         // not land on the frames below.
+        unsettled::forget(context, tls);
         serve::abandon(context, tls);
-    } else if inside(tls) == OUTSIDE {
-        settle_outside(context, tls);
+    } else {
+        settle(context, tls);
     }
     if action.flags & SA_RESETHAND != 0 {
         actions::reset(signal, &action);

@@ -45,7 +45,9 @@ pub fn came_by_default(context: &Context) -> bool {
 }
 
 /// Such a signal struck this thread.
-pub fn strike(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls) {
+///
+/// `cut_short`: [`was_cut_short`], before the context was settled.
+pub fn strike(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls, cut_short: bool) {
     actions::set_default(signal);
     let inside = tls.inside;
     let alone = tls.vfork_depth > 0 || inside == INTERNAL_THREAD || lodger::is_current();
@@ -59,20 +61,15 @@ pub fn strike(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls)
             context.rip = after;
             context.rax = RESTART as u64;
         }
-    } else if inside == OUTSIDE
-        && tls.pending == PENDING_NONE
-        && tls.phase == PHASE_CALL
-        && was_cut_short(context)
-    {
+    } else if inside == OUTSIDE && tls.pending == PENDING_NONE && tls.phase == PHASE_CALL && cut_short {
         context.rip = _exit as *const () as u64;
         context.rdi = u64::from(128 + signal);
         context.rsp = ((context.rsp - 128) & !15) - 8;
-        tls.unsettled = 0;
     }
 }
 
 /// Whether a call that waited came back because of the signal.
-fn was_cut_short(context: &Context) -> bool {
+pub fn was_cut_short(context: &Context) -> bool {
     context.rax as i64 == EINTR
         && usercopy::read::<[u8; 2]>(context.rip - 2).is_ok_and(|bytes| bytes == SYSCALL)
 }

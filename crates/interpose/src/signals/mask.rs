@@ -1,7 +1,10 @@
 //! Signal masks: the program's, in which the virtual signals may be blocked, and the kernel's, in which they never are.
 
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering::Relaxed;
+
 use super::{ALL, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, VIRTUAL, bit, parking};
-use crate::entry::tls::{PENDING_MASK, PENDING_NONE, Tls, WAITING};
+use crate::entry::tls::{PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
 use crate::usercopy;
 use crate::{Call, RESTART, raw};
 
@@ -113,9 +116,14 @@ pub fn block_all(tls: &mut Tls) {
             SET_SIZE,
         );
     }
-    if pending(tls) == PENDING_NONE {
-        tls.mask = previous;
-        tls.pending = PENDING_MASK;
+    // In one step, for those that are not in `ALL`. One that is noted found the program's mask if it came before, else what is blocked now; the
+    // other is `previous`, and the program's is the smaller.
+    // SAFETY: a byte of this thread.
+    let pending = unsafe { AtomicU8::from_ptr(&raw mut tls.pending) };
+    match pending.compare_exchange(PENDING_NONE, PENDING_MASK, Relaxed, Relaxed) {
+        Ok(_) => tls.mask = previous,
+        Err(PENDING_SIGNAL) => tls.mask &= previous,
+        Err(_) => {}
     }
 }
 

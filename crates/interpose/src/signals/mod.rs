@@ -12,6 +12,7 @@ pub mod deliver;
 pub mod ending;
 pub mod mask;
 pub mod parking;
+mod unsettled;
 pub mod wrapper;
 
 use crate::raw;

@@ -7,7 +7,7 @@
 //! While it is blocked a fault would be fatal, so `usercopy` makes sure of its pages beforehand. Dispatch cannot do
 //! without SIGSYS; where that is armed, a SIGSYS from elsewhere waits unseen.
 
-use super::{Context, SIG_BLOCK, SIGSYS, SYS_RT_SIGPROCMASK, SigInfo, VIRTUAL, bit, queue_to_self};
+use super::{Context, SIG_BLOCK, SIGSYS, SYS_RT_SIGPROCMASK, SigInfo, VIRTUAL, bit, queue_to_self, raise};
 use crate::entry::tls::Tls;
 use crate::{dispatch, raw};
 
@@ -42,6 +42,20 @@ pub fn park(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
             queue_to_self(info);
         }
     }
+}
+
+/// Sends those once more that came while another signal was held back.
+///
+/// # Safety
+/// All signals are blocked.
+pub unsafe fn raise_waiting(tls: &mut Tls) {
+    // Those that the program has blocked are parked as they come.
+    let waiting = tls.virtual_pending & !(tls.virtual_mask & indispensable());
+    for signal in (1..=64).filter(|signal| waiting & bit(*signal) != 0) {
+        // SAFETY: the caller's promise.
+        unsafe { raise(signal) };
+    }
+    tls.virtual_pending &= !waiting;
 }
 
 /// The program's mask of virtual signals is now `mask`: what is to be blocked really.

@@ -12,13 +12,22 @@ global_asm!(
     ".type interpose_signal,@function",
     "interpose_signal:",
     ".cfi_startproc",
-    // Another signal may come before this one's context is settled, and its handler make calls: leave word of it.
+    // A lodger has no block of its own.
+    "cmp byte ptr [rip + {lodger_expected}], 0",
+    "je 4f",
+    "rdgsbase r11",
+    "sub r11, [rip + {lodger_mark}@GOTPCREL]",
+    "je 5f",
+    // Another signal may come before this one's context is settled, and its handler make calls: leave word of it (`unsettled`).
+    "4:",
     "mov r11, [rip + interpose_tls@gottpoff]",
     "mov rcx, fs:[r11 + {unsettled}]",
+    "mov [rdx + {link}], rcx",
     "mov fs:[r11 + {unsettled}], rdx",
     ".hidden interpose_signal_noted",
     ".globl interpose_signal_noted",
     "interpose_signal_noted:",
+    "5:",
     "push rdi",
     ".cfi_adjust_cfa_offset 8",
     "push rsi",
@@ -68,6 +77,9 @@ global_asm!(
     on_signal = sym super::deliver::on_signal,
     leave_handler = sym super::parking::leave_handler,
     unsettled = const crate::entry::tls::UNSETTLED,
+    link = const core::mem::offset_of!(super::Context, link),
+    lodger_expected = sym crate::lodger::EXPECTED,
+    lodger_mark = sym crate::lodger::MARK,
 );
 
 unsafe extern "C" {
@@ -82,7 +94,7 @@ pub fn address() -> u64 {
     if hosted::active() { hosted::signal::address() } else { interpose_signal as *const () as u64 }
 }
 
-/// Whether the wrapper was interrupted before it did anything; its registers are the kernel's then.
+/// Whether the wrapper was interrupted before it had put its context in the list of the unsettled; the context is in `rdx` then.
 pub fn is_at_start(pc: u64) -> bool {
     (interpose_signal as *const () as u64..interpose_signal_noted as *const () as u64).contains(&pc)
         || hosted::signal::is_at_start(pc)
