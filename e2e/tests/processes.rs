@@ -101,7 +101,11 @@ fn fork_beside_mapping_threads(session: &Session, plugins: &[&str]) {
 
 /// The session with a plugin that calls malloc in its operations, and the mount's argument for it.
 fn with_allocating_plugin(session: Session) -> (Session, String) {
-    let session = session.fixture("allocating", &["-shared", "-fPIC"]);
+    with_allocating_plugin_built(session, &["-shared", "-fPIC"])
+}
+
+fn with_allocating_plugin_built(session: Session, options: &[&'static str]) -> (Session, String) {
+    let session = session.fixture("allocating", options);
     let plugin = session.place.root().join("fixtures/allocating");
     let argument = format!("{}:{}", plugin.display(), session.place.backend().display());
     (session, argument)
@@ -124,6 +128,15 @@ fn threads_fork_beside_mapped_files_of_plugins() {
     std::fs::create_dir(&other).expect("a new folder");
     let paged = format!("passthrough,{}:{}", Serving::Paged.options(), other.display());
     fork_beside_mapping_threads(&session, &[&plugin, &paged]);
+}
+
+/// fork(3) takes the lock of the list of streams, which a plugin takes that opens one.
+#[test]
+fn threads_fork_beside_a_plugin_that_opens_streams() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("forking", &["-pthread"]);
+    let (session, plugin) = with_allocating_plugin_built(session, &["-shared", "-fPIC", "-DSTREAMS"]);
+    fork_beside_threads_in(&session, &plugin);
 }
 
 /// A guest's fork is our libc's, which takes the locks of the malloc that the plugins use.

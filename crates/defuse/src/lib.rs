@@ -54,6 +54,8 @@ pub mod standing;
 #[allow(unsafe_code)]
 mod start;
 #[allow(unsafe_code)]
+mod stream_list;
+#[allow(unsafe_code)]
 mod sync;
 pub mod table;
 #[allow(unsafe_code)]

@@ -3,7 +3,8 @@
 //! At the system call it has these already. If we only then waited for a thread that is in a plugin, and the plugin for `malloc`, neither would ever
 //! go on. So a handler of pthread_atfork(3) takes what [`hold_still`](super::hold_still) takes. Ours was registered first and so runs last: locks that
 //! the program's handlers take come before ours. Of those that libc takes between our handler and the system call one may be held by threads that
-//! come to us (`fflush(NULL)` writes under the lock of the list of streams): we take that first, as often as we like. The other ones are held at most
+//! come to us (`fflush(NULL)` writes under the lock of the list of streams), and waited for by threads in a plugin (`fopen` takes it): it is tried
+//! when we have all of ours, and if another thread has it, we give ours back until it has not. The other ones are held at most
 //! around reading a file that is not ours, which needs no lock of ours then ([`while_held`]).
 //!
 //! A guest's fork is our C library's, made inside ([`interpose::is_guest_fork`]): malloc's locks there are the plugins' own.
@@ -16,7 +17,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::{atfork, native, thread};
+use crate::{atfork, native, stream_list, thread};
 
 static PROCESS: OnceLock<&'static Process> = OnceLock::new();
 /// The thread that is between the handlers; 0 if none is.
@@ -53,19 +54,42 @@ extern "C" fn prepare() {
     if alone || process.restricted.load(Ordering::Relaxed) || interpose::in_vfork_child() {
         return;
     }
-    // The streams of a guest's are its own libc's, and its signals are held back.
-    if !interpose::is_guest_fork() {
-        atfork::lock_streams();
-        // A handler of the program's that opens a file would wait for its own thread.
-        MASK.store(BLOCKED & !set_mask(sys::SIG_BLOCK, BLOCKED), Ordering::Relaxed);
-        BETWEEN.store(thread::id(), Ordering::Release);
-    }
     let fork = ForkCall { kind: ForkKind::Fork, flags: 0 };
-    let held = interpose::inside(|| super::hold_still(process, &fork));
-    // If it failed, it fails once more at the system call, which says so.
-    if let Some(Ok(())) = held {
+    // If it fails, it fails once more at the system call, which says so.
+    let hold = || interpose::inside(|| super::hold_still(process, &fork)) == Some(Ok(()));
+    // The streams of a guest's are its own libc's, and its signals are held back.
+    let held = if interpose::is_guest_fork() {
+        hold()
+    } else {
+        // A handler of the program's that opens a file would wait for its own thread.
+        let mask = BLOCKED & !set_mask(sys::SIG_BLOCK, BLOCKED);
+        let held = hold_with_streams(process, hold);
+        MASK.store(mask, Ordering::Relaxed);
+        BETWEEN.store(thread::id(), Ordering::Release);
+        held
+    };
+    if held {
         HOLDER.store(thread::id(), Ordering::Release);
     }
+}
+
+/// Takes our locks by `hold`, which says whether it could, and in any case that of the list of streams.
+fn hold_with_streams(process: &'static Process, hold: impl Fn() -> bool) -> bool {
+    if !stream_list::can_be_tried() {
+        stream_list::lock();
+        return hold();
+    }
+    while hold() {
+        if stream_list::try_lock() {
+            return true;
+        }
+        // Who has it may need one of ours before giving it back, and who has been waiting for it in a plugin is first then.
+        interpose::inside(|| super::go_on(process));
+        stream_list::lock();
+        stream_list::unlock();
+    }
+    stream_list::lock();
+    false
 }
 
 extern "C" fn in_parent() {
@@ -80,13 +104,13 @@ extern "C" fn in_parent() {
     }
     let mask = MASK.load(Ordering::Relaxed);
     BETWEEN.store(0, Ordering::Release);
-    atfork::unlock_streams();
+    stream_list::unlock();
     set_mask(sys::SIG_UNBLOCK, mask);
 }
 
 extern "C" fn in_forked_child() {
     if BETWEEN.swap(0, Ordering::AcqRel) != 0 {
-        atfork::reset_streams();
+        stream_list::reset();
         // And no others: of those that a thread's own instructions raise the fork has unblocked what was parked for the parent.
         set_mask(sys::SIG_UNBLOCK, MASK.load(Ordering::Relaxed));
     }
