@@ -44,6 +44,7 @@ pub fn in_forked_child() {
 }
 
 /// A plugin is about to make this `F_SETLK` or `F_SETLKW` on its `fd`.
+#[inline(never)]
 pub fn about_to_lock(fd: RawFd, lock: u64) {
     let Ok(lock) = user::read::<RecordLock>(lock) else { return };
     if lock.l_type as u32 != sys::F_UNLCK {
@@ -62,8 +63,17 @@ fn note(fd: RawFd) {
     }
 }
 
-/// A plugin is about to close its `fd`.
+/// A plugin is about to close its `fd`. Where there are no locks this takes no stack: it may be a program's alternate one, which is all but full.
+#[inline]
 pub fn about_to_close(fd: RawFd) {
+    if COUNT.load(Ordering::Acquire) > 0 {
+        gone_with(fd);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn gone_with(fd: RawFd) {
     gone(identity_of_opened(fd));
 }
 
@@ -78,7 +88,14 @@ fn gone(identity: Option<(u64, u64)>) {
 }
 
 /// Whether `fd`, of which there is a duplicate, must not be closed. If so it is, later.
+#[inline]
 pub fn park(fd: RawFd) -> bool {
+    COUNT.load(Ordering::Acquire) > 0 && parked(fd)
+}
+
+#[cold]
+#[inline(never)]
+fn parked(fd: RawFd) -> bool {
     let Some(identity) = identity_of_opened(fd) else { return false };
     let mut locked = LOCKED.lock();
     let inode = locked.iter_mut().find(|inode| inode.identity == identity);
