@@ -31,6 +31,8 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
             go_on(process);
             return Err(error);
         }
+        // After all calls of plugins: it is taken in them.
+        locked_inodes::before_fork();
     } else {
         shadow::separate_all(process)?;
         working_directory::share(process);
@@ -81,8 +83,6 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_prepare();
     }
-    // Taken in their calls.
-    locked_inodes::before_fork();
     Ok(())
 }
 
@@ -96,7 +96,6 @@ fn go_on(process: &'static Process) {
 }
 
 fn release_files(process: &Process) {
-    locked_inodes::after_fork();
     paging::let_go(process);
     lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
@@ -117,6 +116,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
         ForkKind::Fork => {
             heap::after_fork();
             nofile::after_fork();
+            locked_inodes::after_fork();
             paging::after_fork_in_parent(process, result > 0);
             go_on(process);
         }
@@ -158,10 +158,11 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     ending::in_forked_child();
     heap::after_fork();
     nofile::after_fork();
+    locked_inodes::after_fork();
+    locked_inodes::in_forked_child();
     paging::after_fork_in_child(process);
     release_files(process);
     lock_files::in_forked_child();
-    locked_inodes::in_forked_child();
     process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
