@@ -6,18 +6,24 @@ use defuse_e2e::Session;
 
 /// Runs a bash script on a mount of the plugin that buffers; the back end's files `NAME` and what the plugin has noted.
 fn run(script: &str, names: &[&str]) -> Option<(Vec<String>, String)> {
+    run_by("cc", &[], script, names)
+}
+
+/// As [`run`], with `dying` linked as this compiler does with these options.
+fn run_by(compiler: &str, options: &[&str], script: &str, names: &[&str]) -> Option<(Vec<String>, String)> {
     let include = concat!("-I", env!("CARGO_MANIFEST_DIR"), "/../crates/plugin-abi/include");
     let session = Session::new()?
         .fixture("buffering", &["-shared", "-fPIC", include])
         .fixture("unfinished", &[])
-        .fixture("dying", &["-pthread"]);
+        .fixture_by(compiler, "dying", options);
     let (mnt, backend) = (session.place.mnt(), session.place.backend());
     let library = session.place.root().join("buffering.so");
     fs::rename(session.place.root().join("fixtures/buffering"), &library).unwrap();
     let mount = format!("{}={}:{}", mnt.display(), library.display(), backend.display());
     let fixtures = session.place.root().join("fixtures");
     let script = format!("set -eu; FIX={}; cd \"{}\"; {script}", fixtures.display(), mnt.display());
-    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script]);
+    let mut command = session.command(["run", "-m", &mount, "--", "bash", "-c", &script]);
+    let outcome = session.finish(command.env("DEFUSE_GUESTS", "1"));
     assert_eq!((outcome.stderr_text().as_str(), outcome.end.describe().as_str()), ("", "exit code 0"));
     let texts = names.iter().map(|name| fs::read_to_string(backend.join(name)).unwrap_or_default()).collect();
     let log = fs::read_to_string(backend.join("log")).unwrap_or_default();
@@ -53,8 +59,21 @@ const WAYS: [&str; 12] = [
 
 #[test]
 fn a_signal_that_ends_the_process_comes_after_its_files() {
-    let Some((texts, log)) = run(&format!("\"$FIX/dying\" {}", WAYS.join(" ")), &WAYS) else { return };
-    for (name, text) in WAYS.iter().zip(texts) {
+    comes_after_its_files("cc", &[], &WAYS);
+}
+
+/// What ends the process there is our C library, with a thread pointer that is not the guest's.
+#[test]
+fn so_it_does_in_guests() {
+    let ways: Vec<_> = WAYS.into_iter().filter(|way| *way != "child").collect();
+    comes_after_its_files("cc", &["-static"], &ways);
+    comes_after_its_files("musl-gcc", &[], &ways);
+}
+
+fn comes_after_its_files(compiler: &str, options: &[&str], ways: &[&str]) {
+    let script = format!("\"$FIX/dying\" {}", ways.join(" "));
+    let Some((texts, log)) = run_by(compiler, options, &script, ways) else { return };
+    for (name, text) in ways.iter().zip(texts) {
         assert_eq!(text, if *name == "child" { "child-" } else { *name }, "{name}: {log}");
         assert_eq!(log.matches(&format!("{name} closed with 0 bytes left\n")).count(), 1, "{name}: {log}");
     }

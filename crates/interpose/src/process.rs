@@ -15,7 +15,7 @@ use crate::entry::tls::{
     PHASE_CALL, Tls,
 };
 use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
-use crate::signals::{self, Context, VIRTUAL, actions, mask};
+use crate::signals::{self, Context, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask};
 use crate::{ForkCall, ForkKind, RESTART, dispatch, hosted, lodger, raw, serve, site, usercopy};
 
 const SYS_CLONE: u32 = 56;
@@ -364,19 +364,22 @@ pub unsafe fn exec(nr: u32, args: [u64; 6]) -> i64 {
     // SAFETY: the block is this thread's.
     let tls = unsafe { &mut *tls::current() };
     let blocked = tls.pending == PENDING_MASK;
+    let mut found = 0;
     if blocked {
-        mask::set_native(tls.mask & !VIRTUAL | tls.virtual_mask);
+        found = mask::change_native(SIG_SETMASK, tls.mask & !VIRTUAL | tls.virtual_mask);
     } else if tls.virtual_mask != 0 {
-        mask::set_native(mask::native() | tls.virtual_mask);
+        found = mask::change_native(SIG_BLOCK, tls.virtual_mask);
     }
     actions::ignore_for_exec(tls);
     // SAFETY: the caller's promise. A signal that comes first is delivered first, and the call made again.
     let result = unsafe { raw::interruptible(nr, args) };
     actions::restore_after_exec(tls);
+    // What it was, and what a signal that came has blocked since.
+    if tls.virtual_mask != 0 {
+        mask::change_native(SIG_UNBLOCK, tls.virtual_mask & !found);
+    }
     if blocked {
-        mask::set_native(signals::ALL);
-    } else if tls.virtual_mask != 0 {
-        mask::set_native(mask::native() & !VIRTUAL);
+        mask::change_native(SIG_BLOCK, found);
     }
     result
 }

@@ -119,6 +119,8 @@ pub fn keep_signals_from_own_thread() {
 
 /// In a signal frame, in the unused place of a segment register: FS is to be the guest's when the frame is left.
 const MARK: u64 = 1 << 16;
+/// In the same place: it is to be ours, whoever was interrupted.
+const OURS: u64 = 1 << 17;
 
 /// A context that was interrupted at `before` is now one that the guest could have without us.
 pub fn settled(context: &mut Context, before: u64) {
@@ -127,9 +129,16 @@ pub fn settled(context: &mut Context, before: u64) {
     }
 }
 
-fn take_mark(context: &mut Context) -> bool {
-    let marked = context.segments & MARK != 0;
-    context.segments &= !MARK;
+/// This context goes on in our C library from here on, though the guest's code was interrupted or the context settled to it.
+pub fn stays_ours(context: &mut Context) {
+    if active() {
+        context.segments = context.segments & !MARK | OURS;
+    }
+}
+
+fn take_mark(context: &mut Context, mark: u64) -> bool {
+    let marked = context.segments & mark != 0;
+    context.segments &= !mark;
     marked
 }
 

@@ -64,8 +64,8 @@ pub extern "C" fn on_signal(
     let action = deliver::deliver_to(signal, info, context, from_guest);
     // SAFETY: as above.
     let context = unsafe { &mut *context };
-    let settled = hosted::take_mark(context);
-    if from_guest && dispatch::is_caught(context.rip) {
+    let settled = hosted::take_mark(context, hosted::MARK);
+    if hosted::take_mark(context, hosted::OURS) || from_guest && dispatch::is_caught(context.rip) {
         // It goes on in our text. (Where that was interrupted, in the last instructions of a signal, it goes on as it was.)
         *pointer = own;
     } else if !from_guest && settled {

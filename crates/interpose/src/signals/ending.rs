@@ -9,7 +9,7 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use super::{Context, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, SigInfo, actions, bit, queue_to_self, raise, wrapper};
 use crate::entry::tls::{INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_NONE, PHASE_CALL, Tls};
-use crate::{RESTART, lodger, raw, serve, usercopy};
+use crate::{RESTART, hosted, lodger, raw, serve, usercopy};
 
 /// SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO, SIGPWR. After those that
 /// tell of a broken program (SIGABRT, SIGSEGV...) none of its memory is to be trusted, and the real-time ones are hardly ever sent to a program that
@@ -65,6 +65,7 @@ pub fn strike(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls,
         context.rip = _exit as *const () as u64;
         context.rdi = u64::from(128 + signal);
         context.rsp = ((context.rsp - 128) & !15) - 8;
+        hosted::stays_ours(context);
     }
 }
 

@@ -104,18 +104,8 @@ fn raise_unblocked(tls: &mut Tls) {
 
 /// Blocks all signals; the call is then left by a signal frame that restores the program's mask.
 pub fn block_all(tls: &mut Tls) {
-    let mut previous = 0_u64;
-    let all = ALL | tls.parked;
-    // SAFETY: the masks are ours.
-    unsafe {
-        raw::syscall4(
-            SYS_RT_SIGPROCMASK,
-            SIG_SETMASK,
-            (&raw const all) as u64,
-            (&raw mut previous) as u64,
-            SET_SIZE,
-        );
-    }
+    // What else the program has blocked stays so: one that waits would come.
+    let previous = change_native(SIG_BLOCK, ALL | tls.parked);
     // In one step, for those that are not in `ALL`. One that is noted found the program's mask if it came before, else what is blocked now; the
     // other is `previous`, and the program's is the smaller.
     // SAFETY: a byte of this thread.
@@ -129,16 +119,22 @@ pub fn block_all(tls: &mut Tls) {
 
 /// Sets the kernel's mask.
 pub fn set_native(mask: u64) {
-    // SAFETY: the mask is ours.
-    unsafe { raw::syscall4(SYS_RT_SIGPROCMASK, SIG_SETMASK, (&raw const mask) as u64, 0, SET_SIZE) };
+    change_native(SIG_SETMASK, mask);
+}
+
+/// Changes the kernel's mask as `rt_sigprocmask` does. Returns what it was.
+pub fn change_native(how: u64, set: u64) -> u64 {
+    let mut previous = 0_u64;
+    // SAFETY: the masks are ours.
+    unsafe {
+        raw::syscall4(SYS_RT_SIGPROCMASK, how, (&raw const set) as u64, (&raw mut previous) as u64, SET_SIZE);
+    }
+    previous
 }
 
 /// The kernel's mask.
 pub fn native() -> u64 {
-    let mut mask = 0_u64;
-    // SAFETY: the mask is ours.
-    unsafe { raw::syscall4(SYS_RT_SIGPROCMASK, SIG_BLOCK, 0, (&raw mut mask) as u64, SET_SIZE) };
-    mask
+    change_native(SIG_BLOCK, 0)
 }
 
 /// Takes over the mask this thread started with: what the image before it had blocked is blocked virtually.

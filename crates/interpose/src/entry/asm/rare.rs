@@ -193,7 +193,8 @@ macro_rules! rare {
             "mov fs:[r11 + {scratch} + 24], rdx\n",
             "mov fs:[r11 + {scratch} + 32], r10\n",
             "mov eax, 14\n",
-            "mov edi, 2\n",
+            // SIG_BLOCK
+            "xor edi, edi\n",
             "mov rsi, [rip + {all_signals}]\n",
             "or rsi, fs:[r11 + {parked}]\n",
             "mov fs:[r11 + {scratch} + 56], rsi\n",
