@@ -19,6 +19,7 @@ mod exec;
 mod extended;
 pub mod fork;
 pub mod inner;
+mod landlock;
 mod limits;
 pub mod locks;
 mod mapping;
@@ -231,6 +232,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_setns => namespaces::setns,
         sys::__NR_prctl => sandbox::prctl,
         sys::__NR_seccomp => sandbox::seccomp,
+        sys::__NR_landlock_add_rule => landlock::add_rule,
+        sys::__NR_landlock_restrict_self => landlock::restrict_self,
         _ => return refused::server(nr),
     };
     Some(server)
