@@ -30,6 +30,7 @@ mod native_locks;
 mod open;
 mod outsider;
 pub mod paths;
+mod peers;
 mod receiving;
 mod refused;
 mod sandbox;
@@ -204,6 +205,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_connect => sockets::connect,
         sys::__NR_sendto => sockets::sendto,
         sys::__NR_getsockname | sys::__NR_getpeername => sockets::name,
+        sys::__NR_accept | sys::__NR_accept4 => peers::accept,
+        sys::__NR_recvfrom => peers::recvfrom,
         sys::__NR_recvmsg => receiving::recvmsg,
         sys::__NR_recvmmsg => receiving::recvmmsg,
         sys::__NR_pidfd_getfd => receiving::pidfd_getfd,
