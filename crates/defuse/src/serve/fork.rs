@@ -102,6 +102,8 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 /// Undoes [`hold_still`], in the parent.
 fn go_on(process: &'static Process) {
     ahead::is_over();
+    // A vfork child that forks looks its plugins up there. No other fork can take it before the files are released.
+    vfork::after_fork();
     // Those that were asked to keep still, while no other can be loaded.
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_parent();
@@ -110,7 +112,6 @@ fn go_on(process: &'static Process) {
 }
 
 fn release_files(process: &Process) {
-    vfork::after_fork();
     paging::let_go(process);
     lock_files::after_fork();
     for mount in process.mounts.iter().rev() {
@@ -180,6 +181,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     nofile::after_fork();
     locked_inodes::in_forked_child();
     paging::after_fork_in_child(process);
+    vfork::after_fork();
     release_files(process);
     vfork::in_forked_child(parents_thread);
     lock_files::in_forked_child();
