@@ -11,6 +11,9 @@ same_as_plain! {
     /// seccomp in both modes, prctl, code that may not be changed.
     sandboxes: transcript("hostile");
 
+    /// Landlock: rules for the mount's root, for what is on it, for what is above it.
+    confined_to_directories: script(r#"cp "$FIX/fenced" "$MNT/program"; mkdir "$MNT/d" "$MNT/e"; for f in f g d/x e/y; do echo "in $f" >"$MNT/$f"; done; echo outside >"$OUT/x"; cd "$MNT"; "$FIX/fenced""#).fixture("fenced");
+
     /// A C library in a link-map namespace of its own.
     second_c_library: transcript("namespaces");
 

@@ -1,7 +1,7 @@
 //! Every way a program makes another, hands on what it has open, and does away with it.
 
 use defuse_e2e::process::End;
-use defuse_e2e::{Case, Serving, Session, need_programs, same_as_plain, script};
+use defuse_e2e::{Case, Serving, Session, need_programs, same_as_plain, same_as_plain_by, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -43,6 +43,12 @@ same_as_plain! {
     /// fexecve, `#!` chains, exec from a thread and in vain.
     executed: script(r#"cp "$FIX/executing" "$MNT/program"; cd "$MNT"; PATH=$MNT:$PATH; ./program"#).fixture("executing");
 
+    /// What a vfork child does to files, directory, umask, limits, locks and mappings.
+    borrowed_memory: transcript("borrowing");
+
+    /// clone and exec that fail, exec by /proc/self/exe, without arguments, with very many.
+    not_made: script(r#"cp "$FIX/failing" "$MNT/program"; cd "$MNT"; ./program first; "$FIX/failing" show || true"#).fixture("failing");
+
     /// SCM_RIGHTS between processes that share nothing but the session, also from one that has ended; pidfd_getfd.
     passed: transcript("passing");
 
@@ -65,6 +71,49 @@ same_as_plain! {
         printf 'echo sourced; exec 6<f; read -r x <&6; echo $x
 ' >s; . ./s; bash s; bash <s; bash -s <s; mapfile -t a <f; echo ${#a[@]}
         { echo to both; cat <<<here; } > >(tee copy >&2) 2>/dev/null; wait; diff <(sort f) <(sort -r f | sort) && echo same"#);
+}
+
+same_as_plain_by! {
+    [paged: Paged]
+
+    /// The same where the pager maps the files, which it does not do for a vfork child.
+    borrowed_memory_of_pages: script(r#"cd "$MNT"; "$FIX/borrowing" paged"#).fixture("borrowing");
+}
+
+/// Runs a script twice on a mount of `plugin`, with a directory of the kernel's and the mount as `$1`: what it says must be the same.
+fn same_beside_the_mount(session: &Session, plugin: &str, script: &str) {
+    let (root, mnt) = (session.place.root().display().to_string(), session.place.mnt().display().to_string());
+    let script = format!(
+        r#"FIX={root}/fixtures; say() {{ {script}
+        }}; cd /; (say "$1") >"{root}/plain" 2>&1; (say "$2") >"{root}/served" 2>&1; diff "{root}/plain" "{root}/served" && test -s "{root}/plain""#
+    );
+    let (mount, out) = (format!("{mnt}={plugin}"), session.place.out().display().to_string());
+    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script, "bash", &out, &mnt]);
+    assert_eq!((outcome.stdout_text(), outcome.stderr_text()), (String::new(), String::new()));
+    assert_eq!(outcome.end, End::Exit(0));
+    session.assert_nothing_left();
+}
+
+/// A library of the paper's form has one state for all of a process: a vfork child that is the first to use the mount must not start it for itself.
+#[test]
+fn a_vfork_child_is_the_first_to_use_a_plugin_with_one_state() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("one_state", &["-shared", "-fPIC"]).fixture("first_use", &["-pthread"]);
+    let (root, backend) = (session.place.root(), session.place.backend());
+    let plugin = format!("{}/fixtures/one_state:{}", root.display(), backend.display());
+    let script = r#"for case in opens enters spawns overtaken together nested; do
+            mkdir -p "$1/$case/d/e"; echo held >"$1/$case/d/e/file"; echo "== $case"
+            "$FIX/first_use" "$1/$case" $case | sort; cat "$1/$case/log"; ls "$1/$case"
+        done"#;
+    same_beside_the_mount(&session, &plugin, script);
+}
+
+/// The plugin is told of the umask by us.
+#[test]
+fn umask_and_limits_of_a_vfork_child_are_its_own() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("borrowing", &["-pthread"]);
+    same_beside_the_mount(&session, "memory:", r#"cd "$1"; "$FIX/borrowing" own"#);
 }
 
 /// Runs `forking`, one of the session's fixtures, on a mount of `plugin`.

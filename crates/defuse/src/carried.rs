@@ -42,6 +42,8 @@ pub enum Mark {
     Spare,
     /// The shadow of the working directory.
     WorkingDirectory,
+    /// An FD of the program that is the file's shadow, unless a vfork child has closed it.
+    Shadow,
     /// Nothing that this version knows.
     Unknown,
 }
@@ -84,6 +86,7 @@ impl Mark {
             7 => Self::Records,
             8 => Self::Spare,
             9 => Self::WorkingDirectory,
+            10 => Self::Shadow,
             _ => Self::Unknown,
         }
     }
@@ -110,7 +113,7 @@ fn nth(run: &ExecEntry, place: u32) -> ExecEntry {
 }
 
 /// The entries of a run, one by one.
-fn singly(run: &ExecEntry) -> impl Iterator<Item = ExecEntry> + use<> {
+pub fn singly(run: &ExecEntry) -> impl Iterator<Item = ExecEntry> + use<> {
     let run = *run;
     (0..=u32::from(run.following)).map(move |place| nth(&run, place))
 }
@@ -403,6 +406,7 @@ mod tests {
             Mark::Records,
             Mark::Spare,
             Mark::WorkingDirectory,
+            Mark::Shadow,
             Mark::Unknown,
         ] {
             let entry = mark.entry(5, SlotId::from_bits(1), true);

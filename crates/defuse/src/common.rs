@@ -21,7 +21,7 @@ use stash::SlotId;
 use crate::lending::{self, Kept};
 use crate::process::{Cwd, Process, STATES};
 use crate::working_directory::{self, Directory};
-use crate::{native, nofile, restoring, shadow, trace};
+use crate::{native, nofile, restoring, shadow, trace, vfork};
 
 /// Which of it there is.
 pub struct Common {
@@ -274,12 +274,20 @@ fn found(process: &'static Process, slot: SlotId) -> Option<Cwd> {
 
 /// The umask, if it is one that somebody else may change.
 pub fn umask(process: &Process) -> u32 {
+    if interpose::in_vfork_child()
+        && let Some(own) = vfork::children().umask()
+    {
+        return own;
+    }
     let own = || process.umask.load(Ordering::Relaxed);
     process.common.the_place().map_or_else(own, |place| place.umask.load(Ordering::Relaxed))
 }
 
 /// The umask has been changed.
 pub fn set_umask(process: &Process, umask: u32) {
+    if interpose::in_vfork_child() && vfork::children().set_umask(umask) {
+        return;
+    }
     process.umask.store(umask, Ordering::Relaxed);
     if let Some(place) = process.common.the_place() {
         place.umask.store(umask, Ordering::Relaxed);

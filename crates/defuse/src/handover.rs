@@ -163,13 +163,18 @@ pub fn prepare_to_leave(process: &'static Process) -> Result<Prepared, Errno> {
     Ok(Prepared::default())
 }
 
-/// As [`prepare_exec`], for the files of the suspended parent, which all are shadows: any may be inherited that is not closed by exec.
+/// As [`prepare_exec`], for the files of the suspended parent, which all are shadows: any may be inherited that is not closed by exec. Where the
+/// child has made no other FD of a file, the list says by which it is inherited, if it is.
 fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> {
-    let (mut list, mut kept) = (Vec::new(), Vec::new());
+    let (mut list, mut kept, mut shadows) = (Vec::new(), Vec::new(), Vec::new());
     let mut saved: Vec<SlotId> = Vec::new();
-    process.files.for_each(|_, file, cloexec| {
-        if cloexec && !vfork::children().hands_on(file.slot) {
+    process.files.for_each(|fd, file, cloexec| {
+        let handed_on = vfork::children().hands_on(file.slot);
+        if cloexec && !handed_on {
             return;
+        }
+        if !handed_on {
+            carried::append(&mut shadows, Mark::Shadow.entry(fd, file.slot, false));
         }
         if Ref::fds(file) == 1 || !saved.contains(&file.slot) {
             saved.push(file.slot);
@@ -186,6 +191,7 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
     lock_files::for_exec(process, &mut list, &mut kept);
     process.carried.hand_on_perhaps(&mut list);
     list.extend(unclaimed::entries());
+    list.extend(shadows);
     if list.is_empty() {
         return Ok(Prepared::default());
     }

@@ -1,7 +1,7 @@
 //! One mount: the plugin that serves it, loaded when the first path or FD needs it.
 
 use std::ffi::{CStr, CString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -47,7 +47,7 @@ pub struct Mount {
     instance: OnceLock<Started>,
     /// The [`started`] plugin of this number is its own; 0 for none.
     turn: AtomicU64,
-    /// The library has one state for all of the process.
+    /// The library has one state for all of the process; the session may know it before it is loaded.
     has_one_state: AtomicBool,
     /// The last open gave the program the plugin's own descriptor: so will the next.
     hands_over: AtomicBool,
@@ -86,9 +86,20 @@ impl Mount {
         }
     }
 
+    /// Its library has one state for all of the process, whoever of it starts it.
+    pub fn with_one_state(self) -> Self {
+        self.has_one_state.store(true, Ordering::Relaxed);
+        self
+    }
+
     /// Where it is mounted.
     pub fn point(&self) -> &CStr {
         &self.point
+    }
+
+    /// The plugin's file.
+    pub fn library(&self) -> &Path {
+        &self.library
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is
@@ -130,6 +141,15 @@ impl Mount {
             }
         }
         (self.instance.get(), false)
+    }
+
+    /// This process is about to make a vfork child with an FD table of its own. A plugin with one state is started now: started there, it would
+    /// have its descriptors in the child, and its state in the memory of both.
+    pub fn before_vfork(&self) {
+        if self.has_one_state.load(Ordering::Relaxed) && self.turn.load(Ordering::Acquire) == 0 {
+            // What is wrong with it is said again when it is needed.
+            let _ = self.instance();
+        }
     }
 
     /// Starts the plugin for this vfork child only.

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::process::Process;
 use crate::sync::Lock;
-use crate::{native, thread};
+use crate::{native, thread, vfork};
 
 /// The program gets no number at or above this, whatever its limit.
 static CEILING: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -81,10 +81,8 @@ pub fn refresh(process: &Process) {
     let Ok([soft, hard]) = get() else { return };
     KERNEL_HARD.store(hard, Ordering::Relaxed);
     let (shown_soft, shown_hard) = process.nofile();
-    if soft != enforced(shown_soft) {
-        show(process, soft);
-    }
-    process.nofile.1.store(shown_hard.min(hard), Ordering::Relaxed);
+    let soft = if soft == enforced(shown_soft) { shown_soft } else { soft };
+    remember(process, soft, shown_hard.min(hard));
 }
 
 /// Sets the program's limits, if it may.
@@ -101,9 +99,17 @@ pub fn change(process: &Process, [soft, hard]: [u64; 2]) -> Result<(), Errno> {
     let wanted = [enforced(soft), kernel[1].max(hard)];
     set(&wanted)?;
     KERNEL_HARD.store(wanted[1], Ordering::Relaxed);
+    remember(process, soft, hard);
+    Ok(())
+}
+
+/// Notes what the program is to be shown. The limits of a vfork child are its own.
+fn remember(process: &Process, soft: u64, hard: u64) {
+    if interpose::in_vfork_child() {
+        return vfork::children().set_limits((soft, hard));
+    }
     show(process, soft);
     process.nofile.1.store(hard, Ordering::Relaxed);
-    Ok(())
 }
 
 /// The program's FDs are below this, as far as the kernel is not about to make a private one.

@@ -187,6 +187,11 @@ impl Process {
 
     /// RLIMIT_NOFILE as the program sees it.
     pub fn nofile(&self) -> (u64, u64) {
+        if interpose::in_vfork_child()
+            && let Some(own) = vfork::children().limits()
+        {
+            return own;
+        }
         (self.nofile.0.load(Ordering::Relaxed), self.nofile.1.load(Ordering::Relaxed))
     }
 
@@ -378,7 +383,7 @@ impl Process {
 
     /// The number below which the program's FDs are.
     pub fn fd_limit(&self) -> u64 {
-        nofile::enforced(self.nofile.0.load(Ordering::Relaxed))
+        nofile::enforced(self.nofile().0)
     }
 
     /// `EMFILE` if the program's own limit forbids the number `fd`, which is then closed. The kernel forbids it but for the moment

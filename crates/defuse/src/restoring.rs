@@ -18,7 +18,9 @@ use crate::shadow::Form;
 use crate::unclaimed::Claim;
 use crate::{lending, lock_files, private_fd, trace};
 
-/// Bytes of a plugin's description of one handle.
+/// Bytes that a plugin's description of one handle is given first.
+const BLOB_USUAL: usize = 256;
+/// The most bytes of a plugin's description of one handle.
 const BLOB_MAX: usize = 16 * 1024;
 /// What stands before it: device and inode, number of kept descriptors, then their numbers.
 const HEAD: usize = size_of::<[u64; 2]>() + 4 * (1 + KEPT_MAX);
@@ -111,10 +113,19 @@ pub fn save(file: &OpenFile) -> Result<Vec<RawFd>, Errno> {
 
 /// The plugin's description of a handle.
 pub fn describe(file: &OpenFile) -> Result<Description, Errno> {
-    let mut described = vec![0; BLOB_MAX];
+    let mut described = vec![0; BLOB_USUAL];
     let mut kept = [-1; KEPT_MAX];
     let mut sizes = Saved::default();
-    file.with_handle(|instance, handle| instance.save(handle, &mut described, &mut kept, &mut sizes))?;
+    let mut save = |described: &mut Vec<u8>| {
+        file.with_handle(|instance, handle| instance.save(handle, described, &mut kept, &mut sizes))
+    };
+    match save(&mut described) {
+        Err(Errno::RANGE) => {
+            described.resize(BLOB_MAX, 0);
+            save(&mut described)?;
+        }
+        saved => saved?,
+    }
     described.truncate(sizes.len);
     Ok(Description { inode: [0; 2], kept: kept[..sizes.kept].to_vec(), described })
 }

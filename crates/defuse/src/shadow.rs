@@ -164,8 +164,12 @@ fn separate_at(process: &'static Process, file: &OpenFile, only: Option<(RawFd, 
     result
 }
 
-/// Makes every file a shadow: before fork and exec.
+/// Makes every file a shadow: before fork and exec. A vfork child has only shadows: what is none in the table its parent's other threads have
+/// opened since, and have alone.
 pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
+    if interpose::in_vfork_child() {
+        return Ok(());
+    }
     process.carried.settle(process);
     let _together = process.descriptors.lock();
     separate_rest(process)
@@ -173,6 +177,9 @@ pub fn separate_all(process: &'static Process) -> Result<(), Errno> {
 
 /// As [`separate_all`], for what has come since; the caller holds `Process::descriptors`.
 pub fn separate_rest(process: &'static Process) -> Result<(), Errno> {
+    if interpose::in_vfork_child() {
+        return Ok(());
+    }
     let mut result = Ok(());
     process.files.for_each(|fd, file, cloexec| {
         if file.form() != Form::Shadow {

@@ -1,12 +1,12 @@
 //! The beginning of a process: the constructor of the preloaded library finds the session and installs the interposer.
 
 mod auxiliary;
+mod inheriting;
 mod stages;
 
-use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -20,25 +20,24 @@ use stash::Arena;
 use auxiliary::Auxiliary;
 use stages::Stages;
 
-use crate::carried::{Carried, Mark};
+use crate::carried::Carried;
 use crate::common::Common;
-use crate::environment::{self, Found, Inheritance};
+use crate::environment::{self, Found};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
 use crate::process::{Cwd, EXCHANGES, FILES, Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{self, OpenedSession, SessionConfig, names};
-use crate::shadow::{self, Module, ShadowProvider};
+use crate::shadow::{Module, ShadowProvider};
 use crate::site_lists::SessionLists;
 use crate::standing::{self, Joined};
 use crate::sync::Lock;
 use crate::{
-    address_space, guest, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd,
-    serve, site_lists, trace, unclaimed, working_directory,
+    address_space, guest, helper_process, libraries, log, namei, native, nofile, private_fd, serve,
+    site_lists, trace,
 };
 
-/// linux/prctl.h
-const PR_SET_NAME: u32 = 15;
+pub use inheriting::for_each_open_fd;
 
 /// Runs when the library is loaded, before the program.
 #[used]
@@ -208,7 +207,7 @@ fn start(
     nofile::show(process, nofile.0);
     nofile::refresh(process);
     stages.end("mounts");
-    inherit(process, inheritance)?;
+    inheriting::inherit(process, inheritance)?;
     stages.end("registration");
     install(process, dispatch)?;
     if !guest.is_empty() {
@@ -267,7 +266,8 @@ fn mounts_of(config: SessionConfig) -> Result<Mounts, Box<dyn std::error::Error>
             session::Shadows::Folder => ShadowProvider::Folder,
             session::Shadows::Module => ShadowProvider::Module(Module::new()),
         };
-        mounts.push(Mount::new(number, shadows, CString::new(point)?, mount.library, backend, options));
+        let mount = Mount::new(number, shadows, CString::new(point)?, mount.library, backend, options);
+        mounts.push(if config.one_state.contains(&number) { mount.with_one_state() } else { mount });
     }
     // And those above what is in /dev that leads to open files.
     for above in [c"/", c"/dev"] {
@@ -287,110 +287,6 @@ fn current_umask() -> u32 {
     let mask = native::raw_call(sys::__NR_umask, [0o077, 0, 0, 0, 0, 0]);
     native::raw_call(sys::__NR_umask, [mask as u64, 0, 0, 0, 0, 0]);
     mask as u32
-}
-
-/// Takes over what the previous image of this process left.
-fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), Box<dyn std::error::Error>> {
-    let pid = native::raw_call(sys::__NR_getpid, [0; 6]) as u32;
-    let known = left
-        .and_then(|left| left.process)
-        .filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
-    match known {
-        Some(me) => process.set_me(me),
-        None => process.register(),
-    }
-    let Some(left) = left else { return Ok(()) };
-    if !left.name.is_empty() {
-        let mut name = [0u8; 16];
-        let length = left.name.len().min(15);
-        name[..length].copy_from_slice(&left.name[..length]);
-        native::raw_call(sys::__NR_prctl, [u64::from(PR_SET_NAME), name.as_ptr() as u64, 0, 0, 0, 0]);
-    }
-    process.serving.store(left.serving.into(), Ordering::Relaxed);
-    if left.locking {
-        serve::locks::set_used();
-    }
-    if let Some((mount, below)) = process.table.find(&left.cwd) {
-        let below = if below.is_empty() { b"/".as_slice() } else { below };
-        let path = PathBytes::try_from(below).map_err(|_| "the working directory's path is too long")?;
-        *process.cwd.lock() = Cwd::Served { mount, path, held: None };
-        process.nowhere.store(true, Ordering::Relaxed);
-    }
-    if let Some(token) = left.token {
-        let mut kept = Vec::new();
-        match process.arena.take_exec_map(token, &mut kept) {
-            Ok(()) => {
-                if kept.iter().any(|entry| Mark::of(entry).is_perhaps()) {
-                    keep_what_was_inherited(process, &kept)?;
-                }
-                for entry in kept.iter().filter(|entry| !Mark::of(entry).is_perhaps()) {
-                    take_over(process, entry);
-                }
-                process.carried.fill(kept);
-            }
-            Err(error) => trace::error(format_args!("files of the previous image are opened anew: {error}")),
-        }
-    }
-    Ok(())
-}
-
-/// Takes a private descriptor over from the previous image. The others stay as the list has them.
-fn take_over(process: &'static Process, entry: &stash::ExecEntry) {
-    let fd = entry.fd as RawFd;
-    match Mark::of(entry) {
-        Mark::Kept => return private_fd::adopt(fd),
-        Mark::WorkingDirectory => working_directory::inherit(process, entry.slot, fd),
-        Mark::Companion | Mark::CompanionPerhaps | Mark::Records | Mark::Spare => lock_files::inherit(entry),
-        _ => return,
-    }
-    private_fd::adopt(fd);
-    let cloexec = u64::from(sys::FD_CLOEXEC);
-    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), cloexec, 0, 0, 0]);
-}
-
-/// Of the private descriptors that went through exec, closes those whose file did not.
-fn keep_what_was_inherited(
-    process: &'static Process,
-    kept: &[stash::ExecEntry],
-) -> Result<(), Box<dyn std::error::Error>> {
-    let of_plugins = kept.iter().filter(|entry| Mark::of(entry) == Mark::KeptPerhaps);
-    let of_plugins: BTreeSet<u32> = of_plugins.map(|entry| entry.fd).collect();
-    let mut inherited = BTreeSet::new();
-    for_each_open_fd(|fd| {
-        if !of_plugins.contains(&(fd as u32)) {
-            inherited
-                .extend(shadow::slot_behind(process, fd, &native::fstat(fd)).map(stash::SlotId::to_bits));
-        }
-    })?;
-    for entry in kept.iter().filter(|entry| Mark::of(entry).is_perhaps()) {
-        let fd = entry.fd as RawFd;
-        if !inherited.contains(&entry.slot.to_bits()) {
-            native::close(fd);
-        } else if Mark::of(entry) == Mark::KeptPerhaps {
-            unclaimed::came_through(entry);
-        } else {
-            take_over(process, entry);
-        }
-    }
-    Ok(())
-}
-
-/// Calls `each` for every open FD of this process.
-pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
-    let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
-    let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
-    // SAFETY: the kernel has just given us this descriptor.
-    let directory = unsafe { OwnedFd::from_raw_fd(opened) };
-    let own = directory.as_raw_fd();
-    let mut entries = rustix::fs::Dir::new(directory)?;
-    while let Some(entry) = entries.read() {
-        if let Ok(fd) = entry?.file_name().to_string_lossy().parse::<RawFd>()
-            && fd != own
-        {
-            each(fd);
-        }
-    }
-    Ok(())
 }
 
 fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Box<dyn std::error::Error>> {

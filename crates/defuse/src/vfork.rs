@@ -1,4 +1,4 @@
-//! Children of vfork(2). They run on our memory until they end or have their own, but working directory and FD table are theirs: what is
+//! Children of vfork(2). They run on our memory until they end or have their own, but working directory, umask, limits and FD table are theirs: what is
 //! known of these is kept apart for them.
 
 use std::any::Any;
@@ -22,6 +22,10 @@ struct Child {
     /// How many plugins had been started when it got an FD table of its own, if it has one.
     own_table: Option<u64>,
     cwd: Option<Cwd>,
+    /// Its umask, unless it has that in common with its parent.
+    umask: Option<u32>,
+    /// `RLIMIT_NOFILE` as it is shown.
+    limits: (u64, u64),
     /// Kept until the child has its own memory.
     exec: Option<Box<dyn Any + Send>>,
     /// Plugins started by the child, with the number of their mount: their descriptors are in its table only. They stay in
@@ -56,12 +60,24 @@ pub enum Plugin {
     Own(Option<&'static Started>),
 }
 
-/// This thread is about to make a vfork child; `plugins` have been started so far.
-pub fn begin(shares_files: bool, plugins: u64) {
+/// What a vfork child begins with.
+pub struct Beginning {
+    /// How many plugins have been started so far, if it has an FD table of its own.
+    pub own_table: Option<u64>,
+    /// Its umask, unless it has that in common with its parent.
+    pub umask: Option<u32>,
+    /// `RLIMIT_NOFILE` as it is shown: soft and hard.
+    pub limits: (u64, u64),
+}
+
+/// This thread is about to make a vfork child.
+pub fn begin(Beginning { own_table, umask, limits }: Beginning) {
     CHILDREN.lock().push(Child {
         thread: thread::id(),
-        own_table: (!shares_files).then_some(plugins),
+        own_table,
         cwd: None,
+        umask,
+        limits,
         exec: None,
         started: Vec::new(),
         handed_on: HandedOn::default(),
@@ -95,6 +111,14 @@ pub fn after_fork() {
     CHILDREN.release();
 }
 
+/// In a forked child, after the lock was released; its only thread was `parents_thread` before. If its parent is a vfork child, it has what
+/// that had of its own.
+pub fn in_forked_child(parents_thread: u32) {
+    let mut children = CHILDREN.lock();
+    children.retain(|child| child.thread == parents_thread);
+    children.iter_mut().for_each(|child| child.thread = thread::id());
+}
+
 /// In a vfork child: what is known of it, and of those of other threads.
 pub fn children() -> Children {
     Children(CHILDREN.lock())
@@ -113,6 +137,29 @@ impl Children {
     pub fn set_cwd(&mut self, cwd: Cwd) {
         if let Some(child) = self.innermost() {
             child.cwd = Some(cwd);
+        }
+    }
+
+    /// The umask of the child that this is, if it has one of its own.
+    pub fn umask(&self) -> Option<u32> {
+        self.0.iter().rev().filter(|child| mine(child)).find_map(|child| child.umask)
+    }
+
+    /// Sets it; false if there is none.
+    pub fn set_umask(&mut self, umask: u32) -> bool {
+        let own = self.0.iter_mut().rev().filter(|child| mine(child)).find_map(|child| child.umask.as_mut());
+        own.map(|own| *own = umask).is_some()
+    }
+
+    /// `RLIMIT_NOFILE` of the child that this is, as it is shown.
+    pub fn limits(&self) -> Option<(u64, u64)> {
+        self.0.iter().rev().find(|child| mine(child)).map(|child| child.limits)
+    }
+
+    /// Sets it.
+    pub fn set_limits(&mut self, limits: (u64, u64)) {
+        if let Some(child) = self.innermost() {
+            child.limits = limits;
         }
     }
 

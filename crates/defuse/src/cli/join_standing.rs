@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::arguments::log_variable;
 use super::failure::{FAILED, Failure};
+use super::plugin::Tried;
 use super::{library, plugin, run, run_directory};
 
 /// Sees to it that the user's standing session knows all mounts of the kernel module that can be used here.
@@ -77,7 +78,10 @@ impl Existing {
         }
         let new = &self.session.config.mounts[known..];
         if !new.is_empty() {
-            let pages = may_be_paged(new);
+            let tried = try_all(new);
+            let pages = tried.iter().any(|tried| tried.paged);
+            let numbers = (known..).zip(&tried).filter(|(_, tried)| tried.one_state);
+            self.session.config.one_state.extend(numbers.map(|(number, _)| number));
             extend(self.session.folder.as_fd(), &self.path, &self.session.config, pages)
                 .map_err(|error| fail(&error))?;
         }
@@ -90,16 +94,16 @@ fn make(mounts: &[(Mount, Rendezvous)]) -> Result<PathBuf, Failure> {
     let base = run_directory::of_standing_sessions();
     run::sweep(&base, &library::find()?);
     let mounts: Vec<Mount> = mounts.iter().map(|(mount, _)| mount.clone()).collect();
-    let pages = may_be_paged(&mounts);
-    let made = run::create_session(base, mounts, DispatchPolicy::Auto, log_target()?, pages, true)?;
+    let tried = try_all(&mounts);
+    let made = run::create_session(base, mounts, &tried, DispatchPolicy::Auto, log_target()?, true)?;
     let session: Session = made.0;
     // Dropped it stays: whoever sweeps finds that its mounts stand.
     Ok(session.path().to_owned())
 }
 
-/// Whether the pager may map files of one of the mounts. A plugin that does not start says so to who uses the mount.
-fn may_be_paged(mounts: &[Mount]) -> bool {
-    mounts.iter().any(|mount| plugin::try_mount(mount).is_ok_and(|mapping| mapping == plugin::Mapping::Paged))
+/// What is known of the plugins of the mounts. One that does not start says so to who uses the mount.
+fn try_all(mounts: &[Mount]) -> Vec<Tried> {
+    mounts.iter().map(|mount| plugin::try_mount(mount).unwrap_or_default()).collect()
 }
 
 /// What `$DEFUSE_LOG` says, if it names a file: there is no runner whose standard error could be written to.

@@ -108,7 +108,7 @@ pub type Print = fn(&str) -> Result<i32, Failure>;
 /// # Errors
 ///
 /// Why it cannot be loaded or started, or how it crashed.
-pub fn try_mount(mount: &Mount) -> Result<Mapping, Failure> {
+pub fn try_mount(mount: &Mount) -> Result<Tried, Failure> {
     let failed = |message: String| Failure::new(RUN_FAILED, message);
     let status = apart(&mount.library, "started", RUN_FAILED, || {
         let plugin = Plugin::load(&mount.library).map_err(|error| failed(error.to_string()))?;
@@ -118,28 +118,38 @@ pub fn try_mount(mount: &Mount) -> Result<Mapping, Failure> {
         let (backend, options) =
             (c_string(&mount.backend, RUN_FAILED)?, c_string(&mount.options, RUN_FAILED)?);
         match plugin.instantiate(&point, &backend, &options, Host::STDERR) {
-            Ok(instance) => Ok(if may_be_paged(&instance) { PAGED } else { 0 }),
+            Ok(instance) => {
+                let one_state = plugin.form() != Form::Table;
+                Ok(Tried { paged: may_be_paged(&instance), one_state }.to_status())
+            }
             Err(error) => Err(failed(format!("cannot mount {}: {error}", mount.point.display()))),
         }
     })?;
-    match status {
-        0 => Ok(Mapping::Lent),
-        PAGED => Ok(Mapping::Paged),
-        _ => Err(Failure::told(status)),
+    Tried::ALL.into_iter().find(|tried| tried.to_status() == status).ok_or_else(|| Failure::told(status))
+}
+
+/// What a session is to know of a plugin that works.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// At least some of its files are mapped by the pager. Else the kernel maps what the plugin lends, or nobody but one process sees them.
+    pub paged: bool,
+    /// It has one state for all of a process.
+    pub one_state: bool,
+}
+
+impl Tried {
+    const ALL: [Self; 4] = [
+        Self { paged: false, one_state: false },
+        Self { paged: true, one_state: false },
+        Self { paged: false, one_state: true },
+        Self { paged: true, one_state: true },
+    ];
+
+    /// Exit status of the process that tries a mount: no other of ours is that small.
+    fn to_status(self) -> i32 {
+        i32::from(self.paged) * 4 + i32::from(self.one_state) * 8
     }
 }
-
-/// Who maps the files of a mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mapping {
-    /// The kernel, by descriptors that the plugin lends; or nobody but this process sees them.
-    Lent,
-    /// The pager, at least some of them.
-    Paged,
-}
-
-/// Exit status of the process that tries a mount whose files the pager may have to map.
-const PAGED: i32 = 3;
 
 /// Whether the plugin keeps from lending what it has opened. Asked about its root: who lends, lends all.
 fn may_be_paged(instance: &Instance) -> bool {

@@ -21,6 +21,7 @@ use stash::Arena;
 use super::arguments::{EXEC_INSIDE, RunRequest, log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
+use super::plugin::Tried;
 use super::write_back::write_back;
 use super::{arena, environment, library, nofile, plugin, reaper, run_directory, standing};
 
@@ -38,11 +39,11 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     let log = log_target(request)?;
     log::init(log.clone());
     let mut mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
-    let mut pages = false;
+    let mut tried = Vec::new();
     for mount in &mounts {
-        pages |= plugin::try_mount(mount)? == plugin::Mapping::Paged;
+        tried.push(plugin::try_mount(mount)?);
     }
-    pages |= standing::add_to(&mut mounts, &run_directory);
+    standing::add_to(&mut mounts, &mut tried, &run_directory);
     if mounts.is_empty() {
         let hint = "no mount given (-m POINT=LIBRARY:BACKEND), and none stands (defuse mount)";
         return Err(Failure::new(RUN_FAILED, format!("{hint}\nTry 'defuse run --help'.")));
@@ -56,9 +57,9 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
     let (session, arena) = create_session(
         run_directory,
         mounts,
+        &tried,
         request.dispatch.unwrap_or(DispatchPolicy::Auto),
         log,
-        pages,
         false,
     )?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), session.path())
@@ -138,7 +139,7 @@ pub fn sweep(run_directory: &Path, library: &Path) {
     }
 }
 
-/// Makes a session and its arena; `standing` says of which kind.
+/// Makes a session and its arena; `tried` says what is known of the plugins of its mounts, `standing` of which kind it is.
 ///
 /// # Errors
 ///
@@ -146,18 +147,20 @@ pub fn sweep(run_directory: &Path, library: &Path) {
 pub fn create_session(
     base: PathBuf,
     mounts: Vec<Mount>,
+    tried: &[Tried],
     dispatch: DispatchPolicy,
     log: LogTarget,
-    pages: bool,
     standing: bool,
 ) -> Result<(Session, MappedArena), Failure> {
     let division = nofile::divide()?;
+    let pages = tried.iter().any(|tried| tried.paged);
     let config = SessionConfig {
         private_fd_base: division.private_fd_base,
         nofile: division.shown,
         dispatch,
         log,
         mounts,
+        one_state: (0..tried.len()).filter(|&number| tried[number].one_state).collect(),
     };
     let mut made = None;
     let session = Session::create(&SessionSpec { base, config, standing, pages }, |file| {

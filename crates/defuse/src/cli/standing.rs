@@ -19,6 +19,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::arguments::{MountRequest, UmountRequest};
 use super::failure::{FAILED, Failure};
+use super::plugin::Tried;
 use super::{join_standing, library, plugin, run, run_directory, write_back};
 
 /// The type of the kernel's mounts.
@@ -117,9 +118,8 @@ pub fn list() -> Result<String, Failure> {
 }
 
 /// Adds to the mounts of a session what stands for all. What does not work is told of and passed over: who asked for other mounts can do
-/// without. Returns whether files are mapped by pages of the session there.
-pub fn add_to(mounts: &mut Vec<Mount>, run_directory: &Path) -> bool {
-    let mut pages = false;
+/// without. `tried` gets what is known of the plugin of each.
+pub fn add_to(mounts: &mut Vec<Mount>, tried: &mut Vec<Tried>, run_directory: &Path) {
     let warn = |what: &Path, why: &dyn std::fmt::Display| {
         log::line(Level::Warn, format_args!("{} is left out: {why}", what.display()));
     };
@@ -144,8 +144,8 @@ pub fn add_to(mounts: &mut Vec<Mount>, run_directory: &Path) -> bool {
             continue;
         }
         match plugin::try_mount(&mount) {
-            Ok(mapping) => {
-                pages |= mapping == plugin::Mapping::Paged;
+            Ok(known) => {
+                tried.push(known);
                 mounts.push(mount);
             }
             // The plugin's own process has said what is wrong.
@@ -153,7 +153,6 @@ pub fn add_to(mounts: &mut Vec<Mount>, run_directory: &Path) -> bool {
             Err(failure) => warn(&mount.point, &failure),
         }
     }
-    pages
 }
 
 /// Whether the standing session whose folder is at `path` has a mount that stands, so that processes may look for it.

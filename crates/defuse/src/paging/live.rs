@@ -246,10 +246,20 @@ fn release(process: &'static Process, pager: &Pager, Live { key, source, files }
     drop(alone);
 }
 
-/// After calls that unmap.
+/// After calls that unmap; of a vfork child when it is gone, as its descriptors are not those of the memory that is let go of.
 pub fn unmapped(process: &'static Process, pager: &Pager) {
+    if interpose::in_vfork_child() {
+        return;
+    }
     let mut live = process.paging.live.lock();
     settle(process, pager, &mut live);
+}
+
+/// This process's vfork child, which may have unmapped something, is gone.
+pub fn after_vfork(process: &'static Process) {
+    if let Some(pager) = process.paging.pager() {
+        unmapped(process, pager);
+    }
 }
 
 /// Hands what was stored to the file's pages to the plugin. fsync(2) and its kin, for a file of this identity.

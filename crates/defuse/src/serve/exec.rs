@@ -172,6 +172,8 @@ fn native_program(argument: &PathArgument, path: Option<PathBytes>) -> Result<Fo
     let path = if dirfd == sys::AT_FDCWD || path.first() == Some(&b'/') {
         path
     } else {
+        // By the path that follows it would be missing.
+        native::checked(sys::__NR_fcntl, [dirfd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0])?;
         let prefixed = [b"/proc/self/fd/", dirfd.to_string().as_bytes(), b"/", &path].concat();
         PathBytes::try_from(prefixed.as_slice()).map_err(|_| Errno::NAMETOOLONG)?
     };

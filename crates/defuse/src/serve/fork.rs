@@ -40,7 +40,14 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     if fork.kind == ForkKind::Vfork {
-        vfork::begin(fork.shares_files(), mount::started());
+        if !fork.shares_files() {
+            process.mounts.iter().for_each(Mount::before_vfork);
+        }
+        vfork::begin(vfork::Beginning {
+            own_table: (!fork.shares_files()).then(mount::started),
+            umask: (!shares_directory(fork)).then(|| common::umask(process)),
+            limits: process.nofile(),
+        });
         nofile::before_vfork();
     } else {
         nofile::before_fork();
@@ -51,6 +58,11 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         heap::before_fork();
     }
     Ok(())
+}
+
+/// Whether working directory and umask are to be those of both.
+fn shares_directory(fork: &ForkCall) -> bool {
+    fork.flags & u64::from(sys::CLONE_FS) != 0
 }
 
 /// Makes every file a shadow, takes our locks and asks the plugins to keep still.
@@ -73,7 +85,6 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     process.rebuilding.acquire();
     process.staging.acquire();
     process.cwd.acquire();
-    vfork::before_fork();
     unclaimed::before_fork();
     lending::before_fork();
     process.mounts.iter().for_each(Mount::before_fork);
@@ -83,12 +94,16 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_prepare();
     }
+    // A vfork child that forks looks there for its plugins.
+    vfork::before_fork();
     Ok(())
 }
 
 /// Undoes [`hold_still`], in the parent.
 fn go_on(process: &'static Process) {
     ahead::is_over();
+    // A vfork child that forks looks its plugins up there. No other fork can take it before the files are released.
+    vfork::after_fork();
     // Those that were asked to keep still, while no other can be loaded.
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_parent();
@@ -104,7 +119,6 @@ fn release_files(process: &Process) {
     }
     lending::after_fork();
     unclaimed::after_fork();
-    vfork::after_fork();
     process.cwd.release();
     process.staging.release();
     process.rebuilding.release();
@@ -138,8 +152,9 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             if result > 0 && fork.shares_files() {
                 shadow::believe_the_kernel(process);
             }
+            paging::live::after_vfork(process);
             if result > 0
-                && fork.flags & u64::from(sys::CLONE_FS) != 0
+                && shares_directory(fork)
                 && let Some(cwd) = left.cwd
             {
                 process.set_cwd(cwd);
@@ -158,6 +173,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
         ForkKind::Thread | ForkKind::SharedVm => return,
     }
     ahead::in_child();
+    let parents_thread = thread::id();
     thread::after_fork_in_child();
     ending::in_forked_child();
     heap::after_fork();
@@ -165,7 +181,9 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     nofile::after_fork();
     locked_inodes::in_forked_child();
     paging::after_fork_in_child(process);
+    vfork::after_fork();
     release_files(process);
+    vfork::in_forked_child(parents_thread);
     lock_files::in_forked_child();
     process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {

@@ -51,6 +51,10 @@ pub fn mmap(process: &'static Process, call: &Call) -> Served {
             if process.paging.pager().is_some() && flags & sys::MAP_FIXED != 0 {
                 return super::address_space::replace(process, call, args, args[0], length);
             }
+            if let FileRef::Alone(_) = file {
+                // The descriptor lives as long as the handle, and that for this call.
+                return Ok(Reply::Value(native::raw_call(call.nr, args)));
+            }
             Ok(Reply::PassWith(args))
         }
         Err(_) => match paged(process, &file, call)? {

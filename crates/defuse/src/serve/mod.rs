@@ -19,6 +19,7 @@ mod exec;
 mod extended;
 pub mod fork;
 pub mod inner;
+mod landlock;
 mod limits;
 pub mod locks;
 mod mapping;
@@ -29,6 +30,7 @@ mod native_locks;
 mod open;
 mod outsider;
 pub mod paths;
+mod peers;
 mod pinned;
 mod receiving;
 mod refused;
@@ -205,6 +207,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_connect => sockets::connect,
         sys::__NR_sendto => sockets::sendto,
         sys::__NR_getsockname | sys::__NR_getpeername => sockets::name,
+        sys::__NR_accept | sys::__NR_accept4 => peers::accept,
+        sys::__NR_recvfrom => peers::recvfrom,
         sys::__NR_recvmsg => receiving::recvmsg,
         sys::__NR_recvmmsg => receiving::recvmmsg,
         sys::__NR_pidfd_getfd => receiving::pidfd_getfd,
@@ -233,6 +237,8 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_setns => namespaces::setns,
         sys::__NR_prctl => sandbox::prctl,
         sys::__NR_seccomp => sandbox::seccomp,
+        sys::__NR_landlock_add_rule => landlock::add_rule,
+        sys::__NR_landlock_restrict_self => landlock::restrict_self,
         _ => return refused::server(nr),
     };
     Some(server)

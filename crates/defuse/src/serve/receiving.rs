@@ -11,7 +11,9 @@ use rustix::io::Errno;
 use stash::SlotId;
 
 use super::descriptors::duplicate;
-use super::{Reply, Served, control, sockets};
+use super::peers::Name;
+use super::sockets::{self, ADDRESS_MAX};
+use super::{Reply, Served, control};
 use crate::file::OpenFile;
 use crate::parcel::{self, DESCRIPTORS_MAX};
 use crate::process::{Process, STATES};
@@ -31,11 +33,11 @@ pub fn recvmmsg(process: &'static Process, call: &Call) -> Served {
     receive(process, call, |received| received.map_or(wanted, |count| wanted.min(count)))
 }
 
-/// Data alone is the kernel's business. `messages` says how many there may be in the vector, and how many of them are
+/// Data alone is the kernel's business; a sender may be named on a mount. `messages` says how many there may be in the vector, and how many of them are
 /// filled in when the kernel has received as many as it says.
 fn receive(process: &'static Process, call: &Call, messages: impl Fn(Option<u64>) -> u64) -> Served {
     let [fd, vector, ..] = call.args;
-    if !(0..messages(None)).any(|index| has_control(vector + index * STRIDE)) {
+    if !(0..messages(None)).any(|index| asks_for_more(vector + index * STRIDE)) {
         return Ok(Reply::Pass);
     }
     // A filter of the program's may end it for a call that it does not make itself.
@@ -61,7 +63,7 @@ fn receive(process: &'static Process, call: &Call, messages: impl Fn(Option<u64>
     }
     let result = native::interruptible(call.nr, args);
     let received = u64::try_from(result).map_or(0, |count| messages(Some(count))) as usize;
-    for (room, header) in rooms.iter().zip(&headers).take(received) {
+    for (room, header) in rooms.iter_mut().zip(&headers).take(received) {
         let is_single = call.nr == sys::__NR_recvmsg;
         room.hand_over(process, header, is_single, !restricted)?;
     }
@@ -82,22 +84,28 @@ const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
 struct Room {
     message: u64,
     header: [u64; 7],
+    name: Name,
     control: Vec<u8>,
 }
 
 impl Room {
     fn of(message: u64, more: usize) -> Result<Self, Errno> {
         let header = user::read::<[u64; 7]>(message)?;
-        let [_, _, _, _, control, length, _] = header;
+        let [_, room, _, _, control, length, _] = header;
+        if i32::try_from(room as u32).is_err() {
+            return Err(Errno::INVAL);
+        }
         let length = if control == 0 { 0 } else { length.min(CONTROL_MAX) as usize };
         user::check_writable(control, length)?;
         let more = if length == 0 { 0 } else { more };
-        Ok(Self { message, header, control: vec![0; length + more] })
+        Ok(Self { message, header, name: Name::new(), control: vec![0; length + more] })
     }
 
     /// For the kernel.
     fn header(&mut self) -> Header {
-        let [name, name_length, vector, count, _, length, flags] = self.header;
+        let [place, room, vector, count, _, length, flags] = self.header;
+        let (name, name_length) =
+            if place == 0 { (0, room) } else { (self.name.for_kernel()[0], ADDRESS_MAX as u64) };
         let (control, length) = match self.control.len() {
             0 => (0, length),
             length => (self.control.as_mut_ptr() as u64, length as u64),
@@ -107,7 +115,7 @@ impl Room {
 
     /// Gives the program what the kernel has received, as said in `header`.
     fn hand_over(
-        &self,
+        &mut self,
         process: &'static Process,
         header: &Header,
         single: bool,
@@ -129,7 +137,11 @@ impl Room {
         if !fitted.bytes.is_empty() {
             user::write_bytes(self.header[4], &fitted.bytes)?;
         }
-        user::write_bytes(self.message + 8, &header[1].to_ne_bytes()[..4])?;
+        if self.header[0] != 0 {
+            self.name.set_length(header[1] as u32);
+            let length = self.name.put(process, self.header[0], self.header[1] as u32 as usize)?;
+            user::write(self.message + 8, &length)?;
+        }
         user::write_bytes(self.message + 40, &fitted.bytes.len().to_ne_bytes())?;
         user::write_bytes(self.message + 48, &(flags | truncated).to_ne_bytes())?;
         if !single {
@@ -139,9 +151,10 @@ impl Room {
     }
 }
 
-/// Whether a `struct msghdr` names room for control data.
-fn has_control(message: u64) -> bool {
-    user::read::<[u64; 7]>(message).is_ok_and(|[_, _, _, _, control, length, _]| control != 0 && length != 0)
+/// Whether a `struct msghdr` names room for control data, or for the sender's name.
+fn asks_for_more(message: u64) -> bool {
+    user::read::<[u64; 7]>(message)
+        .is_ok_and(|[name, _, _, _, control, length, _]| name != 0 || control != 0 && length != 0)
 }
 
 pub fn pidfd_getfd(process: &'static Process, call: &Call) -> Served {

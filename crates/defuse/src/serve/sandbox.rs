@@ -29,8 +29,7 @@ pub fn prctl(process: &'static Process, call: &Call) -> Served {
     let [option, mode, ..] = call.args;
     match option as u32 {
         PR_SET_SECCOMP => restrict(process, mode == MODE_STRICT),
-        // As on a kernel without it: there is one handler of dispatched calls, and it is ours.
-        PR_SET_SYSCALL_USER_DISPATCH if interpose::is_dispatching() => return Err(Errno::INVAL),
+        PR_SET_SYSCALL_USER_DISPATCH => return dispatch(call),
         _ => {}
     }
     Ok(Reply::Pass)
@@ -45,10 +44,28 @@ pub fn seccomp(process: &'static Process, call: &Call) -> Served {
     Ok(Reply::Pass)
 }
 
+/// As on a kernel without it: a served call makes others, from where the program would have them blocked. To turn off what is not on changes nothing, and
+/// ours stays as it is.
+fn dispatch(call: &Call) -> Served {
+    const OFF: u64 = 0;
+    let [_, mode, rest @ .., _] = call.args;
+    if mode == OFF && rest == [0; 3] { super::DONE } else { Err(Errno::INVAL) }
+}
+
 fn restrict(process: &'static Process, strict: bool) {
     if interpose::in_vfork_child() {
         return;
     }
+    load(process);
+    if strict {
+        give_away(process);
+    }
+    process.restricted.store(true, Ordering::Relaxed);
+    interpose::make_no_calls_of_our_own();
+}
+
+/// Loads what serving needs once, which may be forbidden later.
+pub fn load(process: &'static Process) {
     thread::id();
     for mount in &process.mounts {
         // One that cannot be loaded says so when it is used.
@@ -60,11 +77,6 @@ fn restrict(process: &'static Process, strict: bool) {
     let _ = shadow::placeholder(process);
     // An FD that nothing is known of would be looked at when it is used.
     let _ = start::for_each_open_fd(|fd| drop(file::owner(process, fd)));
-    if strict {
-        give_away(process);
-    }
-    process.restricted.store(true, Ordering::Relaxed);
-    interpose::make_no_calls_of_our_own();
 }
 
 /// Gives the program the files behind its FDs: no plugin can work with the four calls that strict mode leaves.

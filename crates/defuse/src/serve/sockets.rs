@@ -9,6 +9,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use interpose::Call;
@@ -29,7 +30,7 @@ use crate::{native, user};
 const AF_UNIX: u32 = 1;
 const SOCK_STREAM: u32 = 1;
 /// Bytes of a `struct sockaddr_un`, and of the family before the path in it.
-const ADDRESS_MAX: usize = 110;
+pub const ADDRESS_MAX: usize = 110;
 const FAMILY: usize = 2;
 /// Bits of socket(2)'s second argument that are the type (`SOCK_TYPE_MASK`).
 const TYPE: u32 = 0xf;
@@ -42,7 +43,7 @@ type Name = ArrayVec<u8, 4096>;
 pub fn socket(process: &'static Process, call: &Call) -> Served {
     let [family, kind, ..] = call.args;
     if family as u32 == AF_UNIX && kind as u32 & TYPE != SOCK_STREAM {
-        process.serving.store(1, std::sync::atomic::Ordering::Release);
+        process.serving.store(1, Ordering::Release);
     }
     Ok(Reply::Pass)
 }
@@ -141,15 +142,22 @@ fn waiting(nr: u32, args: [u64; 6]) -> Served {
 pub fn name(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
     let Ok(address) = Address::asked(call.nr, fd) else { return Ok(Reply::Pass) };
-    let Some(called) = address.text().and_then(|text| name_at(process, text)) else {
-        return Ok(Reply::Pass);
-    };
-    let shown = Address::of(&called)?;
+    let Some(shown) = shown(process, &address.bytes) else { return Ok(Reply::Pass) };
     let room = user::read::<i32>(length)?;
     let room = usize::try_from(room).map_err(|_| Errno::INVAL)?;
     user::write_bytes(buffer, &shown.bytes[..room.min(shown.bytes.len())])?;
     user::write(length, &(shown.bytes.len() as i32))?;
     super::DONE
+}
+
+/// The address that a program gave the socket which the kernel knows by `address`, if that is a rendezvous. Not known to a process whose
+/// filter may end it for a call that it does not make itself.
+pub fn shown(process: &Process, address: &[u8]) -> Option<Address> {
+    if process.restricted.load(Ordering::Relaxed) {
+        return None;
+    }
+    let called = text_in(address).and_then(|text| name_at(process, text))?;
+    Address::of(&called).ok()
 }
 
 /// The name by which a program bound the socket that the kernel knows by `text`, if that is a rendezvous.
@@ -349,9 +357,12 @@ impl Address {
 
     /// The path in it.
     fn text(&self) -> Option<&[u8]> {
-        let (family, text) = self.bytes.split_at_checked(FAMILY)?;
-        let text = &text[..text.iter().position(|&byte| byte == 0).unwrap_or(text.len())];
-        (family == (AF_UNIX as u16).to_ne_bytes() && !text.is_empty()).then_some(text)
+        text_in(&self.bytes)
+    }
+
+    /// As a `struct sockaddr_un`.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Where it is, for the kernel.
@@ -363,6 +374,13 @@ impl Address {
     pub fn length(&self) -> u64 {
         self.bytes.len() as u64
     }
+}
+
+/// The path in the bytes of a `struct sockaddr_un`.
+fn text_in(address: &[u8]) -> Option<&[u8]> {
+    let (family, text) = address.split_at_checked(FAMILY)?;
+    let text = &text[..text.iter().position(|&byte| byte == 0).unwrap_or(text.len())];
+    (family == (AF_UNIX as u16).to_ne_bytes() && !text.is_empty()).then_some(text)
 }
 
 impl Drop for Address {

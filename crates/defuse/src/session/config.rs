@@ -7,13 +7,14 @@
 //! dispatch auto
 //! log warn - 4711:d:9
 //! mount /mnt/fs /usr/lib/defuse/libpassthrough.so /srv/data backing-fd 2a:1234 folder
+//! one-state 0
 //! end
 //! ```
 //!
 //! Words are separated by one space and written as [`escape`] says. `log` is followed by the level,
 //! the file that lines go to (`-`: standard error), and process id of the runner, device (hexadecimal) and inode of its standard error (`-`: it has none); `mount` by the
 //! point, the library, the back end, the options, the device (hexadecimal) and inode of the directory that the mount hides (`-`: none, the point
-//! lies on another mount), and who makes shadows. `end` shows that nothing is missing.
+//! lies on another mount), and who makes shadows; `one-state` by the numbers of mounts (from 0 on, the line may be absent). `end` shows that nothing is missing.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -28,6 +29,8 @@ use crate::log::{Inode, Level, LogTarget, RunnerStderr};
 
 /// The first line of a configuration that this version writes and reads.
 const VERSION_LINE: &str = "defuse-session 1";
+/// Begins the line that names mounts by number.
+const ONE_STATE: &str = "one-state";
 
 /// What each process of a session needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct SessionConfig {
     pub log: LogTarget,
     /// The mounts, in the order in which they were asked for.
     pub mounts: Vec<Mount>,
+    /// Indices, ascending, of those mounts whose library has one state for all of a process: it cannot be started once more.
+    pub one_state: Vec<usize>,
 }
 
 /// A limit of open files, as `RLIMIT_NOFILE` has it.
@@ -116,6 +121,13 @@ impl SessionConfig {
             let hidden = mount.hidden.map_or("-".into(), inode_word);
             let _ = writeln!(text, " {hidden} {}", mount.shadows.name());
         }
+        if !self.one_state.is_empty() {
+            text.push_str(ONE_STATE);
+            for number in &self.one_state {
+                let _ = write!(text, " {number}");
+            }
+            text.push('\n');
+        }
         text.push_str("end\n");
         text
     }
@@ -151,10 +163,18 @@ impl SessionConfig {
         let log = LogTarget { level, file, stderr: stderr.optional(Word::stderr)? };
 
         let mut mounts = Vec::new();
+        let mut one_state = Vec::new();
         loop {
             let (line, words) = lines.next()?;
             if words == [b"end"] {
                 break;
+            }
+            if words[0] == ONE_STATE.as_bytes() && one_state.is_empty() {
+                one_state = numbers_below(mounts.len(), line, &words[1..])?;
+                continue;
+            }
+            if !one_state.is_empty() {
+                return Err(SessionError::config(line, "'end' expected"));
             }
             let &[keyword, point, library, backend, options, hidden, shadows] = words.as_slice() else {
                 return Err(SessionError::config(line, "'mount' with six words, or 'end', expected"));
@@ -175,8 +195,16 @@ impl SessionConfig {
         if lines.rest.next().is_some() {
             return Err(SessionError::config(0, "there is text after its end"));
         }
-        Ok(Self { private_fd_base, nofile, dispatch, log, mounts })
+        Ok(Self { private_fd_base, nofile, dispatch, log, mounts, one_state })
     }
+}
+
+/// The numbers in `words`, at least one: ascending, and all below `limit`.
+fn numbers_below(limit: usize, line: usize, words: &[&[u8]]) -> Result<Vec<usize>, SessionError> {
+    let numbers = words.iter().map(|text| Word { line, text }.number());
+    let numbers: Vec<usize> = numbers.collect::<Result<_, _>>()?;
+    let ascending = numbers.is_sorted_by(|a, b| a < b) && numbers.last().is_some_and(|&last| last < limit);
+    if ascending { Ok(numbers) } else { Err(SessionError::config(line, "numbers of mounts expected")) }
 }
 
 /// The lines of a configuration, numbered from 0.

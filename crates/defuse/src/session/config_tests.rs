@@ -50,12 +50,14 @@ fn log_target() -> impl Strategy<Value = LogTarget> {
 fn config() -> impl Strategy<Value = SessionConfig> {
     let mounts = proptest::collection::vec(mount(), 0..4);
     let dispatch = proptest::sample::select(DispatchPolicy::ALL.to_vec());
-    (any::<u32>(), any::<u64>(), any::<u64>(), dispatch, log_target(), mounts).prop_map(
-        |(private_fd_base, soft, hard, dispatch, log, mounts)| SessionConfig {
+    let one_state = any::<[bool; 4]>();
+    (any::<u32>(), any::<u64>(), any::<u64>(), dispatch, log_target(), mounts, one_state).prop_map(
+        |(private_fd_base, soft, hard, dispatch, log, mounts, one_state)| SessionConfig {
             private_fd_base,
             nofile: Nofile { soft, hard },
             dispatch,
             log,
+            one_state: (0..mounts.len()).filter(|&number| one_state[number]).collect(),
             mounts,
         },
     )
@@ -84,7 +86,7 @@ proptest! {
     }
 }
 
-const GOOD: &str = "defuse-session 1\nprivate-fd-base 10\nnofile 10 20\ndispatch auto\nlog warn - 5:a:7\nmount /m /l.so b o 1:2 folder\nend\n";
+const GOOD: &str = "defuse-session 1\nprivate-fd-base 10\nnofile 10 20\ndispatch auto\nlog warn - 5:a:7\nmount /m /l.so b o 1:2 folder\none-state 0\nend\n";
 
 #[test]
 fn the_example_is_good() {
@@ -111,6 +113,10 @@ fn the_example_is_good() {
 #[case("1:2", "1:02", "line 6")]
 #[case("1:2", "1", "line 6")]
 #[case("mount", "mound", "line 6")]
+#[case("one-state 0", "one-state", "line 7")]
+#[case("one-state 0", "one-state 1", "line 7")]
+#[case("one-state 0", "one-state 0 0", "line 7")]
+#[case("one-state 0", "one-state 0\none-state 0", "line 8")]
 #[case("end\n", "end", "cut short")]
 #[case("end\n", "", "cut short")]
 #[case("end\n", "end\n\n", "after its end")]

@@ -28,6 +28,7 @@ fn spec(base: &Path) -> SessionSpec {
         dispatch: interpose::DispatchPolicy::Auto,
         log: LogTarget::default(),
         mounts: vec![mount],
+        one_state: Vec::new(),
     };
     SessionSpec { base: base.into(), config, standing: false, pages: true }
 }

@@ -90,14 +90,20 @@ pub static ROWS: &[Row] = &[
     Row::new(
         445,
         "landlock_add_rule",
-        Passed,
-        Never,
-        "a rule names a directory by FD; one for a shadow is about the shadow",
+        Served,
+        Always,
+        "a rule for what is served is about what the plugin lends; one for a directory above a mount is about its root, too",
     )
     .fds(&[0])
     .memory(&[In(2, Fixed(16))]),
-    Row::new(446, "landlock_restrict_self", Passed, Never, "forbids us what it forbids the program")
-        .fds(&[0]),
+    Row::new(
+        446,
+        "landlock_restrict_self",
+        Served,
+        Always,
+        "what serving needs stays allowed: the session's folder, the library, the plugins, /proc for reading",
+    )
+    .fds(&[0]),
     Row::new(240, "mq_open", Passed, Never, "message queues have a name space of their own")
         .memory(&[In(0, Text), In(3, Fixed(64))]),
     Row::new(241, "mq_unlink", Passed, Never, "message queues have a name space of their own")

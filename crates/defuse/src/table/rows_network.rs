@@ -16,18 +16,18 @@ pub static ROWS: &[Row] = &[
     Row::new(
         43,
         "accept",
-        Passed,
-        Never,
-        "gives an FD of the kernel's own; a peer's name on a mount is shown as the kernel has it",
+        Served,
+        Always,
+        "gives an FD of the kernel's own; a peer's name on a mount is shown as its program gave it",
     )
     .fds(&[0])
     .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
     Row::new(
         288,
         "accept4",
-        Passed,
-        Never,
-        "gives an FD of the kernel's own; a peer's name on a mount is shown as the kernel has it",
+        Served,
+        Always,
+        "gives an FD of the kernel's own; a peer's name on a mount is shown as its program gave it",
     )
     .fds(&[0])
     .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
@@ -60,9 +60,9 @@ pub static ROWS: &[Row] = &[
     Row::new(
         45,
         "recvfrom",
-        Passed,
-        Never,
-        "a sender's name on a mount is shown as the kernel has it, which can be answered",
+        Served,
+        WhileServing,
+        "a sender's name on a mount is shown as its program gave it",
     )
     .fds(&[0])
     .memory(&[Out(1, Arg(2)), Out(4, Pointed(5)), InOut(5, Fixed(4))]),

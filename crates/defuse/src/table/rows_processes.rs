@@ -51,7 +51,7 @@ pub static ROWS: &[Row] = &[
         "prctl",
         Served,
         Always,
-        "as seccomp; dispatch of system calls is EINVAL while we use it",
+        "as seccomp; dispatch of system calls cannot be turned on (EINVAL)",
     )
     .memory(&[InOut(1, Depends)]),
     Row::new(
