@@ -41,6 +41,9 @@ same_as_plain_mapped! {
     /// Threads that store while others write back.
     threads: part("threads");
 
+    /// Touched where there is little stack: alternate stacks of 8 KiB, their handlers, threads of 16 KiB.
+    small_stacks: script("cd \"$MNT\"; \"$FIX/small_stacks\"").fixture_with("small_stacks", &["-pthread"]);
+
     /// A write-ahead log, whose index is a mapped file that all processes share. Four write at once; then one is killed in the middle
     /// of a transaction while another writes, five times.
     sqlite_write_ahead_log: script(r#"

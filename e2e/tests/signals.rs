@@ -24,7 +24,7 @@ same_as_plain! {
     /// SIGSEGV, SIGBUS and SIGSYS handled, ignored, blocked, waited for, inherited, and unblocked by what a handler gives back.
     virtual_signals: transcript("virtual_signals");
 
-    /// SIGTRAP, SIGILL and SIGFPE that are sent while calls are made.
+    /// Signals that faults raise, sent while calls are made.
     sent_faults: transcript("sent_faults");
 
     /// Signals sent at any instruction, also of what becomes of another.

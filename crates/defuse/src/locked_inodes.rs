@@ -63,7 +63,7 @@ fn note(fd: RawFd) {
     }
 }
 
-/// A plugin is about to close its `fd`. Where there are no locks this takes no stack: it may be a program's alternate one, which is all but full.
+/// A plugin is about to close its `fd`.
 #[inline]
 pub fn about_to_close(fd: RawFd) {
     if COUNT.load(Ordering::Acquire) > 0 {

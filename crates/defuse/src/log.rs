@@ -86,8 +86,7 @@ pub fn line(level: Level, text: fmt::Arguments<'_>) {
     }
 }
 
-/// The line lies on the stack: on that of this function, and not of all that might have something to say. A page fault is served on the program's
-/// stack for signals, which may be one of 8 KiB.
+/// The line lies on the stack: on that of this function, and not of all that might have something to say.
 #[cold]
 #[inline(never)]
 fn write_line(level: Level, text: fmt::Arguments<'_>) {

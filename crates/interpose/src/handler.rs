@@ -37,10 +37,15 @@ pub trait Handler: Sync + 'static {
     fn thread_exit(&self) {}
 
     /// An access to memory faulted: SIGSEGV or SIGBUS, by the program's instructions or by [`crate::usercopy`]. `true`
-    /// means mended, try again. Called before anything else is done about it, on the stack the kernel chose for the
-    /// signal, which may be the program's own and small.
+    /// means mended, try again. Called before anything else is done about it.
     fn fault(&self, _fault: &Fault) -> bool {
         false
+    }
+
+    /// Whether [`fault`](Handler::fault) may have something to say. Not on this crate's stack but on that which the kernel chose for the signal, which may
+    /// be the program's own and small, and with all signals blocked: a look at its own memory and no more.
+    fn considers(&self, _fault: &Fault) -> bool {
+        true
     }
 
     /// A signal that ends the process by its default action struck, after [`crate::watch_endings`]. Its action is the default from now on,

@@ -11,11 +11,10 @@ use core::sync::atomic::Ordering::Relaxed;
 use crate::entry::frame::{Frame, LEAVE_AGAIN, LEAVE_CLONE, LEAVE_DONE, LEAVE_PASS};
 use crate::entry::stack;
 use crate::entry::tls::{
-    self, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE,
-    PHASE_CALL, Tls,
+    self, INTERNAL_THREAD, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE, PHASE_CALL, Tls,
 };
 use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
-use crate::signals::{self, Context, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask};
+use crate::signals::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask};
 use crate::{ForkCall, ForkKind, RESTART, dispatch, hosted, lodger, raw, serve, site, usercopy};
 
 const SYS_CLONE: u32 = 56;
@@ -330,9 +329,16 @@ fn block_of(request: &Request) -> u64 {
 
 pub(crate) static RESTRAINED: AtomicBool = AtomicBool::new(false);
 
-/// From now on the program may be allowed few system calls. A thread that ends leaves its stack mapped.
+/// From now on the program may be allowed few system calls. A thread that ends leaves its stack mapped, and faults are served where they come.
 pub fn make_no_calls_of_our_own() {
     RESTRAINED.store(true, Relaxed);
+    mask::leave_out_sigsys();
+    actions::renew_faults();
+}
+
+/// Whether [`make_no_calls_of_our_own`] was called.
+pub fn is_restrained() -> bool {
+    RESTRAINED.load(Relaxed)
 }
 
 /// The program's exit of one thread.
@@ -382,18 +388,6 @@ pub unsafe fn exec(nr: u32, args: [u64; 6]) -> i64 {
         mask::change_native(SIG_BLOCK, found);
     }
     result
-}
-
-/// Leaves a stretch of being inside that a fault began.
-pub fn step_out(tls: &mut Tls, context: &mut Context) {
-    tls.inside = OUTSIDE;
-    if tls.pending == PENDING_SIGNAL {
-        // First, as a virtual signal strikes at once.
-        tls.pending = PENDING_NONE;
-        // SAFETY: all others are blocked until the fault's frame is left, which restores the program's mask.
-        unsafe { signals::queue_to_self(&tls.info) };
-    }
-    context.mask &= !VIRTUAL;
 }
 
 /// Whether this thread is a child of vfork (or of `posix_spawn`) that still shares memory with its suspended parent.

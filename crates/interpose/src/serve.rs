@@ -7,8 +7,8 @@ use core::sync::atomic::Ordering::AcqRel;
 use crate::entry::frame::{
     Frame, KIND_AFTER_CLONE, KIND_CALL, LEAVE_AGAIN, LEAVE_DONE, LEAVE_EDITED, LEAVE_PASS,
 };
-use crate::entry::tls::{self, INSIDE, INTERNAL_THREAD, OUTSIDE, Tls};
-use crate::signals::{self, Context, actions, mask};
+use crate::entry::tls::{self, INTERNAL_THREAD, Tls};
+use crate::signals::{self, actions, mask};
 use crate::table::{self, Own};
 use crate::{Call, Handler, InstallError, Outcome, RESTART, hosted, objects, process, raw, site};
 
@@ -221,31 +221,4 @@ unsafe fn inner(frame: &mut Frame, nr: u32, tls: &mut Tls) -> u64 {
 pub fn pass_inner_calls(pass: bool) {
     // SAFETY: the block is this thread's.
     unsafe { (*tls::current()).inner_passes = pass.into() };
-}
-
-/// Asks the host about a fault. Returns whether it mended it.
-pub fn fault(signal: u32, context: &mut Context, tls: &mut Tls) -> bool {
-    let before = tls.inside;
-    if before == OUTSIDE {
-        tls.inside = INSIDE;
-    }
-    let fault = crate::Fault::new(signal, context.fault_address, context.error);
-    let mended = handler().fault(&fault);
-    if before == OUTSIDE {
-        process::step_out(tls, context);
-    }
-    mended
-}
-
-/// The program's handler of a fault of ours is about to run, perhaps for ever: the frames below the faulting one are
-/// spared, and its calls are the program's again.
-pub fn abandon(context: &Context, tls: &mut Tls) {
-    let stack = tls.stack..tls.stack + crate::entry::stack::SIZE as u64;
-    if stack.contains(&context.rsp) {
-        let below = (context.rsp - 1024) & !63;
-        let floor = tls.stack + crate::entry::stack::SIZE as u64 / 2;
-        tls.top = if below > floor { below } else { stack.end };
-    }
-    tls.inner_passes = 0;
-    tls.inside = OUTSIDE;
 }

@@ -312,6 +312,12 @@ fn ok(result: i64) -> Result<(), Efault> {
 
 type Label = unsafe extern "C" fn();
 
+/// Whether the entry reads a path at `pc`: inside, but on the program's stack.
+pub(crate) fn is_path_read(pc: u64) -> bool {
+    let at = |label: Label| label as usize as u64;
+    (at(interpose_path_start)..at(interpose_path_end)).contains(&pc)
+}
+
 /// Where to continue after a fault at `pc`, if it is one of ours.
 pub(crate) fn recovery(pc: u64) -> Option<u64> {
     let at = |label: unsafe extern "C" fn()| label as usize as u64;

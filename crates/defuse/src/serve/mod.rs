@@ -297,6 +297,10 @@ impl Handler for &'static Process {
         }
     }
 
+    fn considers(&self, fault: &Fault) -> bool {
+        fault.signal == SIGBUS && self.paging.pager().is_some()
+    }
+
     fn fault(&self, fault: &Fault) -> bool {
         let Some(pager) = self.paging.pager() else { return false };
         fault.signal == SIGBUS

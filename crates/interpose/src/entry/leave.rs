@@ -34,7 +34,7 @@ pub extern "C" fn make_signal_frame(context: *mut Context) {
 
 unsafe fn complete(context: &mut Context, tls: &mut Tls) {
     // Until the frame is used, also those that nothing else blocks: the handler of one that came when nothing is pending any more would overwrite it.
-    mask::set_native(u64::MAX);
+    mask::set_native(mask::everything());
     context.link = 0;
     context.rsp = tls.saved_rsp;
     context.rcx = tls.resume;

@@ -6,6 +6,8 @@
 
 use core::arch::{asm, global_asm};
 use core::mem::{offset_of, size_of};
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::compiler_fence;
 
 use crate::signals::SigInfo;
 
@@ -113,6 +115,16 @@ pub struct Tls {
     pub own_alt: u64,
     /// The signal that was held back.
     pub info: SigInfo,
+}
+
+impl Tls {
+    /// Sets [`Tls::inside`]. What is called next may not know of the block, but a signal's handler does: the compiler is not to think that nobody looks.
+    pub fn set_inside(&mut self, inside: u8) {
+        compiler_fence(SeqCst);
+        // SAFETY: a byte of this thread.
+        unsafe { (&raw mut self.inside).write_volatile(inside) };
+        compiler_fence(SeqCst);
+    }
 }
 
 pub const SIZE: usize = size_of::<Tls>();

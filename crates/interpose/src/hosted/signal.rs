@@ -6,8 +6,8 @@
 
 use super::{alternate, stack};
 use crate::entry::tls::{self, Tls};
-use crate::signals::actions::{self, Action, SA_NODEFER, SA_ONSTACK};
-use crate::signals::{Context, SIGSEGV, SigInfo, VIRTUAL, bit, deliver, mask, parking, raise};
+use crate::signals::actions::{self, Action, SA_ONSTACK};
+use crate::signals::{Context, SIGSEGV, SigInfo, deliver, mask, parking, raise};
 use crate::{dispatch, hosted, usercopy};
 
 unsafe extern "C" {
@@ -72,8 +72,7 @@ pub extern "C" fn on_signal(
         *pointer = tls.guest_pointer;
     }
     let Some(action) = action else { return 0 };
-    let itself = if action.flags & SA_NODEFER == 0 { bit(signal) } else { 0 };
-    entered.mask = (context.mask | action.mask | itself) & !VIRTUAL | tls.parked;
+    entered.mask = parking::mask_in_handler(signal, &action, context, tls);
     let Some(top) = place_of_frame(context, &action, tls) else { return action.handler };
     let Some(frame) = copy_frame(context, &top, tls) else {
         // As the kernel does where there is no stack for a handler.

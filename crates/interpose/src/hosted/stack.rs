@@ -8,7 +8,7 @@ use crate::entry::tls::Tls;
 use crate::raw;
 use crate::signals::{NO_ALT, SYS_SIGALTSTACK, StackDescription};
 
-/// Usable bytes: one signal at a time, and what serves a fault.
+/// Usable bytes: a few signals' frames and wrappers. (What serves a fault is on the handler stack.)
 pub const SIZE: u64 = 64 * 1024;
 /// Above them: what the guest has set ([`kept`]).
 const KEPT: u64 = 64;

@@ -8,10 +8,10 @@ use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit, ra
 use super::{ending, wrapper};
 use crate::InstallError;
 use crate::entry::tls::Tls;
-use crate::hosted;
 use crate::raw;
 use crate::spin::{self, Spin};
 use crate::usercopy;
+use crate::{hosted, process};
 
 const EFAULT: i64 = -14;
 const EINVAL: i64 = -22;
@@ -121,7 +121,7 @@ fn kernel_action(signal: u32, action: &Action) -> Action {
     let by_default = asked.restorer == wrapper::default_restorer();
     let restorer = if by_default { asked.restorer } else { wrapper::restorer() };
     let flags = asked.flags | SA_ONSTACK | SA_RESTORER;
-    Action { flags, restorer, mask: !VIRTUAL, ..asked }
+    Action { flags, restorer, mask: asked.mask | !VIRTUAL, ..asked }
 }
 
 fn wanted_of_kernel(signal: u32, action: &Action) -> Action {
@@ -129,12 +129,20 @@ fn wanted_of_kernel(signal: u32, action: &Action) -> Action {
         let handled = action.handler > SIG_IGN;
         let own_restorer = signal == SIGSYS || !handled || action.flags & SA_RESTORER == 0;
         let flags = if handled { action.flags & !SA_RESETHAND } else { SA_ONSTACK };
+        let alone = !process::is_restrained();
         return Action {
             handler: wrapper::address(),
-            // NODEFER: a fault of ours while the program's own handler of it runs must be served too.
-            flags: flags | SA_SIGINFO | SA_NODEFER | SA_RESTORER,
+            // All are blocked in the wrapper (but SIGSYS where the program's own restorer may be caught), and no NODEFER: one that is sent again and again would be delivered again and again, the kernel putting frame on frame,
+            // before the first instruction. A fault or a dispatch while the host is asked about a fault, or the program's own handler runs, must be
+            // served, too: both begin by letting through what may come. (Not where a filter may forbid it, or answer our own calls by SIGSYS.)
+            flags: if alone { flags & !SA_NODEFER } else { flags | SA_NODEFER } | SA_SIGINFO | SA_RESTORER,
             restorer: if own_restorer { wrapper::restorer() } else { action.restorer },
-            mask: if handled { action.mask & !VIRTUAL } else { 0 },
+            mask: match handled {
+                _ if alone && signal == SIGSYS => u64::MAX,
+                _ if alone => !bit(SIGSYS),
+                true => action.mask & !VIRTUAL,
+                false => 0,
+            },
         };
     }
     if action.handler == SIG_DFL && ending::is_watched(signal) {
@@ -325,6 +333,15 @@ pub fn reset(signal: u32, action: &Action) -> bool {
         }
     }
     true
+}
+
+/// For SIGSEGV and SIGBUS the kernel is told something else since the process is restrained.
+pub fn renew_faults() {
+    let _guard = lock();
+    for signal in [SIGSEGV, SIGBUS] {
+        // SAFETY: ours, for what the program asked.
+        unsafe { set_native(signal, &kernel_action(signal, &TABLE[signal as usize].load())) };
+    }
 }
 
 /// Has the wrapper called in place of the default action of this signal, which [`ending`] watches from now on.

@@ -1,14 +1,14 @@
 //! What becomes of a signal the kernel delivered.
 
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 
-use super::actions::{self, Action, SA_NODEFER, SA_RESETHAND, SIG_DFL, SIG_IGN};
+use super::actions::{self, Action, SA_RESETHAND, SIG_DFL, SIG_IGN};
 use super::call_made::CallMade;
 use super::{ALL, Context, SIGBUS, SIGSEGV, SIGSYS, SYNCHRONOUS, SigInfo, VIRTUAL, bit, queue_to_self};
 use super::{ending, mask, parking, unsettled};
 use crate::entry::regions::{self, Place};
 use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
-use crate::{RESTART, dispatch, hosted, lodger, objects, raw, serve, site, table, usercopy};
+use crate::{RESTART, dispatch, fault, hosted, lodger, objects, process, raw, site, table, usercopy};
 
 /// `si_code` of a SIGSYS by Syscall User Dispatch.
 const SYS_USER_DISPATCH: i32 = 2;
@@ -31,6 +31,27 @@ pub fn deliver_to(
 ) -> Option<Action> {
     // SAFETY: the kernel passes its frame; the block is this thread's.
     let (info, context, tls) = unsafe { (&mut *info, &mut *context, &mut *tls::current()) };
+    // SAFETY: plain memory that a signal may change at any instruction.
+    let pc = unsafe { (&raw const context.rip).read_volatile() };
+    let faulted = info.code > 0 && (signal == SIGSEGV || signal == SIGBUS);
+    if faulted && !lodger::is_current() && fault::fault(signal, context, tls) {
+        // With as little as possible on this stack.
+        unsettled::forget(context, tls);
+        return RETURN;
+    }
+    delivered(signal, info, context, pc, tls, from_guest)
+}
+
+/// As [`deliver_to`], of what is not a fault that the host has mended; `pc` is the context's at first.
+#[inline(never)]
+fn delivered(
+    signal: u32,
+    info: &mut SigInfo,
+    context: &mut Context,
+    faulted_at: u64,
+    tls: &mut Tls,
+    from_guest: bool,
+) -> Option<Action> {
     // In this order: see `CallMade`.
     // SAFETY: plain memory that a signal may change at any instruction.
     let (wait_mask, pc) =
@@ -47,7 +68,7 @@ pub fn deliver_to(
             ending::strike(signal, info, context, tls, false);
             return RETURN;
         }
-        return Some(actions::disposition(tls, signal)).filter(|action| action.handler > SIG_IGN);
+        return for_lodger(signal, info, context, tls);
     }
     if ending::came_by_default(context) {
         // Another signal's handler may come before this frame is left.
@@ -57,7 +78,7 @@ pub fn deliver_to(
         return RETURN;
     }
     if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
-        return synchronous(signal, info, context, tls, from_guest);
+        return synchronous(signal, info, context, faulted_at, tls, from_guest);
     }
     if inside(tls) == INSIDE && !settle_inside(context, tls) {
         hold_back(info, context, tls);
@@ -72,6 +93,22 @@ pub fn deliver_to(
     }
     let blocked = tls.virtual_mask & if waiting { wait_mask } else { VIRTUAL };
     deliver(signal, info, context, tls, blocked)
+}
+
+/// As the kernel does for a process that is none of ours.
+fn for_lodger(signal: u32, info: &SigInfo, context: &Context, tls: &Tls) -> Option<Action> {
+    let action = actions::disposition(tls, signal);
+    if action.handler > SIG_IGN {
+        if bit(signal) & VIRTUAL != 0 && !process::is_restrained() {
+            mask::set_native(context.mask | parking::blocked_by(signal, &action));
+        }
+        return Some(action);
+    }
+    if info.code > 0 && bit(signal) & SYNCHRONOUS != 0 {
+        // It happens again, and ends the process.
+        actions::set_default(signal);
+    }
+    RETURN
 }
 
 /// A signal may change these at any instruction.
@@ -175,15 +212,11 @@ fn settle_child(context: &mut Context, tls: &mut Tls) {
 fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     // A second signal may come between any two of these instructions, until the kernel takes the mask over from the
     // frame. It finds `pending` set, queues itself and returns with all blocked. The program's mask is the smaller one.
-    // SAFETY: a plain byte of this thread.
-    let first = unsafe {
-        let slot = &raw mut tls.pending;
-        let first = slot.read_volatile() == PENDING_NONE;
-        if first {
-            slot.write_volatile(PENDING_SIGNAL);
-        }
-        first
-    };
+    // In one step: of two that both found none, one would be lost.
+    // SAFETY: a byte of this thread.
+    let slot = unsafe { AtomicU8::from_ptr(&raw mut tls.pending) };
+    let noted = slot.compare_exchange(PENDING_NONE, PENDING_SIGNAL, Ordering::SeqCst, Ordering::SeqCst);
+    let first = noted.is_ok();
     compiler_fence(Ordering::SeqCst);
     // Those of them that wait already, blocked, also by the program.
     let mut waiting = context.mask & SYNCHRONOUS & !VIRTUAL;
@@ -197,7 +230,7 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
         let signal = bit(info.signal());
         if signal & VIRTUAL != 0 {
             // Not blocked, as nothing blocks it: wait for the call's end here.
-            tls.virtual_pending |= signal;
+            parking::wait(signal, tls);
         } else {
             // One that does not block itself (`SA_NODEFER`), or is not of `ALL` (a SIGTRAP that is sent), would come again and again.
             waiting |= signal;
@@ -221,18 +254,7 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
 
 fn requeue(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     context.mask &= !VIRTUAL;
-    // Those of `SYNCHRONOUS` are not blocked yet: a handler of theirs that jumps away would leave the others behind.
-    mask::set_native(u64::MAX);
-    let noted = (pending(tls) == PENDING_SIGNAL).then_some(tls.info);
-    tls.pending = PENDING_NONE;
-    // SAFETY: all are blocked until the frame is left.
-    unsafe {
-        if let Some(noted) = noted {
-            queue_to_self(&noted);
-        }
-        queue_to_self(info);
-        parking::raise_waiting(tls);
-    }
+    parking::raise_all(tls, Some(info));
 }
 
 /// The program's handler, or what its action says. `blocked` are the virtual signals that the program has blocked.
@@ -263,7 +285,7 @@ fn deliver(
             RETURN
         }
         _ => {
-            parking::enter_handler(signal, action.mask, action.flags & SA_NODEFER != 0, context, tls);
+            parking::enter_handler(signal, &action, context, tls);
             Some(action)
         }
     }
@@ -281,6 +303,7 @@ fn synchronous(
     signal: u32,
     info: &mut SigInfo,
     context: &mut Context,
+    pc: u64,
     tls: &mut Tls,
     from_guest: bool,
 ) -> Option<Action> {
@@ -289,16 +312,15 @@ fn synchronous(
         unsettled::forget(context, tls);
         return RETURN;
     }
-    if signal == SIGSEGV || signal == SIGBUS {
-        if serve::fault(signal, context, tls) {
-            unsettled::forget(context, tls);
-            return RETURN;
-        }
-        if let Some(recovery) = usercopy::recovery(context.rip) {
+    if let Some(recovery) = usercopy::recovery(pc)
+        && (signal == SIGSEGV || signal == SIGBUS)
+    {
+        // Another signal that has settled the context meanwhile makes it fault again.
+        if context.rip == pc {
             context.rip = recovery;
-            unsettled::forget(context, tls);
-            return RETURN;
         }
+        unsettled::forget(context, tls);
+        return RETURN;
     }
     let action = actions::disposition(tls, signal);
     if action.handler <= SIG_IGN || bit(signal) & VIRTUAL & tls.virtual_mask != 0 {
@@ -315,13 +337,15 @@ fn synchronous(
         // (A seccomp filter's SIGSYS is answered by the program's handler, and we go on.) The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
         // not land on the frames below.
         unsettled::forget(context, tls);
-        serve::abandon(context, tls);
+        fault::abandon(context, tls);
+        // The handler may have been asked about a fault of the program's, whose frame is left behind, too.
+        unsettled::settle_all(tls, settle_outside);
     } else {
         settle(context, tls);
     }
     if action.flags & SA_RESETHAND != 0 {
         actions::reset(signal, &action);
     }
-    parking::enter_handler(signal, action.mask, action.flags & SA_NODEFER != 0, context, tls);
+    parking::enter_handler(signal, &action, context, tls);
     Some(action)
 }

@@ -1,9 +1,9 @@
 //! Signal masks: the program's, in which the virtual signals may be blocked, and the kernel's, in which they never are.
 
-use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU8, AtomicU64};
 
-use super::{ALL, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, VIRTUAL, bit, parking};
+use super::{ALL, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGSYS, SYS_RT_SIGPROCMASK, VIRTUAL, bit, parking};
 use crate::entry::tls::{PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
 use crate::usercopy;
 use crate::{Call, RESTART, raw};
@@ -94,8 +94,7 @@ fn pending(tls: &Tls) -> u8 {
 
 /// Virtual signals that processes sent while they were blocked.
 fn raise_unblocked(tls: &mut Tls) {
-    let ready = tls.virtual_pending & !tls.virtual_mask;
-    tls.virtual_pending &= !ready;
+    let ready = parking::take_waiting(tls, !tls.virtual_mask);
     for signal in (1..=64).filter(|signal| ready & bit(*signal) != 0) {
         // SAFETY: our wrapper is the action; inside, it notes the signal.
         unsafe { super::raise(signal) };
@@ -115,6 +114,19 @@ pub fn block_all(tls: &mut Tls) {
         Err(PENDING_SIGNAL) => tls.mask &= previous,
         Err(_) => {}
     }
+}
+
+/// What is blocked where no signal at all may come.
+pub static EVERYTHING: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// All signals, for moments in which the thread's own instructions raise none.
+pub fn everything() -> u64 {
+    EVERYTHING.load(Relaxed)
+}
+
+/// A seccomp filter may answer our own calls by SIGSYS from now on, which ends the process where it is blocked.
+pub fn leave_out_sigsys() {
+    EVERYTHING.store(!bit(SIGSYS), Relaxed);
 }
 
 /// Sets the kernel's mask.

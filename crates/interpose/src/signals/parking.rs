@@ -7,9 +7,15 @@
 //! While it is blocked a fault would be fatal, so `usercopy` makes sure of its pages beforehand. Dispatch cannot do
 //! without SIGSYS; where that is armed, a SIGSYS from elsewhere waits unseen.
 
-use super::{Context, SIG_BLOCK, SIGSYS, SYS_RT_SIGPROCMASK, SigInfo, VIRTUAL, bit, queue_to_self, raise};
-use crate::entry::tls::Tls;
-use crate::{dispatch, raw};
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::actions::{Action, SA_NODEFER};
+use super::{
+    Context, SIG_BLOCK, SIGSYS, SYS_RT_SIGPROCMASK, SigInfo, VIRTUAL, bit, mask, queue_to_self, raise,
+};
+use crate::entry::tls::{PENDING_NONE, PENDING_SIGNAL, Tls};
+use crate::{dispatch, hosted, process, raw};
 
 const SYS_GETPID: u32 = 39;
 const SYS_RT_SIGQUEUEINFO: u32 = 129;
@@ -26,7 +32,7 @@ pub fn indispensable() -> u64 {
 pub fn park(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     let signal = bit(info.signal());
     if signal & indispensable() != 0 {
-        tls.virtual_pending |= signal;
+        wait(signal, tls);
         return;
     }
     tls.parked |= signal;
@@ -44,18 +50,56 @@ pub fn park(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     }
 }
 
+fn waiting(tls: &mut Tls) -> &AtomicU64 {
+    // SAFETY: a word of this thread, which signals change at any instruction.
+    unsafe { AtomicU64::from_ptr(&raw mut tls.virtual_pending) }
+}
+
+/// Notes this signal, a bit, until [`raise_waiting`].
+pub fn wait(signal: u64, tls: &mut Tls) {
+    waiting(tls).fetch_or(signal, Relaxed);
+}
+
+/// Those of `which` that were noted, and are not any more.
+pub fn take_waiting(tls: &mut Tls, which: u64) -> u64 {
+    waiting(tls).fetch_and(!which, Relaxed) & which
+}
+
 /// Sends those once more that came while another signal was held back.
 ///
 /// # Safety
 /// All signals are blocked.
 pub unsafe fn raise_waiting(tls: &mut Tls) {
     // Those that the program has blocked are parked as they come.
-    let waiting = tls.virtual_pending & !(tls.virtual_mask & indispensable());
+    let waiting = take_waiting(tls, !(tls.virtual_mask & indispensable()));
     for signal in (1..=64).filter(|signal| waiting & bit(*signal) != 0) {
         // SAFETY: the caller's promise.
         unsafe { raise(signal) };
     }
-    tls.virtual_pending &= !waiting;
+}
+
+/// Outside: makes the signal that was noted pending again, with all that waited for it, and this one. All are blocked from here on, until a frame is left
+/// or a handler entered.
+pub fn raise_all(tls: &mut Tls, info: Option<&SigInfo>) {
+    // Those of `SYNCHRONOUS` may not be blocked yet: a handler of theirs that jumps away would leave the others behind. (One that struck before may
+    // have done all this.)
+    mask::set_native(mask::everything());
+    // SAFETY: plain memory of this thread, which such a signal may have changed.
+    let noted = unsafe {
+        ((&raw const tls.pending).read_volatile() == PENDING_SIGNAL)
+            .then(|| (&raw const tls.info).read_volatile())
+    };
+    tls.pending = PENDING_NONE;
+    // SAFETY: all are blocked.
+    unsafe {
+        if let Some(noted) = &noted {
+            queue_to_self(noted);
+        }
+        if let Some(info) = info {
+            queue_to_self(info);
+        }
+        raise_waiting(tls);
+    }
 }
 
 /// The program's mask of virtual signals is now `mask`: what is to be blocked really.
@@ -64,11 +108,24 @@ pub fn still_parked(tls: &mut Tls, mask: u64) -> u64 {
     tls.parked
 }
 
+/// What the kernel blocks while a handler of this action runs.
+pub fn blocked_by(signal: u32, action: &Action) -> u64 {
+    action.mask | if action.flags & SA_NODEFER == 0 { bit(signal) } else { 0 }
+}
+
+/// The kernel's mask while such a handler runs that has this context.
+pub fn mask_in_handler(signal: u32, action: &Action, context: &Context, tls: &Tls) -> u64 {
+    (context.mask | blocked_by(signal, action)) & !VIRTUAL | tls.parked
+}
+
 /// The mask that a handler finds in its context, and the one it runs with.
-pub fn enter_handler(signal: u32, mask: u64, nodefer: bool, context: &mut Context, tls: &mut Tls) {
+pub fn enter_handler(signal: u32, action: &Action, context: &mut Context, tls: &mut Tls) {
     context.mask |= tls.virtual_mask;
-    let own = if nodefer { 0 } else { bit(signal) };
-    tls.virtual_mask |= (mask | own) & VIRTUAL;
+    tls.virtual_mask |= blocked_by(signal, action) & VIRTUAL;
+    // More is blocked so far (`actions`). In a guest that is the case for every signal, and ends elsewhere.
+    if bit(signal) & VIRTUAL != 0 && !hosted::active() && !process::is_restrained() {
+        mask::set_native(mask_in_handler(signal, action, context, tls));
+    }
 }
 
 /// The handler has returned: the mask in its context is the program's again, but for the virtual signals.

@@ -97,6 +97,7 @@ global_asm!(
     errno_offset = sym table::ERRNO_OFFSET,
     virtual_bits = const crate::signals::VIRTUAL,
     all_signals = sym crate::signals::ALL,
+    every_signal = sym crate::signals::mask::EVERYTHING,
     no_alt = sym crate::signals::NO_ALT,
     vector_kind = sym super::vector::KIND,
     vector_enabled = sym super::vector::ENABLED,
