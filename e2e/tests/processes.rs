@@ -46,6 +46,9 @@ same_as_plain! {
     /// SCM_RIGHTS between processes that share nothing but the session, also from one that has ended; pidfd_getfd.
     passed: transcript("passing");
 
+    /// What other threads do to the FDs that a vfork child has before it execs.
+    closed_beside_vfork_children: script(r#"cd "$MNT"; "$FIX/closing_beside""#).fixture_with("closing_beside", &["-pthread"]);
+
     /// RLIMIT_NOFILE lowered and raised, numbers above and below.
     limited: script(r#"ulimit -Sn 1000; cd "$MNT"; "$FIX/limits""#).fixture("limits");
 

@@ -12,7 +12,7 @@ use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
 use crate::process::{Process, STATES};
-use crate::{common, native, private_fd, shadow, vfork};
+use crate::{common, native, private_fd, restoring, shadow, trace, vfork};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -49,7 +49,9 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
 fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
     let together = process.descriptors.lock();
     if let Some(file) = process.files.get(fd) {
-        shadow::vacate(process, &file, fd, Ref::fds(&file) == 1, false)?;
+        let last = Ref::fds(&file) == 1;
+        shadow::vacate(process, &file, fd, last, false)?;
+        leave_to_vfork_children(&file, last);
     }
     STATES.forget(fd);
     let Some(released) = process.files.remove(fd) else { return Ok(()) };
@@ -62,6 +64,23 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
     let flushed = if flush { finish(process, &released) } else { Ok(()) };
     drop(released);
     flushed
+}
+
+/// An FD of this file is about to be closed, the last one or not: vfork children that are now keep theirs, and exec with them. The caller holds
+/// `Process::descriptors`.
+fn leave_to_vfork_children(file: &OpenFile, last: bool) {
+    // What is no shadow was opened when they were there already.
+    if file.form() != shadow::Form::Shadow {
+        return;
+    }
+    if !last {
+        vfork::closes_on_exec(Some(file.slot));
+    } else if vfork::any_has_own_table() {
+        match restoring::save(file) {
+            Ok(fds) => vfork::leave_open(&vfork::LeftOpen { slot: file.slot, fds }),
+            Err(error) => trace::debug(format_args!("a vfork child has a file by its path only: {error}")),
+        }
+    }
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
@@ -80,12 +99,14 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
+    let mut together = None;
     if !interpose::in_vfork_child() {
         process.carried.settle(process);
         if flags & CLOSE_RANGE_UNSHARE != 0 {
             common::own_table(process);
         }
         if cloexec_only {
+            together = Some(process.descriptors.lock());
             vfork::closes_on_exec(None);
             process.files.cloexec_range(first, last);
         } else {
@@ -110,6 +131,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
             result = closed;
         }
     });
+    drop(together);
     Ok(Reply::Value(result))
 }
 
@@ -230,6 +252,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
             return Err(Errno::BADF); // dup2 closes nothing if there is nothing to duplicate.
         }
         shadow::vacate(process, target, to, false, true)?;
+        leave_to_vfork_children(target, target.fds() == 1);
     }
     drop(target);
     STATES.forget(to);
@@ -338,9 +361,11 @@ pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
 
 /// Sets the close-on-exec flag of a served FD, in the table and in the kernel.
 pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
+    let mut together = None;
     if interpose::in_vfork_child() {
         hand_on_in_vfork_child(process, fd);
     } else {
+        together = Some(process.descriptors.lock());
         if cloexec {
             vfork::closes_on_exec(process.files.get(fd).map(|file| file.slot));
         }
@@ -348,4 +373,5 @@ pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
     }
     let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
     native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
+    drop(together);
 }
