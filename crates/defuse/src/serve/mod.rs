@@ -29,6 +29,7 @@ mod native_locks;
 mod open;
 mod outsider;
 pub mod paths;
+mod peer;
 mod receiving;
 mod refused;
 mod sandbox;
