@@ -19,6 +19,7 @@ mod exec;
 mod extended;
 pub mod fork;
 pub mod inner;
+mod last_numbers;
 mod limits;
 pub mod locks;
 mod mapping;
