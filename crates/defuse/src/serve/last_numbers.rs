@@ -4,15 +4,14 @@
 //! the message was cut (`MSG_CTRUNC`). So there the message is only waited for at first, and then received with the limit raised; which
 //! descriptors are above the program's is seen by their numbers.
 
-use arrayvec::ArrayVec;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::process::Process;
 use crate::{native, nofile};
 
-/// More than one message needs; that several at once can need more is left out of account.
-const LOOKED_AT: usize = 512;
+/// More than messages bring. One that brings more, and exactly as many as there are numbers, is left out of account: looking costs each call.
+const LOOKED_AT: usize = 32;
 const POLLNVAL: u64 = 0x20;
 const MSG_OOB: u64 = 0x1;
 const MSG_PEEK: u64 = 0x2;
@@ -26,7 +25,7 @@ pub fn may_be_too_few(process: &Process, wanted: usize) -> bool {
     let limit = process.fd_limit().min(i32::MAX as u64);
     let Some(first) = limit.checked_sub(wanted as u64) else { return true };
     // As `struct pollfd`, for no event: of a number that is not open that is told all the same.
-    let mut numbers: ArrayVec<u64, LOOKED_AT> = (first..limit).collect();
+    let mut numbers: Vec<u64> = (first..limit).collect();
     native::raw_call(sys::__NR_poll, [numbers.as_mut_ptr() as u64, wanted as u64, 0, 0, 0, 0]);
     numbers.iter().any(|number| number >> 48 != POLLNVAL)
 }
