@@ -177,7 +177,6 @@ fn a_program_that_changes_the_user_runs_as_before() {
 /// A process that is not of the session gets what was sent to it, and nothing that plugins have.
 #[test]
 fn it_is_passed_what_the_program_passes() {
-    need_programs!("python3");
     const LISTENER: &str = r#"
 import os, socket, sys
 listening = socket.socket(socket.AF_UNIX); listening.bind(sys.argv[1]); listening.listen(); print("listening", flush=True)
@@ -187,6 +186,7 @@ try: print(os.read(fds[0], 10))
 except OSError as error: print(error.strerror)"#;
     const SENDER: &str = r#"python3 -c 'import socket, sys
 f = open(sys.argv[2]); there = socket.socket(socket.AF_UNIX); there.connect(sys.argv[1]); socket.send_fds(there, [b"x"], [f.fileno()])' $OUT/listening $MNT/f"#;
+    need_programs!("python3");
     let Some(session) = Session::new() else { return };
     let name = session.place.out().join("listening");
     let mut listener = Command::new("python3");

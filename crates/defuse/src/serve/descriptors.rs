@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::open::STATUS;
 use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
-use crate::file::{self, FileRef, OpenFile, Owner};
+use crate::file::{self, FileRef, OpenFile};
 use crate::process::{Process, STATES};
 use crate::{common, native, private_fd, restoring, shadow, trace, vfork};
 
@@ -147,8 +147,9 @@ pub fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: b
     if interpose::in_vfork_child() {
         return duplicate_in_vfork_child(process, call);
     }
-    let owner = owner_for_dup(process, from);
+    look_at(process, from);
     let together = process.descriptors.lock();
+    let owner = entered(process, from);
     let to = native::call(call);
     if to < 0 {
         return Ok(Reply::Value(to));
@@ -189,12 +190,15 @@ fn hand_on_in_vfork_child(process: &Process, fd: RawFd) {
     }
 }
 
-/// The served file that is about to be duplicated.
-fn owner_for_dup(process: &'static Process, from: RawFd) -> Option<FileRef> {
-    match file::owner(process, from) {
-        Owner::Served(file) => Some(file),
-        _ => None,
-    }
+/// Has `fd` in the table if it is ours, before the lock is taken.
+fn look_at(process: &'static Process, fd: RawFd) {
+    let _ = file::owner(process, fd);
+}
+
+/// The served file behind `fd`, which was looked at. The caller holds `Process::descriptors`: another thread may have given the number to something else
+/// before.
+fn entered(process: &'static Process, fd: RawFd) -> Option<FileRef> {
+    process.files.get(fd).map(FileRef::Entered)
 }
 
 /// Enters `to` as one more FD of `file`; the caller has duplicated it in the kernel. Returns what the table held there.
@@ -236,9 +240,10 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     if from == to {
         return Ok(Reply::Pass);
     }
-    let source = owner_for_dup(process, from);
-    let target = file::served(process, to);
+    look_at(process, from);
+    look_at(process, to);
     let together = process.descriptors.lock();
+    let (source, target) = (entered(process, from), entered(process, to));
     if source.is_none() && target.is_none() {
         STATES.forget(to);
         let result = native::call(call);

@@ -11,7 +11,7 @@ use crate::process::Process;
 use crate::{native, nofile};
 
 /// More than messages bring. One that brings more, and exactly as many as there are numbers, is left out of account: looking costs each call.
-const LOOKED_AT: usize = 32;
+const LOOKED_AT: usize = 16;
 const POLLNVAL: u64 = 0x20;
 const MSG_OOB: u64 = 0x1;
 const MSG_PEEK: u64 = 0x2;
