@@ -12,7 +12,8 @@ use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile};
 use crate::process::{Process, STATES};
-use crate::{common, native, private_fd, restoring, shadow, trace, vfork};
+use crate::vfork::{self, LeftOpen};
+use crate::{common, native, private_fd, restoring, shadow, trace};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -47,12 +48,16 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
 
 /// Closes the served FD `fd`: takes it from the table and from the kernel.
 fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
-    let together = process.descriptors.lock();
-    if let Some(file) = process.files.get(fd) {
+    let together = loop {
+        let left = left_to_vfork_children(process, fd);
+        let together = process.descriptors.lock();
+        let Some(file) = process.files.get(fd) else { break together };
         let last = Ref::fds(&file) == 1;
-        shadow::vacate(process, &file, fd, last, false)?;
-        leave_to_vfork_children(&file, last);
-    }
+        if leave_to_vfork_children(&file, last, left) {
+            shadow::vacate(process, &file, fd, last, false)?;
+            break together;
+        }
+    };
     STATES.forget(fd);
     let Some(released) = process.files.remove(fd) else { return Ok(()) };
     shadow::forget_number(process, &released, fd);
@@ -66,21 +71,37 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
     flushed
 }
 
+/// What vfork children need of the file behind `fd`, which is about to be closed, if there are any. Plugins are asked under no lock: they may allocate, and a
+/// fork has malloc's locks when it waits for ours.
+fn left_to_vfork_children(process: &'static Process, fd: RawFd) -> Option<LeftOpen> {
+    let file =
+        process.files.get(fd).filter(|file| file.form() == shadow::Form::Shadow && Ref::fds(file) == 1)?;
+    if !vfork::any_has_own_table() {
+        return None;
+    }
+    let fds = restoring::save(&file).unwrap_or_else(|error| {
+        trace::debug(format_args!("a vfork child has a file by its path only: {error}"));
+        Vec::new()
+    });
+    Some(LeftOpen { slot: file.slot, fds })
+}
+
 /// An FD of this file is about to be closed, the last one or not: vfork children that are now keep theirs, and exec with them. The caller holds
-/// `Process::descriptors`.
-fn leave_to_vfork_children(file: &OpenFile, last: bool) {
+/// `Process::descriptors`. False if it has to be found out first what is `left`.
+fn leave_to_vfork_children(file: &OpenFile, last: bool, left: Option<LeftOpen>) -> bool {
     // What is no shadow was opened when they were there already.
     if file.form() != shadow::Form::Shadow {
-        return;
+        return true;
     }
     if !last {
         vfork::closes_on_exec(Some(file.slot));
-    } else if vfork::any_has_own_table() {
-        match restoring::save(file) {
-            Ok(fds) => vfork::leave_open(&vfork::LeftOpen { slot: file.slot, fds }),
-            Err(error) => trace::debug(format_args!("a vfork child has a file by its path only: {error}")),
-        }
+        return true;
     }
+    if !vfork::any_has_own_table() {
+        return true;
+    }
+    let left = left.filter(|left| left.slot == file.slot);
+    left.map(|left| vfork::leave_open(&left)).is_some()
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
@@ -242,8 +263,15 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     }
     look_at(process, from);
     look_at(process, to);
-    let together = process.descriptors.lock();
-    let (source, target) = (entered(process, from), entered(process, to));
+    let (together, source, target) = loop {
+        let left = left_to_vfork_children(process, to);
+        let together = process.descriptors.lock();
+        let (source, target) = (entered(process, from), entered(process, to));
+        let known = |target: &FileRef| leave_to_vfork_children(target, target.fds() == 1, left);
+        if target.as_ref().is_none_or(known) {
+            break (together, source, target);
+        }
+    };
     if source.is_none() && target.is_none() {
         STATES.forget(to);
         let result = native::call(call);
@@ -257,7 +285,6 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
             return Err(Errno::BADF); // dup2 closes nothing if there is nothing to duplicate.
         }
         shadow::vacate(process, target, to, false, true)?;
-        leave_to_vfork_children(target, target.fds() == 1);
     }
     drop(target);
     STATES.forget(to);
