@@ -43,11 +43,13 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         if !fork.shares_files() {
             process.mounts.iter().for_each(Mount::before_vfork);
         }
+        let together = process.descriptors.lock();
         vfork::begin(vfork::Beginning {
             own_table: (!fork.shares_files()).then(mount::started),
             umask: (!shares_directory(fork)).then(|| common::umask(process)),
             limits: process.nofile(),
         });
+        drop(together);
         nofile::before_vfork();
     } else {
         nofile::before_fork();
