@@ -131,9 +131,9 @@ pub fn keeps_records(process: &Process, file: &OpenFile) -> bool {
 
 /// As [`keeps_records`], for flock.
 pub fn keeps_whole(process: &Process, file: &OpenFile) -> bool {
-    // To ask is harmless: had a file of this mount been locked by the plugin, the answer would be known.
+    // The file may have a lock from before exec, so the question is none of the operations.
     keeps(&process.mounts[file.mount].keepers.whole, || {
-        file.with_handle(|instance, handle| instance.flock(handle, sys::LOCK_UN as i32))
+        file.with_handle(|instance, handle| instance.flock(handle, sys::LOCK_NB as i32))
     })
 }
 
