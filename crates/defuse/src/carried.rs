@@ -15,6 +15,7 @@ use linux_raw_sys::general as sys;
 use crate::file::{self, Owner};
 use crate::native;
 use crate::process::{Process, STATES};
+use crate::serve::locks;
 use crate::shadow::{self, Form};
 use crate::sync::Lock;
 
@@ -42,6 +43,10 @@ pub enum Mark {
     Spare,
     /// The shadow of the working directory.
     WorkingDirectory,
+    /// A descriptor that is only there for the sake of record locks: see [`crate::locked_inodes`].
+    Parked,
+    /// A kept descriptor of an inode with record locks.
+    Locked,
     /// Nothing that this version knows.
     Unknown,
 }
@@ -84,6 +89,8 @@ impl Mark {
             7 => Self::Records,
             8 => Self::Spare,
             9 => Self::WorkingDirectory,
+            10 => Self::Parked,
+            11 => Self::Locked,
             _ => Self::Unknown,
         }
     }
@@ -110,7 +117,7 @@ fn nth(run: &ExecEntry, place: u32) -> ExecEntry {
 }
 
 /// The entries of a run, one by one.
-fn singly(run: &ExecEntry) -> impl Iterator<Item = ExecEntry> + use<> {
+pub fn singly(run: &ExecEntry) -> impl Iterator<Item = ExecEntry> + use<> {
     let run = *run;
     (0..=u32::from(run.following)).map(move |place| nth(&run, place))
 }
@@ -305,7 +312,8 @@ pub fn rebuild(process: &'static Process, fd: RawFd) -> Option<Owner> {
 
 /// Closes `fd` if it came through exec and there is nothing else to it: the plugin never hears of it.
 pub fn close(process: &'static Process, fd: RawFd) -> bool {
-    if process.carried.count() == 0 {
+    // To close it takes record locks away, and only the plugin can do that.
+    if process.carried.count() == 0 || locks::used() {
         return false;
     }
     let _together = process.descriptors.lock();
@@ -403,6 +411,8 @@ mod tests {
             Mark::Records,
             Mark::Spare,
             Mark::WorkingDirectory,
+            Mark::Parked,
+            Mark::Locked,
             Mark::Unknown,
         ] {
             let entry = mark.entry(5, SlotId::from_bits(1), true);

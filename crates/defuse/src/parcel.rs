@@ -17,7 +17,7 @@ use stash::SlotId;
 use crate::file::FileRef;
 use crate::process::{Process, STATES};
 use crate::restoring::{self, Description};
-use crate::{native, nofile, private_fd, shadow, trace};
+use crate::{locked_inodes, native, nofile, private_fd, shadow, trace};
 
 /// Descriptors in one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 253;
@@ -135,7 +135,7 @@ struct Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        self.fds.drain(..).for_each(private_fd::close);
+        self.fds.drain(..).for_each(locked_inodes::close);
     }
 }
 
@@ -182,7 +182,7 @@ fn open(process: &'static Process, parcel: RawFd) -> Result<Vec<Content>, Errno>
         // One that cannot be moved is missed below.
         match private_fd::take(fd) {
             Ok(moved) => private.push(moved),
-            Err(_) => native::close(fd),
+            Err(_) => locked_inodes::close(fd),
         }
     }
     sort(&data[SESSION..], private)
@@ -201,7 +201,7 @@ fn receive(parcel: RawFd, data: &mut [u8], flags: u64) -> Result<Vec<RawFd>, Err
     let fds = if header[5] == 0 { Vec::new() } else { numbers.take(bytes / 4).collect::<Vec<_>>() };
     if header[6] & MSG_CTRUNC != 0 {
         // The only reason: there are no numbers left.
-        fds.into_iter().for_each(native::close);
+        fds.into_iter().for_each(locked_inodes::close);
         return Err(Errno::MFILE);
     }
     Ok(fds)

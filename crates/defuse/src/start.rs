@@ -33,8 +33,8 @@ use crate::site_lists::SessionLists;
 use crate::standing::{self, Joined};
 use crate::sync::Lock;
 use crate::{
-    address_space, guest, helper_process, libraries, lock_files, log, namei, native, nofile, private_fd,
-    serve, site_lists, trace, unclaimed, working_directory,
+    address_space, guest, helper_process, libraries, lock_files, locked_inodes, log, namei, native, nofile,
+    private_fd, serve, site_lists, trace, unclaimed, working_directory,
 };
 
 /// linux/prctl.h
@@ -314,6 +314,10 @@ fn inherit(process: &'static Process, left: Option<&Inheritance>) -> Result<(), 
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
             Ok(()) => {
+                // Before anything is closed.
+                let locked =
+                    |entry: &&stash::ExecEntry| matches!(Mark::of(entry), Mark::Parked | Mark::Locked);
+                kept.iter().filter(locked).for_each(locked_inodes::inherit);
                 if kept.iter().any(|entry| Mark::of(entry).is_perhaps()) {
                     keep_what_was_inherited(process, &kept)?;
                 }
@@ -359,7 +363,7 @@ fn keep_what_was_inherited(
     for entry in kept.iter().filter(|entry| Mark::of(entry).is_perhaps()) {
         let fd = entry.fd as RawFd;
         if !inherited.contains(&entry.slot.to_bits()) {
-            native::close(fd);
+            locked_inodes::close(fd);
         } else if Mark::of(entry) == Mark::KeptPerhaps {
             unclaimed::came_through(entry);
         } else {

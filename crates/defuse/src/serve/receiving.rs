@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use stash::SlotId;
 
 use super::descriptors::duplicate;
-use super::{Reply, Served, control, sockets};
+use super::{Reply, Served, control, locks, sockets};
 use crate::file::OpenFile;
 use crate::parcel::{self, DESCRIPTORS_MAX};
 use crate::process::{Process, STATES};
@@ -205,6 +205,8 @@ fn pid_of(pidfd: RawFd) -> Option<u32> {
 fn arrived(process: &'static Process, fd: RawFd) {
     STATES.forget(fd);
     // Closed unseen, or it would not be new.
-    drop(process.files.remove(fd));
+    if let Some(file) = process.files.remove(fd) {
+        locks::closed_unseen(process, file);
+    }
     process.serving.store(1, Ordering::Release);
 }
