@@ -22,6 +22,11 @@ pub fn interruptible(nr: u32, args: [u64; 6]) -> i64 {
     unsafe { raw::interruptible(nr, args) }
 }
 
+/// gettid(2).
+pub fn thread_id() -> u32 {
+    raw_call(sys::__NR_gettid, [0; 6]) as u32
+}
+
 /// Makes the call `nr` with `args`; a value or `-errno`.
 pub fn raw_call(nr: u32, args: [u64; 6]) -> i64 {
     // SAFETY: the arguments are the program's own, or name memory of ours that the caller keeps alive; the kernel checks

@@ -145,9 +145,10 @@ impl Process {
         self.me.store(me.to_bits(), Ordering::Relaxed);
     }
 
-    /// This thread, as the holder of locks in the arena.
+    /// This thread, as the holder of locks in the arena; or this vfork child, with which they end if it is killed.
     pub fn holder(&self) -> Holder {
-        Holder::new(self.me(), thread::id())
+        let thread = if interpose::in_vfork_child() { native::thread_id() } else { thread::id() };
+        Holder::new(self.me(), thread)
     }
 
     /// A slot for a new description. Now and then those of ended processes are freed first.

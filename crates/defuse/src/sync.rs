@@ -178,10 +178,12 @@ pub fn release_of_child() {
         let word = held.word.load(Ordering::Acquire);
         held.free();
         // SAFETY: `note` got it from a lock, and all are statics or parts of the process's state or of its mounts, which stay.
-        if let Some(word) = unsafe { word.as_ref() }
-            && child(word.load(Ordering::Relaxed)) == thread
-        {
+        let Some(word) = (unsafe { word.as_ref() }) else { continue };
+        if child(word.load(Ordering::Relaxed)) == thread {
             give(word);
+        } else {
+            // It may have been woken to take the lock, and been killed before it did.
+            let _ = futex::wake(word, futex::Flags::PRIVATE, 1);
         }
     }
 }

@@ -6,7 +6,6 @@
 use std::arch::{asm, global_asm};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use uffd_pager::Kept;
 
@@ -46,7 +45,7 @@ pub fn id() -> u32 {
     if known != 0 {
         return known;
     }
-    let id = native::raw_call(sys::__NR_gettid, [0; 6]) as u32;
+    let id = native::thread_id();
     current().id.store(id, Ordering::Relaxed);
     id
 }

@@ -49,6 +49,14 @@ impl SerialLock {
         }
     }
 
+    /// By a thread whose vfork child, which had its thread pointer, is gone: frees the lock if the child was killed with it.
+    pub(crate) fn release_of_child(&self) {
+        if self.holder.load(Ordering::Relaxed) == thread_pointer() {
+            self.holder.store(0, Ordering::Relaxed);
+            self.release();
+        }
+    }
+
     /// In a forked child, before any second thread exists: frees the lock, whoever held it.
     pub(crate) fn reset(&self) {
         self.holder.store(0, Ordering::Relaxed);
@@ -106,6 +114,18 @@ mod tests {
         lock.acquire();
         lock.reset();
         drop(lock.lock());
+    }
+
+    #[test]
+    fn what_a_killed_child_had_is_free() {
+        let lock = SerialLock::default();
+        std::mem::forget(lock.lock());
+        lock.release_of_child();
+        let held = lock.lock().expect("free");
+        // Another thread's child had nothing.
+        std::thread::scope(|scope| scope.spawn(|| lock.release_of_child()).join().unwrap());
+        assert!(lock.lock().is_none());
+        drop(held);
     }
 
     #[test]

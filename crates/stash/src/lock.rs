@@ -20,9 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Who takes a lock: a registered process and one of its threads.
 ///
-/// A forked child and a vfork child need a registration of their own: a lock held in the name of a thread that
-/// `/proc` does not show in the named process is taken for a dead thread's. A lock is also freed when its holding
-/// thread is gone while the process lives on; what it was doing is then as unfinished as after a kill.
+/// A forked child needs a registration of its own. A vfork child, which is on its parent's memory and may not live to take its
+/// registration back, names the parent's and itself as the thread. A lock is freed when its holding thread, or that child, is
+/// gone while the process lives on; what it was doing is then as unfinished as after a kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
     process: ProcessId,

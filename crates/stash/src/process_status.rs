@@ -42,8 +42,12 @@ pub(crate) fn thread_is_alive(process: &Process, thread: u32) -> bool {
     }
     match Stat::read(format_args!("/proc/{}/task/{thread}/stat", process.pid)) {
         Some(stat) => !matches!(stat.state, b'Z' | b'X' | b'x'),
-        // Gone from this process, unless `/proc` shows nothing of it at all.
-        None => Stat::read(format_args!("/proc/{}/stat", process.pid)).is_none(),
+        // Gone from this process, unless `/proc` shows nothing of it at all, or it is a vfork child, which is on the process's memory. (Nothing
+        // tells such a child from a process that has got a dead thread's number: then a waiter waits until that has ended.)
+        None => match Stat::read(format_args!("/proc/{thread}/stat")) {
+            Some(stat) => !matches!(stat.state, b'Z' | b'X' | b'x'),
+            None => Stat::read(format_args!("/proc/{}/stat", process.pid)).is_none(),
+        },
     }
 }
 

@@ -165,6 +165,29 @@ fn a_lock_of_a_dead_thread_is_taken_over() {
     assert!(guard.recovered());
 }
 
+/// As a vfork child takes it, which has no registration of its own.
+#[test]
+fn a_lock_of_a_killed_child_in_its_parents_name_is_taken_over() {
+    let (ours, theirs) = two_mappings(&SMALL);
+    let process = ours.register_process().unwrap();
+    let slot = ours.alloc_slot(process, &Description::default()).unwrap();
+    let child = Child::fork(|| {
+        std::mem::forget(theirs.slot(slot.id()).unwrap().lock(Holder::current(process)));
+        loop {
+            std::thread::park();
+        }
+    });
+    let me = Holder::current(process);
+    while slot.try_lock(me).is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(slot.lock_for(me, Duration::from_millis(60)).err(), Some(StashError::Locked));
+    child.kill();
+    child.wait_until_zombie();
+    assert!(slot.lock(me).unwrap().recovered());
+    child.wait();
+}
+
 #[test]
 fn a_lock_is_not_taken_from_the_living() {
     let (ours, _) = two_mappings(&SMALL);

@@ -93,6 +93,14 @@ impl Attached {
         self.window.cover(uffd, &self.cache, self.ledger.length())
     }
 
+    /// In the child of a fork that cannot have mappings: it is of no use here, and the parent's slot is not touched.
+    pub(crate) fn give_up(&self) {
+        self.owner.store(Owner::this_process().0, Ordering::Relaxed);
+        self.slot.store(NO_SLOT, Ordering::Relaxed);
+        self.closers.store(0, Ordering::SeqCst);
+        self.open.store(0, Ordering::Relaxed);
+    }
+
     /// Pages are about to be opened for stores.
     pub(crate) fn opening(&self, pages: &Range<u64>) {
         let open_before = self.ledger.count(self.slot(), pages.clone());

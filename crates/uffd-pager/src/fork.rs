@@ -20,6 +20,8 @@ use std::sync::Arc;
 const PRESENT: u64 = 1 << 63 | 1 << 62;
 const OF_FILE: u64 = 1 << 61;
 
+const AGAIN: &str = "mapping sources again after a fork";
+
 type Pages = Vec<(usize, Vec<u8>)>;
 
 /// For the span of a fork: what private mappings hold of their own (addresses and pages), and the ledgers in which a child is expected.
@@ -82,35 +84,52 @@ impl Pager {
     ///
     /// Without [`Pager::before_fork`] in the parent, what was stored to private mappings is lost in the child.
     pub fn after_fork_in_child(&self) -> Result<()> {
-        const ACTION: &str = "mapping sources again after a fork";
         self.buffers.free_all();
         self.table.reset();
         self.attached.let_go();
-        self.uffd.replace(crate::pager::open(self.mode).map_err(Error::on(ACTION))?.moved(self.host.home));
-        let mut result = Ok(());
         // SAFETY: the only thread of this process.
         let (saved, expecting) = std::mem::take(unsafe { &mut *self.saved.0.get() });
-        // First what has its place: a window, or memory allocated, could come to lie there.
-        for mapping in self.table.read().rows().iter().filter(|mapping| mapping.inherited) {
-            let faults = self.faults(mapping.tracked);
-            result = result.and(map_again(&self.uffd, faults, mapping, &saved).map_err(Error::on(ACTION)));
-        }
-        for attached in self.attached.all() {
-            result = result.and(attached.renew(&self.uffd, self.features.minor_faults()));
-        }
+        let result = match crate::pager::open(self.mode) {
+            Ok(uffd) => {
+                self.uffd.replace(uffd.moved(self.host.home));
+                self.map_all_again(&saved)
+            }
+            Err(errno) => {
+                // The one that there was is the parent's, as are the slots.
+                self.uffd.replace(Uffd::none());
+                self.attached.all().iter().for_each(|attached| attached.give_up());
+                Err(Error::new(AGAIN, errno))
+            }
+        };
         for ledger in &expecting {
             ledger.expect_no_more();
         }
         let mut change = self.table.change();
-        for row in change.rows().iter().filter(|row| row.inherited && !row.attached.is_usable()) {
-            result = result.and(memory::unmap(&row.memory).map_err(Error::on(ACTION)));
-        }
         let is_there = |row: &&Mapping| row.inherited && row.attached.is_usable();
         let gone = change.rows().iter().filter(|row| !is_there(row)).map(|row| row.memory.clone());
         let left: Vec<_> = gone.collect();
         let garbage = left.iter().map(|memory| change.publish(memory, Vec::new())).collect::<Vec<_>>();
         drop(change);
         drop(garbage);
+        result
+    }
+
+    /// The first error, after the rest was tried.
+    fn map_all_again(&self, saved: &[(usize, Vec<u8>)]) -> Result<()> {
+        let mut result = Ok(());
+        let reader = self.table.read();
+        let inherited = || reader.rows().iter().filter(|mapping| mapping.inherited);
+        // First what has its place: a window, or memory allocated, could come to lie there.
+        for mapping in inherited() {
+            let faults = self.faults(mapping.tracked);
+            result = result.and(map_again(&self.uffd, faults, mapping, saved).map_err(Error::on(AGAIN)));
+        }
+        for attached in self.attached.all() {
+            result = result.and(attached.renew(&self.uffd, self.features.minor_faults()));
+        }
+        for row in inherited().filter(|row| !row.attached.is_usable()) {
+            result = result.and(memory::unmap(&row.memory).map_err(Error::on(AGAIN)));
+        }
         result
     }
 }

@@ -19,6 +19,7 @@ mod owner;
 mod page;
 mod pager;
 mod prefault;
+mod registry;
 mod request;
 mod resident;
 mod room;

@@ -29,7 +29,11 @@ impl Monitor {
         }
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(Error::on(ACTION))?;
         let stopped = rustix::io::fcntl_dupfd_cloexec(&stop, 0).map_err(Error::on(ACTION))?;
-        let uffd = rustix::io::fcntl_dupfd_cloexec(&pager.uffd, 0).map_err(Error::on(ACTION))?;
+        let uffd = pager
+            .uffd
+            .fd()
+            .and_then(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 0))
+            .map_err(Error::on(ACTION))?;
         // SAFETY: an FD of our own, handed over.
         let uffd = unsafe { Uffd::from_raw_fd(uffd.into_raw_fd()) };
         let thread = std::thread::Builder::new()

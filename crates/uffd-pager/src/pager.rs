@@ -5,21 +5,19 @@ use crate::buffers::Buffers;
 use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::fork::Saved;
-use crate::ledger::Ledger;
 use crate::mapping::{Mapping, Protection, Sharing};
 use crate::memory::{self, Remap};
 use crate::page::{PAGE, offset_of};
+use crate::registry::Registry;
 use crate::request::MapRequest;
 use crate::room::Memory;
 use crate::source::PageSource;
 use crate::table::{Change, Table};
 use crate::uffd::{Faults, Features, Uffd};
-use crate::wait::Backoff;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// Who serves faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,58 +353,4 @@ fn parts(change: &Change<'_>, memory: &Range<usize>) -> Vec<Mapping> {
 
 fn whole_pages(memory: Range<usize>) -> Range<usize> {
     memory.start / PAGE * PAGE..memory.end.next_multiple_of(PAGE)
-}
-
-type Registered = (Weak<Attached>, Weak<Ledger>);
-
-/// All that is attached, for the child of a fork.
-#[derive(Debug, Default)]
-pub(crate) struct Registry {
-    busy: AtomicBool,
-    list: std::cell::UnsafeCell<Vec<Registered>>,
-}
-
-// SAFETY: `list` is touched by the holder of `busy` alone.
-unsafe impl Send for Registry {}
-// SAFETY: as above.
-unsafe impl Sync for Registry {}
-
-impl Registry {
-    fn add(&self, attached: &Arc<Attached>) {
-        self.with(|list| {
-            list.retain(|(known, _)| known.strong_count() > 0);
-            list.push((Arc::downgrade(attached), Arc::downgrade(&attached.ledger)));
-        });
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<Attached>> {
-        self.with(|list| list.iter().filter_map(|(attached, _)| attached.upgrade()).collect())
-    }
-
-    /// The ledgers of what is attached, while [`Registry::hold`] keeps other threads out. Nothing attached itself: another thread may let go of it
-    /// meanwhile, and whoever is the last to do so writes it back.
-    pub(crate) fn ledgers_held(&self) -> Vec<Arc<Ledger>> {
-        // SAFETY: `busy` is held.
-        unsafe { &*self.list.get() }.iter().filter_map(|(_, ledger)| ledger.upgrade()).collect()
-    }
-
-    /// Keeps other threads out of it over a fork.
-    pub(crate) fn hold(&self) {
-        let mut backoff = Backoff::default();
-        while self.busy.swap(true, Ordering::Acquire) {
-            backoff.pause();
-        }
-    }
-
-    pub(crate) fn let_go(&self) {
-        self.busy.store(false, Ordering::Release);
-    }
-
-    fn with<T>(&self, action: impl FnOnce(&mut Vec<Registered>) -> T) -> T {
-        self.hold();
-        // SAFETY: `busy` is held.
-        let result = action(unsafe { &mut *self.list.get() });
-        self.let_go();
-        result
-    }
 }

@@ -71,6 +71,7 @@ pub(crate) enum Access {
 /// threads do not exist then.
 #[derive(Debug)]
 pub(crate) struct Uffd {
+    /// -1 if there is none.
     fd: AtomicI32,
 }
 
@@ -82,12 +83,17 @@ impl Uffd {
         Ok(Self::from(fd))
     }
 
+    /// None: whatever is asked of it fails with ENODEV.
+    pub(crate) fn none() -> Self {
+        Self { fd: AtomicI32::new(-1) }
+    }
+
     /// What the kernel offers; of a userfaultfd made for the question, as one can be asked only once.
     pub(crate) fn probe(user_mode_only: bool) -> Result<Features, Errno> {
         handshake(create(user_mode_only)?.as_fd(), 0)
     }
 
-    /// The same by the descriptor that `home` makes of its own.
+    /// The same, which there is, by the descriptor that `home` makes of its own.
     pub(crate) fn moved(mut self, home: fn(OwnedFd) -> OwnedFd) -> Self {
         let fd = std::mem::replace(self.fd.get_mut(), -1);
         // SAFETY: it was this structure's, and is not any more.
@@ -216,20 +222,20 @@ impl Uffd {
         // SAFETY: every caller in this file pairs the request with the structure that
         // <linux/userfaultfd.h> gives for it. What the ioctls do to memory is that of the ranges
         // named, which the pager has mapped itself (`window`, `map`).
-        unsafe { ioctl(self.as_fd(), Updater::<REQUEST, T>::new(arg)) }
+        unsafe { ioctl(self.fd()?, Updater::<REQUEST, T>::new(arg)) }
+    }
+
+    /// ENODEV if there is none.
+    pub(crate) fn fd(&self) -> Result<BorrowedFd<'_>, Errno> {
+        let fd = self.fd.load(Ordering::Relaxed);
+        // SAFETY: if there is one it is open from construction to drop; `replace` leaves another open one.
+        if fd < 0 { Err(Errno::NODEV) } else { Ok(unsafe { BorrowedFd::borrow_raw(fd) }) }
     }
 }
 
 impl From<OwnedFd> for Uffd {
     fn from(fd: OwnedFd) -> Self {
         Self { fd: AtomicI32::new(rustix::fd::IntoRawFd::into_raw_fd(fd)) }
-    }
-}
-
-impl AsFd for Uffd {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: `fd` is an open FD from construction to drop; `replace` leaves another open one.
-        unsafe { BorrowedFd::borrow_raw(self.fd.load(Ordering::Relaxed)) }
     }
 }
 

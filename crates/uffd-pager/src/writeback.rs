@@ -69,6 +69,9 @@ impl Pager {
     ) -> std::result::Result<(), Errno> {
         let (ledger, slot) = (&attached.ledger, attached.slot());
         dirty.runs().for_each(|run| ledger.mark(ORPHANS, run));
+        if !attached.is_usable() {
+            return Ok(()); // Nothing is open for stores in this process.
+        }
         let (Some(first), Some(last)) = (dirty.runs().next(), dirty.runs().last()) else { return Ok(()) };
         // Mappings must not come and go between the two steps.
         let change =

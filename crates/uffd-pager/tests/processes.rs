@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{End, FileSource, Mapped, attach, in_child, in_unknown_child, pager, pattern};
+use common::{
+    End, FileSource, Mapped, attach, in_child, in_unknown_child, pager, pattern, without_descriptors,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 use uffd_pager::{Cache, MapRequest, Mode, PAGE, Pager};
 
@@ -35,6 +37,31 @@ fn a_child_that_the_pager_does_not_know_gets_sigsegv_and_no_zeros_into_the_cache
         assert_eq!(in_unknown_child(|| i32::from(mapped.get(3 * PAGE))), End::Signal(libc::SIGSEGV));
         assert_eq!(mapped.get(3 * PAGE), pattern(8)[3 * PAGE]);
     }
+}
+
+/// What its parent has stored is written back by the child all the same, and the parent's pages stay what they are.
+#[test]
+fn a_child_that_cannot_have_a_userfaultfd_has_no_mappings() {
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&pattern(8));
+    let handle = attach(pager, &source);
+    let mapped = Mapped::new(pager, &handle, &MapRequest::shared(8 * PAGE));
+    mapped.set(PAGE, 7);
+    let end = without_descriptors(pager, || {
+        let left = pager.is_mapping() || pager.serves(mapped.memory());
+        let written = pager.sync_source(&handle).is_ok();
+        // SAFETY: no fixed place.
+        let maps = unsafe { pager.map(&handle, &MapRequest::shared(PAGE)) }.is_ok();
+        i32::from(left || !written || maps)
+    });
+    assert_eq!(end, End::Exit(0));
+    assert_eq!(source.contents()[PAGE], 7);
+    mapped.set(PAGE, 8);
+    mapped.set(3 * PAGE, 9);
+    mapped.sync();
+    assert_eq!((source.contents()[PAGE], source.contents()[3 * PAGE]), (8, 9));
+    drop(mapped);
+    assert_eq!(handle.processes(), 1);
 }
 
 #[test]

@@ -180,9 +180,7 @@ mod tests {
         let fs = Passthrough {
             kept: crate::kept::Kept::new(rustix::fs::CWD),
             root: std::fs::File::open(dir.path()).unwrap().into(),
-            backing_fd: false,
-            lends: true,
-            locks: true,
+            options: crate::options::Options { backing_fd: false, lends: true, locks: true },
             host: plugin_abi::Host::STDERR,
         };
         let locate = |name| fs.locate(MountPath::from_normalised(name)).unwrap();

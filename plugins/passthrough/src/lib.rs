@@ -1,11 +1,6 @@
 //! Serves a directory of the machine: every operation becomes the system call of the same meaning below it.
 //!
-//! Options: `backing-fd` (or `backing-fd=on`/`off`, default off) hands the files themselves to the program
-//! instead of serving `read` and `write`. FIFOs, sockets and devices are always handed over.
-//! `map=lend` (the default) lends the files for mapping, so that the kernel's pages are mapped; `map=pager` does not: the host pages
-//! them itself, as for a plugin that has no descriptors to lend.
-//! `locks=session` leaves record locks and flock to the host (default `locks=backend`): who uses the directory without
-//! defuse does not see them.
+//! Options: see [`Options`]. FIFOs, sockets and devices are always handed over to the program.
 //!
 //! No symbolic link is ever followed here: one in the middle of a path is answered with `ELOOP`, and the host
 //! walks. Nothing leads out of the directory. An operation allocates nothing.
@@ -14,9 +9,11 @@ mod attributes;
 mod kept;
 mod locks;
 mod open;
+mod options;
 mod resolve;
 mod xattr;
 
+use options::Options;
 use plugin_abi::{
     CStr, Capabilities, DirEntry, DirSink, Errno, FileSystem, Host, InitError, MoreAttributes, MountPath,
     Open, Purpose, Result, SaveSink, SetAttr, Setup, Written, flock, stat, statfs,
@@ -42,9 +39,7 @@ const BLOB: &[u8] = b"passthrough 2";
 pub struct Passthrough {
     root: OwnedFd,
     kept: kept::Kept,
-    backing_fd: bool,
-    lends: bool,
-    locks: bool,
+    options: Options,
     host: Host,
 }
 
@@ -62,27 +57,7 @@ impl FileSystem for Passthrough {
         .union(Capabilities::TELLS_LINKS);
 
     fn init(setup: &Setup<'_>) -> Result<Self, InitError> {
-        let (mut backing_fd, mut locks, mut lends) = (false, true, true);
-        for option in setup.options() {
-            match option {
-                b"backing-fd" | b"backing-fd=on" => backing_fd = true,
-                b"backing-fd=off" => backing_fd = false,
-                b"map=lend" => lends = true,
-                b"map=pager" => lends = false,
-                b"locks=backend" => locks = true,
-                b"locks=session" => locks = false,
-                other => {
-                    let other = other.escape_ascii();
-                    return Err(InitError::new(
-                        Errno::EINVAL,
-                        format!(
-                            "unknown option `{other}`; there is backing-fd, backing-fd=on, backing-fd=off, \
-                             locks=backend, locks=session, map=lend, map=pager"
-                        ),
-                    ));
-                }
-            }
-        }
+        let options = Options::parse(setup.options())?;
         let backend = OsStr::from_bytes(setup.backend.to_bytes()).display();
         if setup.backend.is_empty() {
             return Err(InitError::new(
@@ -94,7 +69,7 @@ impl FileSystem for Passthrough {
         match openat(CWD, setup.backend, flags, Mode::empty()) {
             Ok(root) => {
                 let kept = kept::Kept::new(root.as_fd());
-                Ok(Self { root, kept, backing_fd, lends, locks, host: setup.host })
+                Ok(Self { root, kept, options, host: setup.host })
             }
             Err(errno) => {
                 Err(InitError::new(errno.into(), format!("cannot use {backend} as the backend directory")))
@@ -142,7 +117,7 @@ impl FileSystem for Passthrough {
             return Ok(served(self.openat2(path.relative(), asked, mode)?, libc::S_IFREG));
         }
         let fd = self.open_to_answer(path.relative(), asked, mode)?;
-        let (native, mode_type) = open::is_native(fd.as_fd(), self.backing_fd, asked)?;
+        let (native, mode_type) = open::is_native(fd.as_fd(), self.options.backing_fd, asked)?;
         if !native {
             return Ok(served(fd, mode_type));
         }
@@ -366,11 +341,11 @@ impl FileSystem for Passthrough {
     }
 
     fn lock(&self, handle: &OwnedFd, cmd: c_int, lock: &mut flock) -> Result<()> {
-        if self.locks { locks::record(handle.as_fd(), cmd, lock) } else { Err(Errno::ENOSYS) }
+        if self.options.locks { locks::record(handle.as_fd(), cmd, lock) } else { Err(Errno::ENOSYS) }
     }
 
     fn flock(&self, handle: &OwnedFd, operation: c_int) -> Result<()> {
-        if self.locks { locks::whole_file(handle.as_fd(), operation) } else { Err(Errno::ENOSYS) }
+        if self.options.locks { locks::whole_file(handle.as_fd(), operation) } else { Err(Errno::ENOSYS) }
     }
 
     fn save(&self, handle: &OwnedFd, sink: &mut SaveSink<'_>) -> Result<()> {
@@ -396,7 +371,7 @@ impl FileSystem for Passthrough {
     }
 
     fn backing_fd<'a>(&'a self, handle: &'a OwnedFd, purpose: Purpose) -> Result<BorrowedFd<'a>> {
-        if purpose == Purpose::Map && !self.lends {
+        if purpose == Purpose::Map && !self.options.lends {
             return Err(Errno::ENOSYS);
         }
         Ok(handle.as_fd())

@@ -24,8 +24,8 @@ pub struct Live {
 }
 
 impl Paging {
-    /// The pager, made now if need be. `None`: this kernel has none for us.
-    fn pager_or_new(&self, process: &'static Process) -> Option<&Pager> {
+    /// The pager, made now if need be. `None`: this kernel has none for us. For who has the list, so that no fork comes in between.
+    fn pager_or_new(&self, process: &'static Process, _: &mut Vec<Live>) -> Option<&Pager> {
         let new = || {
             let reclaim = Box::new(move |wanted| super::reclaim::from_session(process, wanted));
             nofile::with_room(|| {
@@ -84,7 +84,6 @@ pub fn map(
     if interpose::in_vfork_child() {
         return Ok(None);
     }
-    let Some(pager) = process.paging.pager_or_new(process) else { return Ok(None) };
     if matches!(file.form(), shadow::Form::Backing(_)) {
         // The number is the program's to close, and the mapping keeps the file open.
         shadow::disown_all(process)?;
@@ -98,6 +97,7 @@ pub fn map(
     // As the slot's lock, which that may take, comes before the list's.
     let path = file.path();
     let mut live = process.paging.live.lock();
+    let Some(pager) = process.paging.pager_or_new(process, &mut live) else { return Ok(None) };
     let source = match attach(process, pager, &mut live, key, file, path) {
         // The plugin lent its root and not this; the session has no room for pages.
         Err(Errno::NOENT) => return Ok(None),

@@ -31,8 +31,6 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
             go_on(process);
             return Err(error);
         }
-        // After all calls of plugins: it is taken in them.
-        locked_inodes::before_fork();
     } else {
         shadow::separate_all(process)?;
         working_directory::share(process);
@@ -48,6 +46,8 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         nofile::before_fork();
     }
     if fork.kind == ForkKind::Fork {
+        // After all calls of plugins, and after the lock of the limit: it is taken in closes, by plugins and under that.
+        locked_inodes::before_fork();
         heap::before_fork();
     }
     Ok(())
@@ -89,10 +89,11 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
 /// Undoes [`hold_still`], in the parent.
 fn go_on(process: &'static Process) {
     ahead::is_over();
-    release_files(process);
+    // Those that were asked to keep still, while no other can be loaded.
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_parent();
     }
+    release_files(process);
 }
 
 fn release_files(process: &Process) {
@@ -115,8 +116,8 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
     match fork.kind {
         ForkKind::Fork => {
             heap::after_fork();
-            nofile::after_fork();
             locked_inodes::after_fork();
+            nofile::after_fork();
             paging::after_fork_in_parent(process, result > 0);
             go_on(process);
         }
@@ -126,6 +127,9 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             }
             nofile::forget_child();
             sync::release_of_child();
+            for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
+                instance.vfork_child_gone();
+            }
             let left = vfork::end();
             for number in left.mounts {
                 // So that the next child finds it. What is wrong with it is said again when it is needed.
@@ -157,8 +161,8 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     thread::after_fork_in_child();
     ending::in_forked_child();
     heap::after_fork();
-    nofile::after_fork();
     locked_inodes::after_fork();
+    nofile::after_fork();
     locked_inodes::in_forked_child(fork.shares_files());
     paging::after_fork_in_child(process);
     release_files(process);

@@ -80,6 +80,14 @@ impl Instance {
         self.fork_hook(self.table.fork_child);
     }
 
+    /// After a vfork, in the thread that made it, when the child has ended or has its own memory: if it was killed inside of a serialised
+    /// plugin, others may enter that again. What the plugin was changing may be half changed.
+    pub fn vfork_child_gone(&self) {
+        if let Some(serial) = &self.serial {
+            serial.release_of_child();
+        }
+    }
+
     fn fork_hook(&self, hook: Option<unsafe extern "C" fn(*mut c_void) -> c_int>) {
         if let (true, Some(hook)) = (self.capabilities.contains(Capabilities::FORK_HOOKS), hook) {
             // SAFETY: the plugin's own function with its instance; serialisation is the caller's span.

@@ -154,6 +154,23 @@ pub fn in_child(pager: &Pager, action: impl FnOnce() -> i32) -> End {
     )
 }
 
+/// Runs `action` in a child that could open nothing when the pager was told of it.
+pub fn without_descriptors(pager: &Pager, action: impl FnOnce() -> i32) -> End {
+    pager.before_fork().expect("prepared");
+    let limit = |soft| {
+        let all = libc::rlimit { rlim_cur: soft, rlim_max: soft };
+        // SAFETY: of the child alone.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const all) }, 0);
+    };
+    fork(
+        || {
+            limit(0);
+            if pager.after_fork_in_child().is_err() { action() } else { 99 }
+        },
+        || pager.after_fork_in_parent(true),
+    )
+}
+
 /// Runs `action` in a child that the pager does not know of.
 pub fn in_unknown_child(action: impl FnOnce() -> i32) -> End {
     fork(action, || ())

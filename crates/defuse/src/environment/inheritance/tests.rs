@@ -1,4 +1,4 @@
-use super::{Inheritance, ProcessId};
+use super::{INHERITANCE, Inheritance, ProcessId};
 use proptest::prelude::*;
 
 proptest! {
@@ -17,7 +17,7 @@ proptest! {
             executable: executable.into_bytes(),
         };
         let text = left.to_variable();
-        let value = text.strip_prefix(super::INHERITANCE).unwrap().strip_suffix(b"\0").unwrap();
+        let value = text.strip_prefix(INHERITANCE).unwrap().strip_suffix(b"\0").unwrap();
         prop_assert_eq!(Inheritance::parse(value), Some(left));
     }
 }
