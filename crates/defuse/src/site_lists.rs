@@ -25,13 +25,17 @@ const TEXT: &str = "-text";
 /// What every process of a session has the interposer look at, but for the memory that is its own. `pages`: files may be mapped by
 /// the pager.
 pub fn interests(pages: bool) -> Config {
-    let config = table::calls().fold(Config::new(), |config, (nr, call)| {
+    let mut config = Config::new();
+    for (nr, call) in table::calls() {
         let never_asked = !pages && call.interest == Interest::WhileAlert;
-        let config = config.interest(nr, if never_asked { Interest::Never } else { call.interest });
+        config.set_interest(nr, if never_asked { Interest::Never } else { call.interest });
         // Memory that is named by a call may be a mapped file.
-        if !pages || call.memory().is_empty() { config } else { config.alert(nr) }
-    });
-    serve::INNER.iter().fold(config, |config, &nr| config.inner(nr))
+        if pages && !call.memory().is_empty() {
+            config.set_alert(nr);
+        }
+    }
+    serve::INNER.iter().for_each(|&nr| config.set_inner(nr));
+    config
 }
 
 /// The lists of one session.

@@ -101,29 +101,44 @@ impl Config {
     /// Sets the interest in one number. Numbers out of range are ignored.
     #[must_use]
     pub const fn interest(mut self, nr: u32, interest: Interest) -> Self {
+        self.set_interest(nr, interest);
+        self
+    }
+
+    /// As [`interest`](Self::interest), in place: to set many copies nothing.
+    pub const fn set_interest(&mut self, nr: u32, interest: Interest) {
         if (nr as usize) < NUMBERS {
             self.interests[nr as usize] = interest;
         }
-        self
     }
 
     /// Offers calls of this number made while the thread is inside to [`crate::Handler::inner_call`].
     #[must_use]
     pub const fn inner(mut self, nr: u32) -> Self {
+        self.set_inner(nr);
+        self
+    }
+
+    /// As [`inner`](Self::inner), in place.
+    pub const fn set_inner(&mut self, nr: u32) {
         if (nr as usize) < NUMBERS {
             self.inner[nr as usize] = true;
         }
-        self
     }
 
     /// Offers all calls of this number while [`crate::set_alert`] is on, whatever the interest in it is otherwise. Without
     /// effect for numbers that make processes, execute, exit or change what is done about signals.
     #[must_use]
     pub const fn alert(mut self, nr: u32) -> Self {
+        self.set_alert(nr);
+        self
+    }
+
+    /// As [`alert`](Self::alert), in place.
+    pub const fn set_alert(&mut self, nr: u32) {
         if (nr as usize) < NUMBERS {
             self.alert[nr as usize] = true;
         }
-        self
     }
 
     /// The bytes that [`Interest::ByFd`] looks at. Without them every FD is [`FD_UNKNOWN`].
