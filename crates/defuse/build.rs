@@ -1,12 +1,4 @@
-//! Links the unwinder into the library itself.
-//!
-//! Rust's standard library asks for `-lgcc_s`, so every process would load `libgcc_s.so.1` with ours: some 80 us, in part of its constructor. A linker script of that name, found before the real one, gives the same code from the compiler's static library.
-
-use std::path::Path;
-use std::process::Command;
-
-/// What stands for the shared library.
-const SCRIPT: &str = "INPUT(-lgcc_eh -lgcc)\n";
+//! How the library is linked. The unwinder is in it by a feature of `plugin-abi`.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -14,14 +6,4 @@ fn main() {
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,pack-relative-relocs");
     // Our constructor before those of all other libraries: some work on files there.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,initfirst");
-    // Without the static library the shared one does as well, only slower.
-    let found = Command::new("cc").arg("-print-file-name=libgcc_eh.a").output();
-    let there =
-        found.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute());
-    let Some(directory) = std::env::var_os("OUT_DIR").filter(|_| there) else { return };
-    let directory = Path::new(&directory);
-    match std::fs::write(directory.join("libgcc_s.so"), SCRIPT) {
-        Ok(()) => println!("cargo::rustc-link-search=native={}", directory.display()),
-        Err(error) => println!("cargo::warning=libgcc_s will be loaded into every process: {error}"),
-    }
 }

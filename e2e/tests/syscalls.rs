@@ -84,10 +84,10 @@ same_as_plain_by! {
 }
 
 same_as_plain_served! {
-    /// 26 calls that only look, each with some 150 paths.
+    /// 32 calls that only look, each with some 150 paths.
     paths_that_are_looked_at: script("cd \"$MNT\"; \"$FIX/paths\" look").fixture("paths").needs_other_device();
 
-    /// 29 calls that change something, each with the same paths on a tree laid anew every time.
+    /// 31 calls that change something, each with the same paths on a tree laid anew every time.
     paths_that_are_changed: script("cd \"$MNT\"; \"$FIX/paths\" change").fixture("paths").needs_other_device();
 
     /// ETXTBSY, the other way round; of what is handed over nothing is known.
@@ -95,6 +95,9 @@ same_as_plain_served! {
 
     /// Numbers, duplicates, flags, close-on-exec, /proc/self/fd.
     descriptors_are_the_kernels: transcript("descriptors");
+
+    /// The order in which errors are seen, empty paths, links to the mount point.
+    what_is_wrong_with_paths: transcript("path_errors").needs_other_device();
 
     /// Entries, cookies, links, renames and working directories.
     directories_and_names: transcript("directories").needs_other_device();

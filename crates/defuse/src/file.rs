@@ -36,6 +36,8 @@ pub struct OpenFile {
     /// What stands at the program's FD numbers: [`PLACEHOLDER`], [`SHADOW`], or the number itself that is the plugin's
     /// own descriptor.
     form: AtomicI32,
+    /// It is counted in [`ADOPTED_DIRECTORIES`].
+    leads_in: AtomicBool,
     /// What its locks need, if the session keeps them.
     pub locks: lock_files::Held,
     /// What it is for mapping.
@@ -66,6 +68,14 @@ impl Paged {
 /// In the slot's first user word, beside open(2)'s flags: the directory has been removed.
 pub const REMOVED: u64 = 1 << 63;
 
+/// How many files at whose numbers a descriptor of their plugin stands may be directories: by a link to `/proc/self/fd/N` the kernel finds what is in them.
+static ADOPTED_DIRECTORIES: AtomicU32 = AtomicU32::new(0);
+
+/// Whether a symbolic link may lead the kernel to what is in a directory on a mount.
+pub fn has_adopted_directories() -> bool {
+    ADOPTED_DIRECTORIES.load(Ordering::SeqCst) != 0
+}
+
 const PLACEHOLDER: i32 = -1;
 const SHADOW: i32 = -2;
 
@@ -87,6 +97,7 @@ impl OpenFile {
             open_flags,
             kind: AtomicU32::new(kind & sys::S_IFMT),
             form: AtomicI32::new(PLACEHOLDER),
+            leads_in: AtomicBool::new(false),
             locks: lock_files::Held::new(),
             paged: Paged::default(),
             uncached_at: AtomicU64::new(0),
@@ -140,6 +151,16 @@ impl OpenFile {
             Form::Backing(fd) => fd,
         };
         self.form.store(form, Ordering::Release);
+        self.count_if(form >= 0 && matches!(self.kind.load(Ordering::Relaxed), 0 | sys::S_IFDIR));
+    }
+
+    /// Counts it in [`ADOPTED_DIRECTORIES`], or does so no more.
+    fn count_if(&self, adopted_directory: bool) {
+        match (self.leads_in.swap(adopted_directory, Ordering::Relaxed), adopted_directory) {
+            (false, true) => ADOPTED_DIRECTORIES.fetch_add(1, Ordering::SeqCst),
+            (true, false) => ADOPTED_DIRECTORIES.fetch_sub(1, Ordering::SeqCst),
+            _ => 0,
+        };
     }
 
     /// Tells the plugin that its descriptor for this file now is `fd`, and uses the handle it answers with.
@@ -252,6 +273,7 @@ impl OpenFile {
 impl Drop for OpenFile {
     /// The last FD of this process and the last call that used it are gone.
     fn drop(&mut self) {
+        self.count_if(false);
         if let Some(instance) = self.process.mounts[self.mount].loaded().filter(|_| !self.is_lent()) {
             let handle = borrowed(*self.handle.get_mut());
             // The descriptor that the plugin closes has a number of the program's.

@@ -16,13 +16,21 @@ use rustix::io::Errno;
 use crate::file::{self, FileRef, Owner, plugin_errno};
 use crate::mount::Mount;
 use crate::process::{Cwd, Process};
-use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place};
+use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place, Walk};
 use crate::{native, private_fd, working_directory};
 
-pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_how, open_waiting, why_not};
+pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_waiting, why_not};
 
 /// What paths begin with whose links read differently for us and for the kernel, or may: see [`magic_link`] and [`proc_fd`].
 pub const MAGIC_PREFIXES: [&[u8]; 3] = [b"/proc", b"/dev/fd", b"/dev/std"];
+
+/// Whether a path that begins at the directory `path` (canonical) may come to begin with one of [`MAGIC_PREFIXES`].
+pub fn is_above_magic(path: &[u8]) -> bool {
+    let path = if path == b"/" { b"" } else { path };
+    MAGIC_PREFIXES
+        .iter()
+        .any(|prefix| prefix.strip_prefix(path).is_some_and(|rest| rest.first() == Some(&b'/')))
+}
 
 /// Where a path argument leads.
 pub enum Located {
@@ -63,6 +71,14 @@ impl Spot {
         operation: impl FnOnce(&Instance, &MountPath) -> plugin_abi::Result<R>,
     ) -> Result<R, Errno> {
         operation(self.mount.instance()?, self.path()).map_err(plugin_errno)
+    }
+
+    /// Why nothing can be looked up in the directory that it lies in, if so.
+    pub fn check_parent(&self) -> Result<(), Errno> {
+        let text = self.path().as_bytes();
+        let slash = text.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        let parent = PathBytes::try_from(&text[..slash.max(1)]).map_err(|_| Errno::NAMETOOLONG)?;
+        Self::new(self.mount, parent, true)?.check_directory()
     }
 
     /// Whether it is the mount point itself.
@@ -150,6 +166,11 @@ impl PathArgument {
         Ok(Self { dirfd, text })
     }
 
+    /// The working directory.
+    pub fn here() -> Result<Self, Errno> {
+        Ok(Self { dirfd: sys::AT_FDCWD, text: PathBytes::try_from(b".".as_slice())? })
+    }
+
     /// As it was read, or relative to the working directory.
     pub fn is_absolute(&self) -> bool {
         self.text.first() == Some(&b'/')
@@ -162,7 +183,12 @@ impl PathArgument {
 
     /// Where the path leads with every symbolic link on the way read, the last one too if `follow`.
     pub fn walk(&self, process: &'static Process, follow: bool) -> Result<Located, Errno> {
-        self.find(process, Some(follow))
+        self.walk_with(process, Walk::plain(follow))
+    }
+
+    /// As [`walk`](Self::walk), with more to say.
+    pub fn walk_with(&self, process: &'static Process, walk: Walk) -> Result<Located, Errno> {
+        self.find(process, Some(walk))
     }
 
     /// Runs `operation` where the path leads, walking when a symbolic link is met. `follow` tells whether a link in
@@ -171,9 +197,19 @@ impl PathArgument {
         &self,
         process: &'static Process,
         follow: bool,
+        operation: impl FnMut(&Spot) -> Result<R, Errno>,
+    ) -> Result<Performed<R>, Errno> {
+        self.perform_with(process, Walk::plain(follow), operation)
+    }
+
+    /// As [`perform`](Self::perform), with more to say.
+    pub fn perform_with<R>(
+        &self,
+        process: &'static Process,
+        walk: Walk,
         mut operation: impl FnMut(&Spot) -> Result<R, Errno>,
     ) -> Result<Performed<R>, Errno> {
-        let first = if self.is_magic() { self.walk(process, follow) } else { self.locate(process) };
+        let first = if self.is_magic() { self.walk_with(process, walk) } else { self.locate(process) };
         match first? {
             Located::Native(path) => return Ok(Performed::Native(path)),
             Located::Served(spot) => match operation(&spot) {
@@ -181,7 +217,7 @@ impl PathArgument {
                 other => return other.map(Performed::Served),
             },
         }
-        match self.walk(process, follow)? {
+        match self.walk_with(process, walk)? {
             Located::Native(path) => Ok(Performed::Native(path)),
             Located::Served(spot) => operation(&spot).map(Performed::Served),
         }
@@ -197,7 +233,7 @@ impl PathArgument {
         why_not(self.dirfd, &self.text, follow) == Errno::LOOP
     }
 
-    fn find(&self, process: &'static Process, walk: Option<bool>) -> Result<Located, Errno> {
+    fn find(&self, process: &'static Process, walk: Option<Walk>) -> Result<Located, Errno> {
         if self.text.is_empty() {
             return Err(Errno::NOENT);
         }
@@ -222,13 +258,16 @@ impl PathArgument {
                 Err(_) => return Ok(Located::Native(None)),
             },
         };
-        let links = NamespaceLinks { process, differs: Cell::new(false) };
+        let magic = walk.is_none_or(|walk| walk.magic);
+        let links = NamespaceLinks { process, magic, differs: Cell::new(false) };
         let place = match walk {
             None => match resolve::lexical(&process.table, &base, &self.text)? {
-                Place::Unclear => resolve::walk(&process.table, &links, &base, &self.text, false)?,
+                Place::Unclear => {
+                    resolve::walk(&process.table, &links, &base, &self.text, Walk::plain(false))?
+                }
                 clear => clear,
             },
-            Some(follow) => resolve::walk(&process.table, &links, &base, &self.text, follow)?,
+            Some(walk) => resolve::walk(&process.table, &links, &base, &self.text, walk)?,
         };
         match place {
             Place::Inside { mount, path, directory } => {
@@ -321,6 +360,11 @@ pub fn directory_itself(process: &'static Process, argument: &PathArgument) -> O
     file::served(process, argument.dirfd).filter(|file| file.is_directory().unwrap_or(false))
 }
 
+/// What a call with an empty path is about: an FD, or the working directory; if that is on a mount.
+pub fn open_at(process: &'static Process, fd: RawFd) -> Option<FileRef> {
+    if fd == sys::AT_FDCWD { working_file(process) } else { file::served(process, fd) }
+}
+
 /// The working directory as an open file, if it lies on a mount.
 pub fn working_file(process: &'static Process) -> Option<FileRef> {
     working_directory::held(process)?.file().map(FileRef::WorkingDirectory)
@@ -355,7 +399,8 @@ pub fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
     Ok(path)
 }
 
-fn has_dot_dot(path: &[u8]) -> bool {
+/// Whether a component of the path is `..`.
+pub fn has_dot_dot(path: &[u8]) -> bool {
     path.split(|&byte| byte == b'/').any(|name| name == b"..")
 }
 
@@ -373,6 +418,8 @@ fn read_kernel_link(path: *const u8, target: &mut PathBytes) -> Result<(), Errno
 /// Links as this process sees them: those on mounts from the plugins, the others from the kernel.
 struct NamespaceLinks {
     process: &'static Process,
+    /// Those of /proc that only the kernel can read are followed.
+    magic: bool,
     /// A link was met that the kernel reads differently.
     differs: Cell<bool>,
 }
@@ -390,6 +437,9 @@ impl Links for NamespaceLinks {
             return target.try_extend_from_slice(&buffer[..length]).map_err(|_| Errno::NAMETOOLONG);
         }
         if let Some(served) = crate::proc_links::magic_link(self.process, path)? {
+            if !self.magic {
+                return Err(Errno::LOOP);
+            }
             self.differs.set(true);
             return target.try_extend_from_slice(&served).map_err(|_| Errno::NAMETOOLONG);
         }
@@ -398,6 +448,9 @@ impl Links for NamespaceLinks {
         read_kernel_link(name.as_ptr(), target)?;
         if path.starts_with(b"/proc/") && target.first() != Some(&b'/') && !path.ends_with(b"self") {
             return Err(Errno::INVAL); // A magic link: its text is no path, only the kernel can follow it.
+        }
+        if path.starts_with(b"/proc/") && target.first() == Some(&b'/') && !self.magic {
+            return Err(Errno::LOOP);
         }
         Ok(())
     }

@@ -31,6 +31,16 @@ pub fn look_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno
     }
 }
 
+/// Whether there is something: `ELOOP` if there is a symbolic link on the way (with `follow` also as the last component), `ENOENT`, `ENOTDIR`. As a
+/// look-up does, and no other open, this leaves an automount point that the path names alone. Where there is something, it takes as long as to open and to close.
+pub fn look(dirfd: RawFd, path: &[u8], follow: bool) -> Result<(), Errno> {
+    let nofollow = if follow { 0 } else { sys::O_NOFOLLOW };
+    let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow);
+    let fd = look_how(dirfd, path, &OpenHow { flags, mode: 0, resolve: NO_SYMLINKS })?;
+    native::close(fd);
+    Ok(())
+}
+
 /// Why the path cannot be opened in a way that never succeeds: `ELOOP` if there is a symbolic link on the way (with `follow` also as the
 /// last component), `EISDIR` for a directory, `ENOTDIR` for anything else or if that is on the way, `ENOENT`. No descriptor is made, so this takes less than to
 /// open and to close.

@@ -25,6 +25,9 @@ pub static STATES: FdStates = FdStates::new();
 /// Not 0 while no path that goes down from the working directory leads to a mount by its text; another number each time that this has
 /// become so. Changed under `Process::cwd`.
 pub static RELATIVE_FOREIGN: AtomicU32 = AtomicU32::new(0);
+/// Even and not 0: another number each time that one of the kernel's FDs, without being closed, has become a served one (dup2). Its state
+/// is forgotten before that, and the kernel's table changes after.
+pub static EXCHANGES: AtomicU32 = AtomicU32::new(2);
 /// The served FDs. Static, so that its 16 KiB are pages that nobody touches before a file is served.
 pub static FILES: FdTable<OpenFile> = FdTable::new();
 
@@ -213,9 +216,9 @@ impl Process {
         let mut known = self.cwd.lock();
         mark_relative(false);
         self.cwd_changes.fetch_add(1, Ordering::SeqCst);
-        if let Err(error) = self.enter_nowhere() {
+        if self.enter_nowhere().is_err() {
             mark_relative(self.is_foreign_below(&known));
-            return Err(error);
+            return Err(Errno::IO); // Whatever it is, it says nothing about the path.
         }
         let former = std::mem::replace(&mut *known, cwd);
         drop(known);

@@ -39,6 +39,40 @@ pub enum Place {
     Unclear,
 }
 
+/// What [`walk`] may meet on the way; openat2(2) has words for it.
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the call")]
+#[derive(Debug, Clone, Copy)]
+pub struct Walk {
+    /// A link in the last component is followed.
+    pub follow: bool,
+    /// Links are. Not with `RESOLVE_NO_SYMLINKS`.
+    pub links: bool,
+    /// Links of /proc are that only the kernel can read. Not with `RESOLVE_NO_MAGICLINKS`.
+    pub magic: bool,
+    /// Other mounts are. Not with `RESOLVE_NO_XDEV`.
+    pub mounts: bool,
+    /// What is above the directory that the path begins in.
+    pub above: Above,
+}
+
+/// What `..` in the directory that a path begins in means, and a slash at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Above {
+    /// The directory above, and the root.
+    Open,
+    /// `EXDEV`: `RESOLVE_BENEATH`.
+    Forbidden,
+    /// That directory itself: `RESOLVE_IN_ROOT`.
+    Itself,
+}
+
+impl Walk {
+    /// As calls without these words do.
+    pub const fn plain(follow: bool) -> Self {
+        Self { follow, links: true, magic: true, mounts: true, above: Above::Open }
+    }
+}
+
 /// Reads symbolic links, wherever they lie.
 pub trait Links {
     /// The target of the link at the canonical absolute `path`, which lies on mount `inside` at the given path
@@ -123,15 +157,18 @@ fn is_plain_by_bytes(path: &[u8]) -> bool {
 }
 
 /// What `path` means relative to the canonical absolute directory `base`, with every link on the way read. The
-/// last component is followed only when `follow` is set or a slash comes after it.
+/// last component is followed only if `how` says so or a slash comes after it. With [`Above::Itself`] the path is not absolute.
 pub fn walk(
     mounts: &MountTable,
     links: &impl Links,
     base: &[u8],
     path: &[u8],
-    follow: bool,
+    how: Walk,
 ) -> Result<Place, Errno> {
+    let follow = how.follow;
     let mut current = start(base, path)?;
+    let top = current.len();
+    let top_mount = located(mounts, &current).map(|(mount, _)| mount);
     let mut rest = PathBytes::new();
     append(&mut rest, path)?;
     let mut through_mount = path[0] != b'/' && mounts.find(base).is_some();
@@ -152,13 +189,19 @@ pub fn walk(
                     unverified = false;
                 }
                 if name.as_slice() == b".." {
-                    pop(&mut current);
+                    match how.above {
+                        Above::Forbidden if current.len() == top => return Err(Errno::XDEV),
+                        Above::Itself if current.len() == top => {}
+                        _ => pop(&mut current),
+                    }
+                    stay(mounts, &current, top_mount, how)?;
                 }
                 continue;
             }
             _ => push(&mut current, &name)?,
         }
         unverified = false;
+        stay(mounts, &current, top_mount, how)?;
         let inside = located(mounts, &current);
         through_mount |= inside.is_some();
         if last && !follow && !slash_after {
@@ -170,12 +213,17 @@ pub fn walk(
         }
         match links.read(&current, inside, &mut target) {
             Ok(()) => {
-                links_left = links_left.checked_sub(1).ok_or(Errno::LOOP)?;
+                links_left = links_left.checked_sub(1).filter(|_| how.links).ok_or(Errno::LOOP)?;
                 if target.is_empty() {
                     return Err(Errno::NOENT);
                 }
                 if target[0] == b'/' {
-                    current.clear();
+                    match how.above {
+                        Above::Forbidden => return Err(Errno::XDEV),
+                        Above::Itself => current.truncate(top),
+                        Above::Open => current.clear(),
+                    }
+                    stay(mounts, &current, top_mount, how)?;
                 } else {
                     pop(&mut current);
                 }
@@ -196,6 +244,15 @@ pub fn walk(
         }
     }
     place(mounts, current, directory, through_mount)
+}
+
+/// `EXDEV` on another mount than the first, if that is forbidden. The kernel sees to its own.
+fn stay(mounts: &MountTable, current: &[u8], first: Option<usize>, how: Walk) -> Result<(), Errno> {
+    if how.mounts || located(mounts, current).map(|(mount, _)| mount) == first {
+        Ok(())
+    } else {
+        Err(Errno::XDEV)
+    }
 }
 
 fn start(base: &[u8], path: &[u8]) -> Result<PathBytes, Errno> {

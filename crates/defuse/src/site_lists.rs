@@ -34,7 +34,9 @@ pub fn interests(pages: bool) -> Config {
             config.set_alert(nr);
         }
     }
-    serve::INNER.iter().for_each(|&nr| config.set_inner(nr));
+    for &nr in serve::INNER {
+        config.set_inner(nr);
+    }
     config
 }
 

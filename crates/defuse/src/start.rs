@@ -25,7 +25,7 @@ use crate::common::Common;
 use crate::environment::{self, Found, Inheritance};
 use crate::mount::Mount;
 use crate::mounts::{MountPoint, MountTable};
-use crate::process::{Cwd, FILES, Process, RELATIVE_FOREIGN, STATES};
+use crate::process::{Cwd, EXCHANGES, FILES, Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::PathBytes;
 use crate::session::{self, OpenedSession, SessionConfig, names};
 use crate::shadow::{self, Module, ShadowProvider};
@@ -269,6 +269,12 @@ fn mounts_of(config: SessionConfig) -> Result<Mounts, Box<dyn std::error::Error>
         };
         mounts.push(Mount::new(number, shadows, CString::new(point)?, mount.library, backend, options));
     }
+    // And those above what is in /dev that leads to open files.
+    for above in [c"/", c"/dev"] {
+        if let Ok(stat) = native::stat(above) {
+            ancestors.push((stat.st_dev, stat.st_ino));
+        }
+    }
     Ok((MountTable::new(points), mounts, ancestors))
 }
 
@@ -403,6 +409,7 @@ fn install(process: &'static Process, dispatch: DispatchPolicy) -> Result<(), Bo
         process.table.hidden_inodes(),
         &RELATIVE_FOREIGN,
         nofile::limit(),
+        &EXCHANGES,
     )));
     let config = site_lists::interests(pages)
         .dispatch(dispatch)

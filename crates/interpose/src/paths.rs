@@ -61,13 +61,16 @@ pub struct PathFilter {
     /// Not 0: relative to the working directory nothing is of interest.
     pub(crate) relative: &'static AtomicU32,
     pub(crate) fd_limit: &'static AtomicU64,
+    /// Even and not 0; another number each time that an FD of no interest has become another file's.
+    pub(crate) exchanges: &'static AtomicU32,
 }
 
 impl PathFilter {
     /// Paths that begin with one of the `prefixes` are of interest, and answers that name one of the `inodes`. Relative ones are while
     /// `relative` is 0. Each time that another directory becomes one where they are not, it has to be another odd number, and 0 before
     /// the kernel's working directory is one that is not the program's: what is not there is believed if the mark is the same before
-    /// and after the call. FDs are expected below `fd_limit`.
+    /// and after the call. FDs are expected below `fd_limit`. `exchanges` is even and not 0, and another such number before an FD that was
+    /// [`crate::FD_FOREIGN`] becomes, without having been closed, something of interest: when its state has been forgotten already.
     ///
     /// # Panics
     ///
@@ -77,6 +80,7 @@ impl PathFilter {
         inodes: impl IntoIterator<Item = u64>,
         relative: &'static AtomicU32,
         fd_limit: &'static AtomicU64,
+        exchanges: &'static AtomicU32,
     ) -> Self {
         let mut units = Vec::new();
         for prefix in prefixes {
@@ -92,6 +96,6 @@ impl PathFilter {
         }
         units.push([0, 0]);
         let inodes = inodes.into_iter().filter(|&inode| inode != 0).chain([0]).collect();
-        Self { prefixes: units.into(), inodes, relative, fd_limit }
+        Self { prefixes: units.into(), inodes, relative, fd_limit, exchanges }
     }
 }

@@ -328,7 +328,7 @@ fn block_of(request: &Request) -> u64 {
     (tls::current() as u64).wrapping_sub(tls::thread_pointer()).wrapping_add(request.tls)
 }
 
-static RESTRAINED: AtomicBool = AtomicBool::new(false);
+pub(crate) static RESTRAINED: AtomicBool = AtomicBool::new(false);
 
 /// From now on the program may be allowed few system calls. A thread that ends leaves its stack mapped.
 pub fn make_no_calls_of_our_own() {

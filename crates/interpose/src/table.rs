@@ -78,11 +78,13 @@ static NO_PREFIXES: [u64; 2] = [0; 2];
 static NO_INODES: u64 = 0;
 static NO_LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 static OF_INTEREST: AtomicU32 = AtomicU32::new(0);
+static NO_EXCHANGES: AtomicU32 = AtomicU32::new(2);
 /// The parts of the [`crate::PathFilter`].
 pub static PATH_PREFIXES: AtomicPtr<[u64; 2]> = AtomicPtr::new((&raw const NO_PREFIXES).cast_mut());
 pub static PATH_INODES: AtomicPtr<u64> = AtomicPtr::new((&raw const NO_INODES).cast_mut());
 pub static PATH_RELATIVE: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const OF_INTEREST).cast_mut());
 pub static PATH_FD_LIMIT: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const NO_LIMIT).cast_mut());
+pub static PATH_EXCHANGES: AtomicPtr<AtomicU32> = AtomicPtr::new((&raw const NO_EXCHANGES).cast_mut());
 /// Where `errno` is, relative to the thread pointer.
 pub static ERRNO_OFFSET: AtomicU64 = AtomicU64::new(0);
 
@@ -193,6 +195,7 @@ pub fn fill(config: &Config) {
         PATH_INODES.store(paths.inodes.as_ptr().cast_mut(), Relaxed);
         PATH_RELATIVE.store((&raw const *paths.relative).cast_mut(), Relaxed);
         PATH_FD_LIMIT.store((&raw const *paths.fd_limit).cast_mut(), Relaxed);
+        PATH_EXCHANGES.store((&raw const *paths.exchanges).cast_mut(), Relaxed);
     }
     for (nr, (interest, inner)) in config.interests.iter().zip(config.inner).enumerate() {
         let host = host_class(*interest);

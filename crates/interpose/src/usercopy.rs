@@ -174,6 +174,9 @@ unsafe extern "C" {
     fn interpose_quick_peek_start();
     fn interpose_quick_peek_end();
     fn interpose_quick_done();
+    // Its way of giving the program what it found.
+    fn interpose_quick_give();
+    fn interpose_quick_give_failed();
 }
 
 const SYS_MADVISE: u32 = 28;
@@ -321,6 +324,9 @@ pub(crate) fn recovery(pc: u64) -> Option<u64> {
         if (at(start)..at(end)).contains(&pc) {
             return Some(at(continued));
         }
+    }
+    if at(interpose_quick_give) == pc {
+        return Some(at(interpose_quick_give_failed));
     }
     let peeks = [
         interpose_peek_rdi,

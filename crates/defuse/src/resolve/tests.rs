@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseResult, TestRunner};
 use rstest::rstest;
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use super::*;
 use crate::mounts::MountPoint;
@@ -53,9 +53,13 @@ fn tree() -> (tempfile::TempDir, PathBuf, MountTable) {
 
 /// The kernel's answer: the path of the object, or its error.
 fn kernel(base: &Path, path: &str, follow: bool) -> Result<Vec<u8>, Errno> {
+    restricted_kernel(base, path, follow, ResolveFlags::empty())
+}
+
+fn restricted_kernel(base: &Path, path: &str, follow: bool, words: ResolveFlags) -> Result<Vec<u8>, Errno> {
     let base = rustix::fs::open(base, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
     let nofollow = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
-    let file = rustix::fs::openat(&base, path, OFlags::PATH | nofollow, Mode::empty())?;
+    let file = rustix::fs::openat2(&base, path, OFlags::PATH | nofollow, Mode::empty(), words)?;
     let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
     Ok(std::fs::read_link(link).unwrap().into_os_string().into_encoded_bytes())
 }
@@ -102,21 +106,38 @@ fn path() -> impl Strategy<Value = String> {
 #[test]
 fn a_walk_ends_where_the_kernel_does() {
     let base = prop::sample::select(vec!["", "mnt", "mnt/d", "mnt/d/e", "out", "out/p"]);
-    for_cases(2000, (base, path(), any::<bool>()), |root, table, (base, path, follow)| {
-        let base = root.join(base).canonicalize().unwrap();
-        let mine = walk(table, &RealLinks, base.as_os_str().as_bytes(), path.as_bytes(), follow);
-        match (kernel(&base, &path, follow), mine) {
-            (Ok(theirs), Ok(place)) => prop_assert_eq!(
-                String::from_utf8_lossy(&theirs).into_owned(),
-                String::from_utf8_lossy(&absolute(&place, table)).into_owned()
-            ),
-            // Whether the last component exists, or is a directory, is for the operation to find out.
-            (Err(_), Ok(_)) => {}
-            (Err(theirs), Err(mine)) => prop_assert_eq!(theirs, mine),
-            (Ok(theirs), Err(mine)) => prop_assert!(false, "kernel found {:?}, walk said {mine}", theirs),
-        }
-        Ok(())
-    });
+    let above = prop::sample::select(vec![Above::Open, Above::Forbidden, Above::Itself]);
+    let restricted = (above, prop::bool::weighted(0.8));
+    for_cases(
+        4000,
+        (base, path(), any::<bool>(), restricted),
+        |root, table, (base, path, follow, restricted)| {
+            let (above, links) = restricted;
+            let base = root.join(base).canonicalize().unwrap();
+            // Who calls it does so with a relative path.
+            let path = if above == Above::Open { &path } else { path.trim_start_matches('/') };
+            prop_assume!(!path.is_empty());
+            let words = match above {
+                Above::Open => ResolveFlags::empty(),
+                Above::Forbidden => ResolveFlags::BENEATH,
+                Above::Itself => ResolveFlags::IN_ROOT,
+            };
+            let words = if links { words } else { words | ResolveFlags::NO_SYMLINKS };
+            let how = Walk { links, above, ..Walk::plain(follow) };
+            let mine = walk(table, &RealLinks, base.as_os_str().as_bytes(), path.as_bytes(), how);
+            match (restricted_kernel(&base, path, follow, words), mine) {
+                (Ok(theirs), Ok(place)) => prop_assert_eq!(
+                    String::from_utf8_lossy(&theirs).into_owned(),
+                    String::from_utf8_lossy(&absolute(&place, table)).into_owned()
+                ),
+                // Whether the last component exists, or is a directory, is for the operation to find out.
+                (Err(_), Ok(_)) => {}
+                (Err(theirs), Err(mine)) => prop_assert_eq!(theirs, mine),
+                (Ok(theirs), Err(mine)) => prop_assert!(false, "kernel found {:?}, walk said {mine}", theirs),
+            }
+            Ok(())
+        },
+    );
 }
 
 /// Where the text alone gives an answer and no link lies on the way, it is the kernel's answer.
@@ -126,7 +147,7 @@ fn the_text_is_enough_where_there_are_no_links() {
     for_cases(1000, (base, path()), |root, table, (base, path)| {
         let base = root.join(base).canonicalize().unwrap();
         let directory = rustix::fs::open(&base, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        let resolve = rustix::fs::ResolveFlags::NO_SYMLINKS;
+        let resolve = ResolveFlags::NO_SYMLINKS;
         let linkless = rustix::fs::openat2(&directory, path.as_str(), OFlags::PATH, Mode::empty(), resolve);
         let place = lexical(table, base.as_os_str().as_bytes(), path.as_bytes()).unwrap();
         if let (Ok(_), false) = (&linkless, place == Place::Unclear) {

@@ -1,7 +1,7 @@
 //! Names that are not there, of which programs ask for many: along a search path, or to see whether there is work to do.
 //!
 //! Under a mount point there is nothing for the kernel, so what it does not find may lie on a mount, if a symbolic link led there. Whether
-//! there was a link on the way is told by an open that refuses them and cannot succeed ([`why_not`]). It also says that the name is absent:
+//! there was a link on the way is told by an open that refuses them ([`look`]). It also says that the name is absent:
 //! where that is likely (`interpose::absence`) it is the only call.
 //!
 //! Nothing is kept of what is found out but how likely it is to be found again. A link that is made later is met by the next look-up.
@@ -17,8 +17,8 @@ use rustix::io::Errno;
 
 use super::paths::At;
 use super::{Reply, Served};
-use crate::openat2::why_not;
-use crate::process::{Process, RELATIVE_FOREIGN, STATES};
+use crate::openat2::look;
+use crate::process::{EXCHANGES, Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::PATH_MAX;
 
 /// The answer to a call whose path the entry found to be nobody's by its text, if the name is absent for sure: there was no link on the
@@ -40,21 +40,21 @@ pub fn answer(call: &Call) -> Option<i64> {
     let path = usercopy::read_cstr(call.args[at.path], &mut buffer).ok()?;
     // The directory may be another at each moment. What was tried before may have been tried in that.
     let mark = (path.first() != Some(&b'/')).then(|| foreign_mark(dirfd));
-    let why = why_not(dirfd, path, at.follow);
+    let why = look(dirfd, path, at.follow).err();
     if mark.is_some_and(|mark| mark == 0 || mark != foreign_mark(dirfd)) {
         return None;
     }
     match tried {
         // There was no link now, so there was none then, as far as anybody can tell.
-        Some(error) if why == error => {
+        Some(error) if why == Some(error) => {
             interpose::absence(path, true);
             Some(-i64::from(error.raw_os_error()))
         }
         Some(_) => None,
         None => {
-            let absent = why == Errno::NOENT;
+            let absent = why == Some(Errno::NOENT);
             interpose::absence(path, absent);
-            absent.then_some(-i64::from(why.raw_os_error()))
+            absent.then_some(-i64::from(Errno::NOENT.raw_os_error()))
         }
     }
 }
@@ -63,40 +63,72 @@ pub fn answer(call: &Call) -> Option<i64> {
 fn foreign_mark(directory: RawFd) -> u32 {
     match directory {
         sys::AT_FDCWD => RELATIVE_FOREIGN.load(Ordering::SeqCst),
-        fd => u32::from(STATES.get(fd) == FdState::Foreign),
+        fd => {
+            // Before the state: see there.
+            let exchanges = EXCHANGES.load(Ordering::SeqCst);
+            if STATES.get(fd) == FdState::Foreign { exchanges } else { 0 }
+        }
     }
 }
 
-/// Serves a call. Once more if it finds nothing while another thread was changing the working directory: that may have been to a mount, after
-/// it was known to be elsewhere, and then there was nothing for the kernel.
+/// Serves a call. Once more if it finds nothing while another thread was changing the working directory, or what an FD is: that may have been to
+/// a mount, after it was known to be elsewhere, and then there was nothing for the kernel.
 pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Served) -> Served {
     loop {
-        let changes = process.cwd_changes.load(Ordering::SeqCst);
+        let changes = || (process.cwd_changes.load(Ordering::SeqCst), EXCHANGES.load(Ordering::SeqCst));
+        let before = changes();
         let served = serve();
-        let nothing = match &served {
-            Ok(Reply::Value(value)) => *value == -i64::from(Errno::NOENT.raw_os_error()),
-            Err(error) => *error == Errno::NOENT,
-            Ok(_) => false,
+        let error = match &served {
+            Ok(Reply::Value(value)) => *value,
+            Err(error) => -i64::from(error.raw_os_error()),
+            Ok(_) => 0,
         };
-        if !nothing || process.cwd_changes.load(Ordering::SeqCst) == changes || !is_look_up(process, call) {
+        // In the kernel's empty directory (`Process::enter_nowhere`) nothing can be made either, or it is forbidden; and of two names one may
+        // have been looked for before, and one after.
+        let nothing = [Errno::NOENT, Errno::ACCESS, Errno::XDEV].map(|none| -i64::from(none.raw_os_error()));
+        if !nothing.contains(&error) || changes() == before || !is_by_path(process, call) {
             return served;
         }
     }
 }
 
-/// Whether the call goes by a path, has no effect when it finds nothing, and does not count as a change of the working directory itself.
-fn is_look_up(process: &Process, call: &Call) -> bool {
-    const OTHERS: [u32; 10] = [
+/// Whether the call goes by a path, and has no effect when it finds nothing.
+fn is_by_path(process: &Process, call: &Call) -> bool {
+    const OTHERS: [u32; 34] = [
+        sys::__NR_chdir,
+        sys::__NR_creat,
+        sys::__NR_futimesat,
+        sys::__NR_getxattr,
+        sys::__NR_getxattrat,
+        sys::__NR_inotify_add_watch,
+        sys::__NR_lgetxattr,
+        sys::__NR_link,
+        sys::__NR_linkat,
+        sys::__NR_listxattr,
+        sys::__NR_listxattrat,
+        sys::__NR_llistxattr,
+        sys::__NR_lremovexattr,
+        sys::__NR_lsetxattr,
+        sys::__NR_mkdir,
+        sys::__NR_mkdirat,
+        sys::__NR_mknod,
+        sys::__NR_mknodat,
+        sys::__NR_name_to_handle_at,
         sys::__NR_open,
         sys::__NR_openat,
         sys::__NR_openat2,
-        sys::__NR_creat,
-        sys::__NR_statfs,
+        sys::__NR_removexattr,
+        sys::__NR_removexattrat,
         sys::__NR_rename,
         sys::__NR_renameat,
         sys::__NR_renameat2,
-        sys::__NR_link,
-        sys::__NR_linkat,
+        sys::__NR_setxattr,
+        sys::__NR_setxattrat,
+        sys::__NR_statfs,
+        sys::__NR_symlink,
+        sys::__NR_symlinkat,
+        sys::__NR_utime,
+        sys::__NR_utimes,
     ];
     // Where others may wander off with the directory each look at it counts as a change.
     !process.common.wanders() && (path_of(call).is_some() || OTHERS.contains(&call.nr))

@@ -81,7 +81,7 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
     unhide(
         process,
         &argument,
-        at.follow,
+        at.follow || argument.text.ends_with(b"/"),
         served,
         |attributes, root| user::write(buffer, &extended(attributes, mask as u32, root)),
         || {
@@ -115,7 +115,7 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
     unhide(
         process,
         &argument,
-        at.follow,
+        at.follow || argument.text.ends_with(b"/"),
         served,
         |attributes, _| user::write(buffer, attributes),
         || {
@@ -213,7 +213,12 @@ fn on_fd(
     DONE
 }
 
-/// Whether the path at `address` is "" (or, as newer kernels allow, no path at all).
+/// Whether the path at `address` is "", and not no path at all, which few calls allow.
+pub fn is_empty_text(address: u64) -> Result<bool, Errno> {
+    Ok(address != 0 && user::read::<u8>(address)? == 0)
+}
+
+/// Whether the path at `address` is "" (or, as newer kernels allow for some calls, no path at all).
 pub fn is_empty(address: u64) -> Result<bool, Errno> {
     Ok(address == 0 || user::read::<u8>(address)? == 0)
 }
@@ -232,7 +237,11 @@ pub fn faccessat2(process: &'static Process, call: &Call) -> Served {
     if flags & !(sys::AT_EACCESS | sys::AT_SYMLINK_NOFOLLOW | sys::AT_EMPTY_PATH) != 0 {
         return Ok(Reply::Pass);
     }
-    if flags & sys::AT_EMPTY_PATH != 0 && is_empty(path)? {
+    if flags & sys::AT_EMPTY_PATH != 0 && is_empty_text(path)? {
+        if dirfd as RawFd == sys::AT_FDCWD {
+            let here = PathArgument::here()?;
+            return check_argument(process, call, At::dir(true), &here, mode, flags & sys::AT_EACCESS);
+        }
         let Some(file) = file::served(process, dirfd as RawFd) else { return Ok(Reply::Pass) };
         let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
         access_itself(&spot, mode, flags & sys::AT_EACCESS)?;
@@ -242,14 +251,24 @@ pub fn faccessat2(process: &'static Process, call: &Call) -> Served {
 }
 
 fn check_access(process: &'static Process, call: &Call, at: At, mode: u32, flags: u32) -> Served {
+    check_argument(process, call, at, &at.argument(call)?, mode, flags)
+}
+
+fn check_argument(
+    process: &'static Process,
+    call: &Call,
+    at: At,
+    argument: &PathArgument,
+    mode: u32,
+    flags: u32,
+) -> Served {
     if mode & !7 != 0 {
         return Err(Errno::INVAL);
     }
-    let argument = at.argument(call)?;
-    if mode == 0 && itself(process, &argument, at).is_some() {
+    if mode == 0 && itself(process, argument, at).is_some() {
         return DONE;
     }
-    paths::lookup_argument(process, call, at, &argument, |spot| {
+    paths::lookup_argument(process, call, at, argument, |spot| {
         let looked = mode == 0 || spot.directory || !tells_links(spot)?;
         if looked {
             attributes_at(spot, at.follow)?;

@@ -1,7 +1,8 @@
 //! Two names in one directory that is, by its text, the kernel's: a `rename` or `link` there is simply made.
 //!
 //! A symbolic link may lead to a mount from there, but it leads both names to the same place, where the kernel finds nothing to rename or link
-//! ([`namei`](crate::namei) has why). So what succeeds was the kernel's, unless the name is that of a mount point, which the kernel has.
+//! ([`namei`](crate::namei) has why). So what succeeds was the kernel's, unless the name is that of a mount point, which the kernel has. A plugin's own
+//! descriptor of a directory, where it stands at one of the program's numbers, is another way in, by a link to `/proc/self/fd`.
 
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
@@ -14,7 +15,7 @@ use linux_raw_sys::general as sys;
 use super::paths::At;
 use crate::process::{Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::{self, PATH_MAX};
-use crate::{namei, native};
+use crate::{file, namei, native};
 
 /// Makes the call if that can do no harm; true if it was done. If not, nothing has happened.
 pub fn done(process: &'static Process, call: &Call, old: At, new: At) -> bool {
@@ -36,6 +37,7 @@ pub fn done(process: &'static Process, call: &Call, old: At, new: At) -> bool {
                     || resolve::located(&process.table, path).is_none()
                         && !namei::MAGIC_PREFIXES.iter().any(|prefix| path.starts_with(prefix)))
         })
+        && !file::has_adopted_directories()
         && !process.table.points().any(|point| [from_name, to_name].contains(&split(point).1))
         && native::call(call) == 0
 }

@@ -1,6 +1,7 @@
 //! Calls on FDs themselves: close, dup, fcntl.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use fdtable::{FdState, Ref, Released};
 use interpose::Call;
@@ -11,7 +12,7 @@ use super::open::STATUS;
 use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile, Owner};
-use crate::process::{Process, STATES};
+use crate::process::{EXCHANGES, Process, STATES};
 use crate::{common, locked_inodes, native, private_fd, shadow, vfork};
 
 /// linux/close_range.h
@@ -236,6 +237,10 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     }
     drop(target);
     STATES.forget(to);
+    if source.is_some() {
+        // Who takes the number for one of the kernel's, and finds nothing there, looks again.
+        EXCHANGES.fetch_add(2, Ordering::SeqCst);
+    }
     let result = native::call(call);
     if result < 0 {
         return Ok(Reply::Value(result));

@@ -5,14 +5,14 @@ use std::os::fd::RawFd;
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
-use plugin_abi::{SetAttr, SetTime, timespec};
+use plugin_abi::{Instance, SetAttr, SetTime, timespec};
 use rustix::io::Errno;
 
-use super::attributes::{attributes_at, is_empty, tells_links};
+use super::attributes::{attributes_at, is_empty_text, tells_links};
 use super::paths::{self, At};
 use super::{DONE, Reply, Served};
 use crate::file::{self, OpenFile};
-use crate::namei::Spot;
+use crate::namei::{PathArgument, Spot};
 use crate::paging::{self, coherent};
 use crate::process::Process;
 use crate::{running, user};
@@ -54,8 +54,12 @@ fn set_with_flags(process: &'static Process, call: &Call, flags: u32, attributes
     if flags & !(sys::AT_SYMLINK_NOFOLLOW | sys::AT_EMPTY_PATH) != 0 {
         return Ok(Reply::Pass);
     }
-    if flags & sys::AT_EMPTY_PATH != 0 && is_empty(call.args[1])? {
+    if flags & sys::AT_EMPTY_PATH != 0 && is_empty_text(call.args[1])? {
+        if call.args[0] as RawFd == sys::AT_FDCWD {
+            return set_argument(process, call, At::dir(true), &PathArgument::here()?, attributes);
+        }
         let Some(file) = file::served(process, call.args[0] as RawFd) else { return Ok(Reply::Pass) };
+        check_times(attributes)?;
         if is_path_only(&file) {
             let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
             spot.call(|instance, path| instance.setattr(path, attributes))?;
@@ -77,16 +81,46 @@ fn owner_of(uid: u64, gid: u64) -> SetAttr {
 }
 
 fn set_at(process: &'static Process, call: &Call, at: At, attributes: &SetAttr) -> Served {
-    paths::lookup(process, call, at, |spot| {
+    set_argument(process, call, at, &at.argument(call)?, attributes)
+}
+
+fn set_argument(
+    process: &'static Process,
+    call: &Call,
+    at: At,
+    argument: &PathArgument,
+    attributes: &SetAttr,
+) -> Served {
+    paths::lookup_argument(process, call, at, argument, |spot| {
         let no_link = at.follow && !spot.directory && tells_links(spot)?;
+        let times = check_times(attributes);
         // Where there is nothing to set, the plugin need not look at all.
-        if !no_link || is_nothing(attributes) {
+        if !no_link || is_nothing(attributes) || times.is_err() {
             attributes_at(spot, at.follow)?;
+        }
+        times?;
+        if is_nothing(attributes) {
+            return take_privileges(spot).map(|()| 0);
         }
         let attributes = SetAttr { no_link, ..*attributes };
         spot.call(|instance, path| instance.setattr(path, &attributes))?;
         Ok(0)
     })
+}
+
+/// chown(2) that changes nobody's: a program has its set-user-ID bit no more.
+fn take_privileges(spot: &Spot) -> Result<(), Errno> {
+    let found = spot.call(Instance::getattr)?;
+    let privileged = found.st_mode & (sys::S_ISUID | sys::S_ISGID) != 0;
+    if !privileged || found.st_mode & sys::S_IFMT == sys::S_IFDIR {
+        return Ok(());
+    }
+    let same = SetAttr { uid: Some(found.st_uid), ..SetAttr::default() };
+    match spot.call(|instance, path| instance.setattr(path, &same)) {
+        // Who does not own it could not give it away either.
+        Err(Errno::PERM) => Ok(()),
+        done => done,
+    }
 }
 
 fn is_nothing(attributes: &SetAttr) -> bool {
@@ -99,6 +133,7 @@ fn set_on(process: &'static Process, fd: RawFd, attributes: &SetAttr) -> Served 
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
     }
+    check_times(attributes)?;
     file.with_handle(|instance, handle| instance.fsetattr(handle, attributes))?;
     DONE
 }
@@ -133,14 +168,20 @@ pub fn utimensat(process: &'static Process, call: &Call) -> Served {
         0 => now(),
         address => {
             let [access, access_part, modification, modification_part] = user::read::<[i64; 4]>(address)?;
+            if [access_part, modification_part] == [i64::from(sys::UTIME_OMIT); 2] {
+                return DONE; // Not even the path is looked at.
+            }
             SetAttr {
-                atime: one_time(access, access_part)?,
-                mtime: one_time(modification, modification_part)?,
+                atime: one_time(access, access_part),
+                mtime: one_time(modification, modification_part),
                 ..SetAttr::default()
             }
         }
     };
-    if path == 0 {
+    if path == 0 && dirfd as RawFd != sys::AT_FDCWD {
+        if flags != 0 {
+            return Err(Errno::INVAL);
+        }
         return set_on(process, dirfd as RawFd, &times);
     }
     set_with_flags(process, call, flags as u32, &times)
@@ -170,15 +211,24 @@ fn from_microseconds(address: u64) -> Result<SetAttr, Errno> {
     Ok(both(access, access_part * 1000, modification, modification_part * 1000))
 }
 
-fn one_time(seconds: i64, nanoseconds: i64) -> Result<Option<SetTime>, Errno> {
+/// One that is none is told from others when the file has been found.
+fn one_time(seconds: i64, nanoseconds: i64) -> Option<SetTime> {
     const NOW: i64 = sys::UTIME_NOW as i64;
     const OMIT: i64 = sys::UTIME_OMIT as i64;
     match nanoseconds {
-        NOW => Ok(Some(SetTime::Now)),
-        OMIT => Ok(None),
-        0..1_000_000_000 => Ok(Some(SetTime::At(timespec { tv_sec: seconds, tv_nsec: nanoseconds }))),
-        _ => Err(Errno::INVAL),
+        NOW => Some(SetTime::Now),
+        OMIT => None,
+        _ => Some(SetTime::At(timespec { tv_sec: seconds, tv_nsec: nanoseconds })),
     }
+}
+
+/// `EINVAL` if these are no times.
+fn check_times(attributes: &SetAttr) -> Result<(), Errno> {
+    let valid = |time: Option<SetTime>| match time {
+        Some(SetTime::At(timespec { tv_nsec, .. })) => (0..1_000_000_000).contains(&tv_nsec),
+        _ => true,
+    };
+    if valid(attributes.atime) && valid(attributes.mtime) { Ok(()) } else { Err(Errno::INVAL) }
 }
 
 pub fn truncate(process: &'static Process, call: &Call) -> Served {

@@ -29,9 +29,11 @@ mod native_locks;
 mod open;
 mod outsider;
 pub mod paths;
+mod pinned;
 mod receiving;
 mod refused;
 mod sandbox;
+mod scoped;
 mod sending;
 mod sockets;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served};
-use crate::namei::{self, Last, PathArgument, Spot};
+use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
 use crate::paging;
 use crate::process::Process;
 use crate::resolve::PATH_MAX;
@@ -51,6 +51,11 @@ pub fn mknodat(process: &'static Process, call: &Call) -> Served {
 }
 
 fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: u64) -> Served {
+    match mode & sys::S_IFMT {
+        sys::S_IFDIR => return Err(Errno::PERM),
+        0 | sys::S_IFREG | sys::S_IFIFO | sys::S_IFSOCK | sys::S_IFCHR | sys::S_IFBLK => {}
+        _ => return Err(Errno::INVAL),
+    }
     if at.argument(call)?.last() != Last::Name {
         return unnamed(process, call, at, Errno::EXIST);
     }
@@ -63,7 +68,6 @@ fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: 
         }
         let kind = match mode & sys::S_IFMT {
             0 => sys::S_IFREG,
-            sys::S_IFDIR => return Err(Errno::PERM),
             kind => kind,
         };
         let mode = masked(process, spot, mode & 0o7777)? | kind;
@@ -71,12 +75,12 @@ fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: 
     })
 }
 
-/// `EEXIST` if there is something at `spot`, else `absent`; `ELOOP` if a link on the way must be followed to know.
+/// `EEXIST` if there is something at `spot`, `absent` if not; what else there is to say if that cannot be known.
 pub fn exists_or(spot: &Spot, absent: Errno) -> Errno {
     match spot.call(Instance::getattr) {
         Ok(_) => Errno::EXIST,
-        Err(Errno::LOOP) => Errno::LOOP,
-        Err(_) => absent,
+        Err(Errno::NOENT) => absent,
+        Err(error) => error,
     }
 }
 
@@ -123,10 +127,26 @@ fn unnamed(process: &'static Process, call: &Call, at: At, error: Errno) -> Serv
     if namei::directory_itself(process, &at.argument(call)?).is_some() {
         return Err(error);
     }
-    paths::lookup(process, call, At { follow: true, ..at }, |spot| {
+    let argument = at.argument(call)?;
+    let on_mount = |spot: &Spot| {
         attributes_at(spot, true)?;
         Err(error)
-    })
+    };
+    // The path of the kernel's to which a mount leads is another, which does not end so.
+    let elsewhere = |path: &[u8]| {
+        let flags = u64::from(sys::O_PATH | sys::O_DIRECTORY | sys::O_CLOEXEC);
+        native::close(namei::look_how(sys::AT_FDCWD, path, &OpenHow { flags, mode: 0, resolve: 0 })?);
+        Err(error)
+    };
+    match argument.perform(process, true, on_mount)? {
+        Performed::Served(reply) => Ok(reply),
+        Performed::Native(Some(path)) => elsewhere(&path),
+        Performed::Native(None) => match paths::settle(process, &argument, true)? {
+            Located::Served(spot) => on_mount(&spot),
+            Located::Native(Some(path)) => elsewhere(&path),
+            Located::Native(None) => Ok(Reply::Pass),
+        },
+    }
 }
 
 pub fn unlinkat(process: &'static Process, call: &Call) -> Served {
@@ -205,7 +225,7 @@ pub fn readlink(process: &'static Process, call: &Call) -> Served {
 
 pub fn readlinkat(process: &'static Process, call: &Call) -> Served {
     let [fd, path, buffer, size, ..] = call.args;
-    if !super::attributes::is_empty(path)? {
+    if !super::attributes::is_empty_text(path)? {
         return read_link(process, call, At::dir(false), buffer, size);
     }
     match crate::file::served(process, fd as i32) {
@@ -249,23 +269,38 @@ fn read_link(process: &'static Process, call: &Call, at: At, buffer: u64, size: 
     })
 }
 
+/// With `AT_HANDLE_FID`, `AT_HANDLE_MNT_ID_UNIQUE` and `AT_HANDLE_CONNECTABLE`.
+const HANDLE_FLAGS: u32 = sys::AT_SYMLINK_FOLLOW | sys::AT_EMPTY_PATH | 0x203;
+
 /// File handles of served files would mean nothing to open_by_handle_at(2).
 pub fn name_to_handle_at(process: &'static Process, call: &Call) -> Served {
-    let follow = call.args[4] as u32 & sys::AT_SYMLINK_FOLLOW != 0;
-    if super::attributes::is_empty(call.args[1])? {
-        return match crate::file::served(process, call.args[0] as i32) {
+    let flags = call.args[4] as u32;
+    if flags & !HANDLE_FLAGS != 0 {
+        return Ok(Reply::Pass); // EINVAL.
+    }
+    let follow = flags & sys::AT_SYMLINK_FOLLOW != 0;
+    if flags & sys::AT_EMPTY_PATH != 0 && super::attributes::is_empty_text(call.args[1])? {
+        return match namei::open_at(process, call.args[0] as i32) {
             Some(_) => Err(Errno::OPNOTSUPP),
             None => Ok(Reply::Pass),
         };
     }
-    paths::lookup(process, call, At::dir(follow), |_| Err(Errno::OPNOTSUPP))
+    paths::lookup(process, call, At::dir(follow), |spot| {
+        attributes_at(spot, follow)?;
+        Err(Errno::OPNOTSUPP)
+    })
 }
 
 /// A plugin that lends a descriptor gets the kernel's events on that; else nothing would ever be reported, and no watch is
 /// better than one that is silent.
 pub fn inotify_add_watch(process: &'static Process, call: &Call) -> Served {
+    /// linux/inotify.h: `ALL_INOTIFY_BITS`
+    const KNOWN: u32 = 0xf700_efff;
+    if call.args[2] as u32 & !KNOWN != 0 {
+        return Ok(Reply::Pass); // EINVAL.
+    }
     let at = At { dirfd: None, path: 1, follow: call.args[2] as u32 & sys::IN_DONT_FOLLOW == 0 };
-    paths::lookup(process, call, at, |spot| {
+    paths::lookup_for_sure(process, call, at, |spot| {
         attributes_at(spot, at.follow)?;
         let instance = spot.mount.instance()?;
         // By O_PATH, since opening and closing would be events themselves, and would want permissions.
@@ -280,6 +315,8 @@ pub fn inotify_add_watch(process: &'static Process, call: &Call) -> Served {
                 let name = format!("/proc/self/fd/{}\0", backing.as_raw_fd());
                 let mut args = call.args;
                 args[1] = name.as_ptr() as u64;
+                // That is a link itself; what it leads to is not followed.
+                args[2] &= !u64::from(sys::IN_DONT_FOLLOW);
                 Ok(native::raw_call(call.nr, args))
             }
             Err(_) => Err(Errno::NOSPC),

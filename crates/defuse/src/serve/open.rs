@@ -9,12 +9,12 @@ use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::enter::{enter, open_handle};
-use super::{Reply, Served};
+use super::{Reply, Served, scoped};
 use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::paging::{self, Key, coherent};
 use crate::process::Process;
-use crate::resolve::PathBytes;
+use crate::resolve::Walk;
 use crate::{common, native, running, user, working_directory};
 
 /// Flags that open(2) knows; it ignores others, openat2(2) does not.
@@ -66,21 +66,55 @@ pub fn openat2(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     let argument = PathArgument::read(dirfd as RawFd, path)?;
-    let asked = flags as u32;
-    let exclusive = asked & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
-    let follow = asked & sys::O_NOFOLLOW == 0 && !exclusive;
-    let scoped = resolve & u64::from(sys::RESOLVE_BENEATH | sys::RESOLVE_IN_ROOT) != 0;
-    if scoped || resolve & namei::NO_SYMLINKS != 0 || argument.is_magic() {
-        return open_scoped(process, call, &argument, asked, mode as u32, resolve);
+    let asked = Asked { flags: flags as u32, mode: mode as u32, resolve };
+    let restricted =
+        sys::RESOLVE_BENEATH | sys::RESOLVE_IN_ROOT | sys::RESOLVE_NO_SYMLINKS | sys::RESOLVE_NO_XDEV;
+    if resolve & u64::from(restricted) != 0 {
+        return scoped::open(process, call, argument, asked);
     }
-    match argument.perform(process, follow, |spot| open_spot(process, spot, asked, mode as u32))? {
-        Performed::Served(fd) => Ok(Reply::Value(fd.into())),
-        Performed::Native(None) => Ok(Reply::Pass),
-        Performed::Native(Some(path)) => {
-            let how = OpenHow { flags, mode, resolve };
-            Ok(Reply::Value(namei::open_how(sys::AT_FDCWD, &path, &how)?.into()))
-        }
+    open_argument(process, call, &argument, asked)
+}
+
+/// What the program wants to open, and how.
+#[derive(Clone, Copy)]
+pub struct Asked {
+    /// `O_*`.
+    pub flags: u32,
+    /// Permission bits for what is created.
+    pub mode: u32,
+    /// openat2(2)'s own; 0 for the others.
+    pub resolve: u64,
+}
+
+impl Asked {
+    /// Whether all of these words are asked for.
+    pub fn resolves(self, words: u32) -> bool {
+        self.resolve & u64::from(words) == u64::from(words)
     }
+
+    /// Whether the links of /proc are followed that only the kernel can read.
+    pub fn magic(self) -> bool {
+        !self.resolves(sys::RESOLVE_NO_MAGICLINKS)
+    }
+
+    /// Whether a link in the last component is followed.
+    pub fn follow(self) -> bool {
+        let exclusive = self.flags & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
+        self.flags & sys::O_NOFOLLOW == 0 && !exclusive
+    }
+}
+
+/// `EINVAL` for what cannot go together, whatever the path is.
+fn check_flags(flags: u32) -> Result<(), Errno> {
+    const TEMPORARY: u32 = sys::O_TMPFILE & !sys::O_DIRECTORY;
+    let writes = flags & sys::O_ACCMODE != sys::O_RDONLY;
+    let both = |flags, these| flags & these == these;
+    if both(flags, sys::O_CREAT | sys::O_DIRECTORY)
+        || flags & TEMPORARY != 0 && !(flags & sys::O_DIRECTORY != 0 && writes)
+    {
+        return Err(Errno::INVAL);
+    }
+    Ok(())
 }
 
 /// Whether openat2(2) accepts the structure: unlike open(2) it refuses what it does not know.
@@ -91,86 +125,18 @@ fn is_valid(how: u64, size: u64, flags: u64, mode: u64, resolve: u64) -> Result<
         | sys::RESOLVE_BENEATH
         | sys::RESOLVE_IN_ROOT
         | sys::RESOLVE_CACHED;
+    const SCOPES: u64 = (sys::RESOLVE_BENEATH | sys::RESOLVE_IN_ROOT) as u64;
     let mut tail = vec![0; (size as usize).min(4096) - size_of::<OpenHow>()];
     user::read_bytes(how + size_of::<OpenHow>() as u64, &mut tail)?;
     let creates = flags & u64::from(sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
     let path_only = flags & u64::from(sys::O_PATH) != 0;
     Ok(tail.iter().all(|&byte| byte == 0)
+        && check_flags(flags as u32).is_ok()
         && flags & !u64::from(KNOWN) == 0
         && resolve & !u64::from(RESOLVE) == 0
+        && resolve & SCOPES != SCOPES
         && if creates { mode & !0o7777 == 0 } else { mode == 0 }
         && !(path_only && flags & !u64::from(WITH_PATH) != 0))
-}
-
-/// A look-up that must not leave a directory, or not meet any link. Below a mount it is made here, by the text; a
-/// symbolic link on the way is refused as `RESOLVE_NO_SYMLINKS` does, or with `ENOSYS`: programs then look up by themselves.
-fn open_scoped(
-    process: &'static Process,
-    _call: &Call,
-    argument: &PathArgument,
-    flags: u32,
-    mode: u32,
-    resolve: u64,
-) -> Served {
-    if argument.is_magic() && resolve & u64::from(sys::RESOLVE_NO_MAGICLINKS | sys::RESOLVE_NO_SYMLINKS) != 0
-    {
-        return Ok(Reply::Pass);
-    }
-    let base = PathArgument { dirfd: argument.dirfd, text: PathBytes::try_from(b".".as_slice())? };
-    let namei::Located::Served(root) = base.locate(process)? else {
-        return match argument.locate(process)? {
-            namei::Located::Served(spot) if resolve & namei::NO_SYMLINKS != 0 => {
-                Ok(Reply::Value(open_spot(process, &spot, flags, mode)?.into()))
-            }
-            namei::Located::Served(_) => Err(Errno::NOSYS),
-            namei::Located::Native(_) => Ok(Reply::Pass),
-        };
-    };
-    let beneath = resolve & u64::from(sys::RESOLVE_BENEATH) != 0;
-    let in_root = resolve & u64::from(sys::RESOLVE_IN_ROOT) != 0;
-    if beneath && argument.is_absolute() {
-        return Err(Errno::XDEV);
-    }
-    let absolute = argument.is_absolute() && !in_root;
-    let mut names: Vec<&[u8]> = Vec::new();
-    for name in argument.text.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b".")) {
-        if name != b".." {
-            names.push(name);
-        } else if names.pop().is_none() {
-            if beneath {
-                return Err(Errno::XDEV);
-            }
-            if !in_root {
-                return Err(Errno::NOSYS);
-            }
-        }
-    }
-    if absolute {
-        return Err(Errno::NOSYS);
-    }
-    let root_path = root.path().as_bytes();
-    let mut path = PathBytes::new();
-    let put = |path: &mut PathBytes, bytes: &[u8]| {
-        path.try_extend_from_slice(bytes).map_err(|_| Errno::NAMETOOLONG)
-    };
-    if root_path != b"/" {
-        put(&mut path, root_path)?;
-    }
-    for name in names {
-        put(&mut path, b"/")?;
-        put(&mut path, name)?;
-    }
-    if path.is_empty() {
-        put(&mut path, b"/")?;
-    }
-    let directory = argument.text.ends_with(b"/");
-    let spot = Spot::new(root.mount, path, directory)?;
-    match open_spot(process, &spot, flags, mode) {
-        Err(Errno::LOOP) if resolve & namei::NO_SYMLINKS == 0 && flags & sys::O_NOFOLLOW == 0 => {
-            Err(Errno::NOSYS)
-        }
-        other => other.map(|fd| Reply::Value(fd.into())),
-    }
 }
 
 fn open_path(
@@ -187,31 +153,38 @@ fn open_path(
     }
     let flags = flags & KNOWN;
     let flags = if flags & sys::O_PATH == 0 { flags } else { flags & WITH_PATH };
-    if flags & (sys::O_CREAT | sys::O_DIRECTORY) == sys::O_CREAT | sys::O_DIRECTORY {
-        return Err(Errno::INVAL);
+    check_flags(flags)?;
+    open_argument(process, call, &PathArgument::read(dirfd, path)?, Asked { flags, mode, resolve: 0 })
+}
+
+fn open_argument(process: &'static Process, call: &Call, argument: &PathArgument, asked: Asked) -> Served {
+    let Asked { flags, mode, .. } = asked;
+    if !asked.magic() && argument.is_magic() {
+        return Ok(Reply::Pass); // What is magic for us is for the kernel, too.
     }
-    let argument = PathArgument::read(dirfd, path)?;
-    let exclusive = flags & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
-    let follow = flags & sys::O_NOFOLLOW == 0 && !exclusive;
-    if let (true, Some(file)) = (follow, crate::proc_links::proc_fd(process, &argument.text)) {
+    let follow = asked.follow();
+    if asked.magic()
+        && follow
+        && let Some(file) = crate::proc_links::proc_fd(process, &argument.text)
+    {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
     let makes = flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) != 0;
-    if let (false, Some(file)) = (makes, namei::directory_itself(process, &argument)) {
+    if let (false, Some(file)) = (makes, namei::directory_itself(process, argument)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
-    match argument.perform(process, follow, |spot| open_spot(process, spot, flags, mode))? {
+    let walk = Walk { magic: asked.magic(), ..Walk::plain(follow) };
+    match argument.perform_with(process, walk, |spot| open_spot(process, spot, flags, mode))? {
         Performed::Served(fd) => Ok(Reply::Value(fd.into())),
-        Performed::Native(path) => {
-            open_native(process, call, &argument, path.as_deref(), flags, mode, follow)
-        }
+        Performed::Native(path) => open_native(process, call, argument, path.as_deref(), asked, follow),
     }
 }
 
 /// Opens what lies on a mount, and gives the program a number for it.
-fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> Result<RawFd, Errno> {
+pub fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) -> Result<RawFd, Errno> {
     if spot.directory && flags & sys::O_CREAT != 0 {
         if !spot.dot {
+            spot.check_parent()?;
             return Err(Errno::ISDIR);
         }
         spot.check_directory()?;
@@ -286,7 +259,10 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
 fn is_elsewhere(process: &Process, argument: &PathArgument) -> bool {
     let text = argument.text.as_slice();
     let plain = argument.is_absolute() && !text.ends_with(b"/") && !text.starts_with(b"/proc");
-    plain && !text.windows(2).any(|pair| matches!(pair, b"//" | b"/.")) && !process.table.is_above(text)
+    plain
+        && !text.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
+        && !process.table.is_above(text)
+        && !namei::is_above_magic(text)
 }
 
 /// Opens what is not on a mount, unless a symbolic link leads there after all.
@@ -295,18 +271,18 @@ fn open_native(
     call: &Call,
     argument: &PathArgument,
     path: Option<&[u8]>,
-    flags: u32,
-    mode: u32,
+    asked: Asked,
     follow: bool,
 ) -> Served {
+    let Asked { flags, mode, resolve: asked_to } = asked;
     let mode =
         if flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) == 0 { 0 } else { mode & 0o7777 };
     if path.is_some() && flags & sys::O_CREAT != 0 && argument.last() != namei::Last::Name {
         return Err(if flags & sys::O_EXCL == 0 { Errno::ISDIR } else { Errno::EXIST });
     }
     let (dirfd, text, resolve) = match path {
-        Some(path) => (sys::AT_FDCWD, path, 0),
-        None => (argument.dirfd, argument.text.as_slice(), namei::NO_SYMLINKS),
+        Some(path) => (sys::AT_FDCWD, path, asked_to),
+        None => (argument.dirfd, argument.text.as_slice(), asked_to | namei::NO_SYMLINKS),
     };
     let how = OpenHow { flags: flags.into(), mode: mode.into(), resolve };
     match namei::open_waiting(dirfd, text, &how) {
@@ -321,26 +297,25 @@ fn open_native(
         Err(Errno::LOOP | Errno::INVAL | Errno::NOSYS | Errno::PERM) if path.is_none() => {
             // A link on the way, or a kernel or filter that wants the old call: find out where it leads, then let
             // the program make its own call.
-            match argument.walk(process, follow) {
+            match argument.walk_with(process, Walk { magic: asked.magic(), ..Walk::plain(follow) }) {
                 Ok(namei::Located::Served(spot)) => {
                     Ok(Reply::Value(open_spot(process, &spot, flags, mode)?.into()))
                 }
                 Ok(namei::Located::Native(Some(path))) => {
-                    let how = OpenHow { flags: flags.into(), mode: mode.into(), resolve: 0 };
+                    let how = OpenHow { flags: flags.into(), mode: mode.into(), resolve: asked_to };
                     let fd = namei::open_waiting(sys::AT_FDCWD, &path, &how)?;
                     Ok(Reply::Value(process.check_limit(fd)?.into()))
                 }
-                Ok(namei::Located::Native(None)) => {
-                    let result = native::interruptible(call.nr, call.args);
-                    Ok(Reply::Value(if result >= 0 {
-                        process.check_limit(result as RawFd)?.into()
-                    } else {
-                        result
-                    }))
-                }
+                Ok(namei::Located::Native(None)) => by_kernel(process, call),
                 Err(error) => Err(error),
             }
         }
         Err(error) => Err(error),
     }
+}
+
+/// The program's own call.
+pub fn by_kernel(process: &Process, call: &Call) -> Served {
+    let result = native::interruptible(call.nr, call.args);
+    Ok(Reply::Value(if result >= 0 { process.check_limit(result as RawFd)?.into() } else { result }))
 }

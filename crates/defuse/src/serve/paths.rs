@@ -1,11 +1,13 @@
 //! What all calls that take a path have in common.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use super::pinned::{self, Pinned};
 use super::{Reply, Served};
 use crate::namei::{self, Located, PathArgument, Performed, Spot};
 use crate::native;
@@ -67,6 +69,17 @@ pub fn lookup_argument(
             // What a relative path did not find before may have been looked for in another directory than it would be now.
             let tried = call.tried().filter(|_| argument.is_absolute());
             let result = tried.unwrap_or_else(|| native::call(call));
+            let follows = at.follow || argument.text.ends_with(b"/");
+            if (result >= 0 || result == NO_DATA)
+                && follows
+                && !looks_by_itself(call)
+                && leads_to_hidden(process, argument)
+            {
+                return match argument.walk(process, true)? {
+                    Located::Served(spot) => Ok(Reply::Value(operation(&spot)?)),
+                    Located::Native(_) => Ok(Reply::Value(result)),
+                };
+            }
             // The directory under a mount is empty: what lies on the mount does not exist for the kernel. (For a mount of the module every
             // name in it is EREMOTEIO, and its root has no extended attributes.)
             if !absent(result) || !argument.meets_link(at.follow) {
@@ -81,6 +94,50 @@ pub fn lookup_argument(
     }
 }
 
+/// As [`lookup`], for what has an effect, which must not be on the directory that a mount hides: asks before.
+pub fn lookup_for_sure(
+    process: &'static Process,
+    call: &Call,
+    at: At,
+    mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
+) -> Served {
+    let argument = at.argument(call)?;
+    let place = match argument.perform(process, at.follow, &mut operation)? {
+        Performed::Served(value) => return Ok(Reply::Value(value)),
+        Performed::Native(Some(path)) => Located::Native(Some(path)),
+        Performed::Native(None) => settle(process, &argument, at.follow)?,
+    };
+    Ok(Reply::Value(match place {
+        Located::Served(spot) => operation(&spot)?,
+        Located::Native(Some(path)) => with_path(call, at, &path)?,
+        Located::Native(None) => native::call(call),
+    }))
+}
+
+/// There is a file, and it has no such attribute.
+const NO_DATA: i64 = -(linux_raw_sys::errno::ENODATA as i64);
+
+/// Whether it is told which directory it has found, or only that there is one.
+fn looks_by_itself(call: &Call) -> bool {
+    const SUCH: [u32; 6] = [
+        sys::__NR_stat,
+        sys::__NR_newfstatat,
+        sys::__NR_statx,
+        sys::__NR_access,
+        sys::__NR_faccessat,
+        sys::__NR_faccessat2,
+    ];
+    SUCH.contains(&call.nr)
+}
+
+/// Whether the path, which is not on a mount by its text, is by a link that of a mount point: there is a directory, but not the mount's root.
+fn leads_to_hidden(process: &Process, argument: &PathArgument) -> bool {
+    let mut name = argument.text.clone();
+    name.try_push(0).is_ok()
+        && native::stat_at(argument.dirfd, name.as_ptr() as u64)
+            .is_ok_and(|found| process.table.hidden_by(found.st_dev, found.st_ino).is_some())
+}
+
 /// Serves a call that makes a new name: before the kernel may make it, it must be sure not to lie on a mount.
 pub fn create(
     process: &'static Process,
@@ -92,12 +149,25 @@ pub fn create(
     match argument.perform(process, false, &mut operation)? {
         Performed::Served(value) => Ok(Reply::Value(value)),
         Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
-        Performed::Native(None) => match settle(process, &argument, false)? {
-            Located::Served(spot) => Ok(Reply::Value(operation(&spot)?)),
-            Located::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
-            Located::Native(None) => Ok(Reply::Pass),
-        },
+        Performed::Native(None) => {
+            let place = match pinned::make(process, call, at, &argument) {
+                Pinned::Done(result) => return Ok(Reply::Value(result)),
+                Pinned::NotNeeded => settle(process, &argument, false)?,
+                Pinned::Elsewhere => argument.walk(process, false)?,
+            };
+            match place {
+                Located::Served(spot) => Ok(Reply::Value(operation(&spot)?)),
+                Located::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
+                Located::Native(None) => by_kernel(process, call),
+            }
+        }
     }
+}
+
+/// The kernel's call, for one that is made again if it fails since another thread has changed a directory (`absent::steadily`).
+pub fn by_kernel(process: &Process, call: &Call) -> Served {
+    let alone = !process.threaded.load(Ordering::Acquire);
+    Ok(if alone { Reply::Pass } else { Reply::Value(native::call(call)) })
 }
 
 /// Where a path that looks native leads for sure: walks if the kernel would meet a symbolic link on the way.

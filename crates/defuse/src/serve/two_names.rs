@@ -8,7 +8,9 @@ use rustix::io::Errno;
 use super::attributes::attributes_at;
 use super::names::{exists_or, is_mount_point};
 use super::paths::{self, At};
+use super::pinned::{self, Pinned};
 use super::{Reply, Served, beside};
+use crate::file::OpenFile;
 use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
 use crate::native;
 use crate::paging;
@@ -26,21 +28,73 @@ pub fn linkat(process: &'static Process, call: &Call) -> Served {
     }
     let old = At { dirfd: Some(0), path: 1, follow: flags & sys::AT_SYMLINK_FOLLOW != 0 };
     let new = At { dirfd: Some(2), path: 3, follow: false };
-    let by_fd = if flags & sys::AT_EMPTY_PATH != 0 && super::attributes::is_empty(call.args[1])? {
-        crate::file::served(process, call.args[0] as i32)
+    let itself = flags & sys::AT_EMPTY_PATH != 0 && super::attributes::is_empty_text(call.args[1])?;
+    let by_fd = if itself {
+        namei::open_at(process, call.args[0] as i32)
     } else if old.follow {
         crate::proc_links::proc_fd(process, &old.argument(call)?.text)
     } else {
         None
     };
-    let Some(file) = by_fd else { return make_hard_link(process, call, old, new) };
-    let new = new.argument(call)?;
-    match paths::locate_for_sure(process, &new, false)? {
-        Located::Served(spot) if spot.mount.number == file.mount => {
-            file.with_handle(|instance, handle| instance.flink(handle, spot.path()))?;
-            super::DONE
+    match by_fd {
+        Some(file) => link_file(process, &file, &new.argument(call)?),
+        None if itself => link_foreign(process, call, new),
+        None => make_hard_link(process, call, old, new),
+    }
+}
+
+/// Makes a name for an open file.
+fn link_file(process: &'static Process, file: &OpenFile, new: &PathArgument) -> Served {
+    let link = |spot: &Spot| {
+        if spot.mount.number != file.mount || new.last() != Last::Name || spot.directory || spot.is_root() {
+            return Err(Errno::XDEV);
         }
-        _ => Err(Errno::XDEV),
+        file.with_handle(|instance, handle| instance.flink(handle, spot.path()))
+    };
+    let linked = match paths::locate_for_sure(process, new, false) {
+        Ok(Located::Served(spot)) => match link(&spot) {
+            Err(Errno::LOOP) => match new.walk(process, false)? {
+                Located::Served(spot) => link(&spot),
+                Located::Native(_) => Err(Errno::XDEV),
+            },
+            done => done,
+        },
+        Ok(Located::Native(_)) => Err(Errno::XDEV),
+        Err(error) => Err(error),
+    };
+    match linked {
+        Err(Errno::XDEV) => Err(why_no_name(process, new)),
+        done => done.map(|()| Reply::Value(0)),
+    }
+}
+
+/// Makes a name for what the kernel has open at an FD.
+fn link_foreign(process: &'static Process, call: &Call, new: At) -> Served {
+    let argument = new.argument(call)?;
+    let from = call.args[0] as std::os::fd::RawFd;
+    if from != sys::AT_FDCWD {
+        native::fstat(from)?;
+    }
+    let mut place = paths::locate_for_sure(process, &argument, false)?;
+    if let Located::Served(spot) = &place
+        && spot.check_parent() == Err(Errno::LOOP)
+    {
+        place = argument.walk(process, false)?;
+    }
+    match place {
+        Located::Served(_) => Err(why_no_name(process, &argument)),
+        Located::Native(Some(path)) => {
+            let mut name = path;
+            name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+            let [from, empty, _, _, flags, _] = call.args;
+            let args = [from, empty, sys::AT_FDCWD as u64, name.as_ptr() as u64, flags, 0];
+            Ok(Reply::Value(native::raw_call(call.nr, args)))
+        }
+        Located::Native(None) => match pinned::make(process, call, new, &argument) {
+            Pinned::Done(result) => Ok(Reply::Value(result)),
+            Pinned::NotNeeded => paths::by_kernel(process, call),
+            Pinned::Elsewhere => Err(why_no_name(process, &argument)),
+        },
     }
 }
 
@@ -48,7 +102,7 @@ fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> S
     if !old.follow && beside::done(process, call, old, new) {
         return super::DONE;
     }
-    if new.argument(call)?.last() != Last::Name {
+    if both_arguments(process, call, old, new)?.1.last() != Last::Name {
         return match why_no_link(process, &old.argument(call)?, old.follow, &new.argument(call)?) {
             // The kernel has its own reasons where both are its business.
             None => Ok(Reply::Pass),
@@ -83,10 +137,15 @@ pub fn renameat2(process: &'static Process, call: &Call) -> Served {
 }
 
 fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: u32) -> Served {
+    const KNOWN: u32 = sys::RENAME_NOREPLACE | sys::RENAME_EXCHANGE | sys::RENAME_WHITEOUT;
+    let exchanges = flags & sys::RENAME_EXCHANGE != 0;
+    if flags & !KNOWN != 0 || exchanges && flags & (sys::RENAME_NOREPLACE | sys::RENAME_WHITEOUT) != 0 {
+        return Err(Errno::INVAL);
+    }
     if beside::done(process, call, old, new) {
         return super::DONE;
     }
-    let (old_argument, new_argument) = (old.argument(call)?, new.argument(call)?);
+    let (old_argument, new_argument) = both_arguments(process, call, old, new)?;
     if old_argument.last() != Last::Name || new_argument.last() != Last::Name {
         let (from, to) = (parent(process, &old_argument)?, parent(process, &new_argument)?);
         return Err(match (from, to) {
@@ -97,7 +156,13 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
         });
     }
     two_paths(process, call, old, new, |old, new| {
-        if old.is_root() || new.is_root() || is_mount_point(process, old) || is_mount_point(process, new) {
+        if old.is_root() != new.is_root() {
+            return Err(Errno::XDEV); // The name of the one is outside.
+        }
+        if old.is_root() && flags == 0 {
+            return Ok(()); // Both are, and nothing changes.
+        }
+        if old.is_root() || is_mount_point(process, old) || is_mount_point(process, new) {
             return Err(Errno::BUSY);
         }
         if old.directory || new.directory {
@@ -148,31 +213,61 @@ fn minds_ancestors_first(process: &Process) -> bool {
     native::checked(sys::__NR_rename, args) == Err(Errno::NOTEMPTY)
 }
 
-/// Serves a call with two paths; from one mount to another, or between a mount and the rest, is `EXDEV`, once
-/// everything is there that the kernel looks at before.
+fn is_link(call: &Call) -> bool {
+    matches!(call.nr, sys::__NR_link | sys::__NR_linkat)
+}
+
+/// Both paths of a call. If the second cannot be read, what is wrong with the first comes before that.
+fn both_arguments(
+    process: &'static Process,
+    call: &Call,
+    old: At,
+    new: At,
+) -> Result<(PathArgument, PathArgument), Errno> {
+    let first = old.argument(call)?;
+    let second = new.argument(call).map_err(|error| {
+        let found =
+            if is_link(call) { lookup(process, &first, old.follow, false) } else { parent(process, &first) };
+        found.err().unwrap_or(error)
+    })?;
+    Ok((first, second))
+}
+
+/// Serves a call with two paths. Of several errors it is the one that the kernel meets first.
 fn two_paths(
     process: &'static Process,
     call: &Call,
     old: At,
     new: At,
+    operation: impl FnMut(&Spot, &Spot) -> Result<(), Errno>,
+) -> Served {
+    let (first, second) = both_arguments(process, call, old, new)?;
+    located_pair(process, call, [old, new], (first.clone(), second.clone()), operation).map_err(|error| {
+        let earlier = if is_link(call) {
+            why_no_link(process, &first, old.follow, &second).or_else(|| Some(why_no_name(process, &second)))
+        } else {
+            parent(process, &first).and_then(|_| parent(process, &second)).err()
+        };
+        earlier.filter(|&earlier| earlier != Errno::XDEV).unwrap_or(error)
+    })
+}
+
+/// Serves a call with two paths; from one mount to another, or between a mount and the rest, is `EXDEV`, once
+/// everything is there that the kernel looks at before.
+fn located_pair(
+    process: &'static Process,
+    call: &Call,
+    [old, new]: [At; 2],
+    (mut old_argument, mut new_argument): (PathArgument, PathArgument),
     mut operation: impl FnMut(&Spot, &Spot) -> Result<(), Errno>,
 ) -> Served {
-    let (mut old_argument, mut new_argument) = (old.argument(call)?, new.argument(call)?);
-    let links = matches!(call.nr, sys::__NR_link | sys::__NR_linkat);
-    let (asked, slashes) =
-        (new_argument.clone(), [&old_argument, &new_argument].map(|path| path.text.ends_with(b"/")));
+    let links = is_link(call);
+    let slashes = [&old_argument, &new_argument].map(|path| path.text.ends_with(b"/"));
     // A slash at the end demands a directory; but only through the link that is to be linked does it lead.
     new_argument.text = new_argument.without_slashes();
     if !links {
         old_argument.text = old_argument.without_slashes();
     }
-    let apart = || {
-        if links {
-            return why_no_link(process, &old_argument, old.follow, &asked).unwrap_or(Errno::XDEV);
-        }
-        let parents = parent(process, &old_argument).and_then(|_| parent(process, &new_argument));
-        parents.err().unwrap_or(Errno::XDEV)
-    };
     let follow = old.follow || links && slashes[0];
     let mut operation = |mut from: Spot, mut to: Spot| {
         from.directory |= slashes[0];
@@ -198,10 +293,10 @@ fn two_paths(
     };
     let (from, to) = match (first, second) {
         (Located::Native(from), Located::Native(to)) => {
-            return native_pair(call, [old, new], [from, to], slashes);
+            return native_pair(process, call, [old, new], [from, to], slashes);
         }
         (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => (from, to),
-        _ => return Err(apart()),
+        _ => return Err(Errno::XDEV),
     };
     match operation(from, to) {
         Err(Errno::LOOP) => {}
@@ -213,8 +308,10 @@ fn two_paths(
         (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => {
             operation(from, to).map(|()| Reply::Value(0))
         }
-        (Located::Native(from), Located::Native(to)) => native_pair(call, [old, new], [from, to], slashes),
-        _ => Err(apart()),
+        (Located::Native(from), Located::Native(to)) => {
+            native_pair(process, call, [old, new], [from, to], slashes)
+        }
+        _ => Err(Errno::XDEV),
     }
 }
 
@@ -238,20 +335,26 @@ fn why_no_link(
     let why = || {
         let from = lookup(process, old, follow, false)?;
         let to = parent(process, new)?;
-        if from.is_none() && to.is_none() {
-            return Ok(None);
-        }
+        if from.is_none() && to.is_none() { Ok(None) } else { Err(why_no_name(process, new)) }
+    };
+    why().unwrap_or_else(Some)
+}
+
+/// Why no name can be made there for what is on another mount.
+fn why_no_name(process: &'static Process, new: &PathArgument) -> Errno {
+    let why = || {
+        parent(process, new)?;
         if new.last() != Last::Name {
             return Err(Errno::EXIST);
         }
         let name = PathArgument { dirfd: new.dirfd, text: new.without_slashes() };
         match lookup(process, &name, false, false) {
             Ok(_) => Err(Errno::EXIST),
-            Err(Errno::NOENT) if name.text.len() == new.text.len() => Err(Errno::XDEV),
+            Err(Errno::NOENT) if name.text.len() == new.text.len() => Ok(()),
             Err(error) => Err(error),
         }
     };
-    why().unwrap_or_else(Some)
+    why().err().unwrap_or(Errno::XDEV)
 }
 
 /// Finds what must be there, perhaps as a directory; says which mount it is on.
@@ -288,9 +391,24 @@ fn lookup(
 }
 
 /// The kernel's call, with the paths that it would not find by the program's words.
-fn native_pair(call: &Call, at: [At; 2], paths: [Option<PathBytes>; 2], slashes: [bool; 2]) -> Served {
+fn native_pair(
+    process: &'static Process,
+    call: &Call,
+    at: [At; 2],
+    paths: [Option<PathBytes>; 2],
+    slashes: [bool; 2],
+) -> Served {
     if paths.iter().all(Option::is_none) {
-        return Ok(Reply::Pass);
+        let new = at[1].argument(call)?;
+        return match pinned::make(process, call, at[1], &new) {
+            Pinned::Done(result) => Ok(Reply::Value(result)),
+            Pinned::NotNeeded => paths::by_kernel(process, call),
+            Pinned::Elsewhere => match new.walk(process, false)? {
+                Located::Native(None) => paths::by_kernel(process, call),
+                Located::Native(path) => native_pair(process, call, at, [None, path], slashes),
+                Located::Served(_) => Err(Errno::XDEV),
+            },
+        };
     }
     let mut args = call.args;
     let mut names = paths;

@@ -28,9 +28,6 @@ pub const PHASE_CALL: u8 = 0;
 /// The caller of a clone comes back.
 pub const PHASE_AFTER_CLONE: u8 = 1;
 
-/// In [`Tls::begins`]: in the directory that the first argument says. A mark is odd.
-pub const BEGINS_FD: u32 = 2;
-
 /// In [`Tls::wait_mask`]: there is such a call.
 pub const WAITING: u64 = 1 << 63;
 
@@ -97,7 +94,8 @@ pub struct Tls {
     pub forking: u8,
     /// What came out of a call that is offered although it was made, or [`crate::call::GUESSED`]; 0 when it was not.
     pub tried: i32,
-    /// Where the path of the call that the entry makes begins: 0 if it is absolute, [`BEGINS_FD`], or the mark that the working directory had.
+    /// Where the path of the call that the entry makes begins: 0 if it is absolute, the mark that the working directory had (odd), or how often
+    /// an FD had been given to something else, for what the first argument says (even).
     pub begins: u32,
     /// `openat2`'s argument: flags, mode, resolve.
     pub open_how: [u64; 3],

@@ -21,6 +21,9 @@ mod rare;
 mod signal_frame;
 mod tails;
 
+/// How far below the top of the handler stack what a look-up finds is written for the entry itself: behind the vector registers that are saved there.
+const OWN_BUFFER: usize = 512;
+
 global_asm!(
     ".macro interpose_label name",
     ".hidden \\name",
@@ -64,11 +67,13 @@ global_asm!(
     path_inodes = sym table::PATH_INODES,
     path_relative = sym table::PATH_RELATIVE,
     path_fd_limit = sym table::PATH_FD_LIMIT,
+    path_exchanges = sym table::PATH_EXCHANGES,
     path_class = const tls::PATH_CLASS,
     one_name = const tls::ONE_NAME,
     begins = const tls::BEGINS,
-    begins_fd = const tls::BEGINS_FD,
     name_absent = sym crate::paths::NAME_ABSENT,
+    restrained = sym crate::process::RESTRAINED,
+    own_buffer = const OWN_BUFFER,
     absence = sym crate::paths::ABSENCE,
     slot_factor = const crate::paths::SLOT_FACTOR,
     slot_shift = const crate::paths::SLOT_SHIFT,
