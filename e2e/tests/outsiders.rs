@@ -1,8 +1,9 @@
 //! Programs that cannot be intercepted: they run as they would without defuse, what they start is intercepted where that is
 //! possible, and one line on standard error says so when they are given something of a mount.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use defuse_e2e::process::{End, Outcome};
 use defuse_e2e::{Serving, Session, need_programs, requirement};
@@ -171,4 +172,33 @@ fn a_program_that_changes_the_user_runs_as_before() {
     assert_eq!(outcome.stdout_text(), "not found: \nfound: content\n\nfound: content\n\n");
     let [warning] = &warnings(&outcome)[..] else { panic!("{}", outcome.stderr_text()) };
     assert!(warning.contains("runs with other rights"), "{warning}");
+}
+
+/// A process that is not of the session gets what was sent to it, and nothing that plugins have.
+#[test]
+fn it_is_passed_what_the_program_passes() {
+    const LISTENER: &str = r#"
+import os, socket, sys
+listening = socket.socket(socket.AF_UNIX); listening.bind(sys.argv[1]); listening.listen(); print("listening", flush=True)
+_, fds, flags, _ = socket.recv_fds(listening.accept()[0], 10, 8)
+print(len(fds), bool(flags & socket.MSG_CTRUNC))
+try: print(os.read(fds[0], 10))
+except OSError as error: print(error.strerror)"#;
+    const SENDER: &str = r#"python3 -c 'import socket, sys
+f = open(sys.argv[2]); there = socket.socket(socket.AF_UNIX); there.connect(sys.argv[1]); socket.send_fds(there, [b"x"], [f.fileno()])' $OUT/listening $MNT/f"#;
+    need_programs!("python3");
+    let Some(session) = Session::new() else { return };
+    let name = session.place.out().join("listening");
+    let mut listener = Command::new("python3");
+    let mut listener =
+        listener.args(["-c", LISTENER]).arg(name).stdout(Stdio::piped()).spawn().expect("start python3");
+    let mut said = BufReader::new(listener.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("read what it says");
+    assert_eq!(line, "listening\n");
+    run(&session, SENDER);
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("read what it says");
+    assert!(listener.wait().expect("wait for python3").success());
+    assert_eq!(rest, "1 False\nIs a directory\n");
 }

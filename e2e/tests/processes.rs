@@ -46,6 +46,15 @@ same_as_plain! {
     /// SCM_RIGHTS between processes that share nothing but the session, also from one that has ended; pidfd_getfd.
     passed: transcript("passing");
 
+    /// Messages for which there is hardly room: numbers, control data, descriptors under way; and what else comes in them.
+    passed_where_room_is_scarce: transcript("parcels");
+
+    /// A descriptor that cannot be taken out of its process is opened by way of /proc.
+    passed_without_leave_to_take: script(r#"cd "$MNT"; "$FIX/confining" taking "$FIX/parcels" appending"#).fixture("confining").fixture("parcels");
+
+    /// What other threads do to the FDs that a vfork child has before it execs.
+    closed_beside_vfork_children: script(r#"cd "$MNT"; "$FIX/closing_beside""#).fixture_with("closing_beside", &["-pthread"]);
+
     /// RLIMIT_NOFILE lowered and raised, numbers above and below.
     limited: script(r#"ulimit -Sn 1000; cd "$MNT"; "$FIX/limits""#).fixture("limits");
 

@@ -177,6 +177,12 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
             keep(file, Mark::KeptPerhaps, &mut list, &mut kept);
         }
     });
+    for vfork::LeftOpen { slot, fds } in vfork::children().left_open() {
+        if !saved.contains(slot) {
+            saved.push(*slot);
+            list_kept(*slot, fds, Mark::KeptPerhaps, &mut list, &mut kept);
+        }
+    }
     if let Some((held, entry)) = working_directory::for_exec(process) {
         kept.push(entry.fd as RawFd);
         list.push(entry);
@@ -219,9 +225,7 @@ fn is_bare(file: &OpenFile) -> bool {
 fn keep(file: &OpenFile, mark: Mark, list: &mut Vec<ExecEntry>, kept: &mut Vec<RawFd>) -> bool {
     match restoring::save(file) {
         Ok(fds) => {
-            let entry = |(rank, &fd): (usize, &RawFd)| mark.kept_entry(fd, file.slot, rank);
-            list.extend(fds.iter().enumerate().map(entry));
-            kept.extend(&fds);
+            list_kept(file.slot, &fds, mark, list, kept);
             !fds.is_empty()
         }
         // The next image opens it again by its path.
@@ -233,6 +237,12 @@ fn keep(file: &OpenFile, mark: Mark, list: &mut Vec<ExecEntry>, kept: &mut Vec<R
             false
         }
     }
+}
+
+fn list_kept(slot: SlotId, fds: &[RawFd], mark: Mark, list: &mut Vec<ExecEntry>, kept: &mut Vec<RawFd>) {
+    let entry = |(rank, &fd): (usize, &RawFd)| mark.kept_entry(fd, slot, rank);
+    list.extend(fds.iter().enumerate().map(entry));
+    kept.extend(fds);
 }
 
 /// A vfork child has opened a file: its memory is the parent's, so all that stays is the shadow FD. Whoever touches that

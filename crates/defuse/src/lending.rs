@@ -21,7 +21,16 @@ use crate::process::Process;
 use crate::restoring::{self, Description};
 use crate::shadow::LENDER;
 use crate::sync::Lock;
-use crate::{locked_inodes, native, private_fd, shadow, trace};
+use crate::{fdinfo, locked_inodes, native, private_fd, shadow, trace};
+
+/// Flags of a descriptor that one of the same file is opened with.
+const AGAIN: u32 = sys::O_ACCMODE
+    | sys::O_PATH
+    | sys::O_DIRECT
+    | sys::O_APPEND
+    | sys::O_SYNC
+    | sys::O_DSYNC
+    | sys::O_NONBLOCK;
 
 /// Descriptors of files without a name, which this process has passed on.
 static LENT: Lock<Vec<Lent>> = Lock::new(Vec::new());
@@ -71,11 +80,12 @@ fn try_offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Result<D
     })?;
     description.inode = [attributes.st_dev, attributes.st_ino];
     let nameless = attributes.st_nlink == 0 && !description.kept.is_empty();
-    if kept == Kept::Here && nameless && !interpose::in_vfork_child() {
+    if nameless && !interpose::in_vfork_child() {
         let mut lent = LENT.lock();
         if let Some(known) = lent.iter().find(|known| known.slot == file.slot) {
+            // Who was told of these still needs them when the handle's own are closed.
             description.kept.clone_from(&known.fds);
-        } else {
+        } else if kept == Kept::Here {
             let mut copies = Lent { slot: file.slot, fds: Vec::new() };
             for &fd in &description.kept {
                 match private_fd::duplicate(fd) {
@@ -95,6 +105,14 @@ fn try_offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Result<D
     guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
     shared.user_words()[LENDER].store(process.me().to_bits().into(), Ordering::Release);
     Ok(description)
+}
+
+/// `file` came with a message. Who takes it out of this process looks for what its handle consists of where its sender had that, and this may have ended;
+/// without a name nothing else leads to it.
+pub fn take_over(process: &'static Process, file: &OpenFile) {
+    if file.with_handle(Instance::fgetattr).is_ok_and(|attributes| attributes.st_nlink == 0) {
+        offer(process, file, Kept::Along);
+    }
 }
 
 /// Closes what nobody can come for any more.
@@ -132,7 +150,8 @@ pub fn borrow(
     if opened.is_err() {
         fds.into_iter().for_each(locked_inodes::close);
     }
-    opened
+    // The lender may have something else under these numbers by now.
+    restoring::only_of(instance, description.inode, opened?)
 }
 
 /// A private descriptor of what `fd` is in process `pid`.
@@ -147,10 +166,9 @@ fn take_out(pid: u32, fd: RawFd, slot: &Slot<'_>) -> Result<RawFd, Errno> {
     };
     // Tracing may be allowed for descendants only; looking is for whoever has the same user.
     let found = found.or_else(|_| {
-        let flags = slot.user_words()[0].load(Ordering::Relaxed) as u32;
-        let flags =
-            flags & (sys::O_ACCMODE | sys::O_PATH | sys::O_DIRECTORY | sys::O_DIRECT) | sys::O_CLOEXEC;
-        let flags = flags | slot.status_flags() & sys::O_APPEND;
+        let opened = slot.user_words()[0].load(Ordering::Relaxed) as u32;
+        // The plugin's own, which need not be the program's.
+        let flags = fdinfo::flags(pid, fd).unwrap_or(opened & !sys::O_APPEND) & AGAIN | sys::O_CLOEXEC;
         let name = format!("/proc/{pid}/fd/{fd}\0");
         native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0])
     })?;

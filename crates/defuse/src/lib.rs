@@ -12,6 +12,7 @@ mod dynamic;
 #[allow(unsafe_code)]
 mod environment;
 pub mod errno;
+mod fdinfo;
 mod file;
 #[allow(unsafe_code)]
 mod guest;

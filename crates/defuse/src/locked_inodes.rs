@@ -236,6 +236,41 @@ fn parked_within(first: u32, last: u32) -> Vec<u32> {
     within.map(|(_, fd)| fd as u32).collect()
 }
 
+/// Closes `fd`, which the kernel would not have made: a message passed more than the program has room for. Where this process has record locks on
+/// the file, set by a plugin or by the program itself, it stays open.
+pub fn close_excess(fd: RawFd) {
+    let locked = |identity| LOCKED.lock().iter().any(|inode| inode.identity == identity);
+    if any() && identity(fd).is_some_and(locked) || !has_record_locks(fd) {
+        close(fd);
+    }
+}
+
+/// Whether this process has record locks on what `fd` is, as the kernel lists them (`proc_locks(5)`). One file may be taken for another of the same inode number.
+fn has_record_locks(fd: RawFd) -> bool {
+    let inode = match native::fstat(fd) {
+        Ok(stat) if stat.st_mode & sys::S_IFMT == sys::S_IFREG => Some(stat.st_ino),
+        Ok(_) => return false,
+        // A shadow of the kernel module.
+        Err(_) => None,
+    };
+    let flags = u64::from(sys::O_RDONLY | sys::O_CLOEXEC);
+    let args = [c"/proc/locks".as_ptr() as u64, flags, 0, 0, 0, 0];
+    let Ok(list) = native::new_owned_fd(sys::__NR_open, args) else { return false };
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(read @ 1..) = rustix::io::read(&list, &mut part) {
+        text.extend_from_slice(&part[..read]);
+    }
+    let pid = native::raw_call(sys::__NR_getpid, [0; 6]);
+    String::from_utf8_lossy(&text).lines().any(|line| {
+        // `1: POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF`
+        let words: Vec<_> = line.split_ascii_whitespace().collect();
+        let [_, "POSIX", _, _, holder, place, ..] = words[..] else { return false };
+        let listed = place.rsplit(':').next().and_then(|inode| inode.parse().ok());
+        holder.parse() == Ok(pid) && (inode.is_none() || inode == listed)
+    })
+}
+
 impl Inode {
     /// The program may have put something else at the number.
     fn is_parked(&self, fd: RawFd) -> bool {
@@ -259,4 +294,20 @@ fn identity_of_opened(fd: RawFd) -> Option<Identity> {
 
 fn identity(fd: RawFd) -> Option<Identity> {
     native::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_which_files_this_process_has_locked() {
+        let [locked, other] = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
+        let again = locked.reopen().unwrap();
+        assert!(!has_record_locks(again.as_raw_fd()));
+        rustix::fs::fcntl_lock(locked.as_file(), rustix::fs::FlockOperation::LockExclusive).unwrap();
+        assert!(has_record_locks(again.as_raw_fd()) && !has_record_locks(other.as_raw_fd()));
+    }
 }

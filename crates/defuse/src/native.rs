@@ -111,6 +111,16 @@ pub fn socket_option(fd: RawFd, option: u32) -> Result<u32, Errno> {
     Ok(found)
 }
 
+/// Pid, user and group of who is at the other end of a Unix socket (`SO_PEERCRED`).
+pub fn peer_credentials(fd: RawFd) -> Result<[u32; 3], Errno> {
+    const SOL_SOCKET: u64 = 1;
+    const SO_PEERCRED: u64 = 17;
+    let (mut found, mut length) = ([0_u32; 3], size_of::<[u32; 3]>() as u32);
+    let (value, size) = (&raw mut found as u64, &raw mut length as u64);
+    checked(sys::__NR_getsockopt, [fd as u64, SOL_SOCKET, SO_PEERCRED, value, size, 0])?;
+    Ok(found)
+}
+
 /// close(2). There is nothing to be done about an error.
 pub fn close(fd: RawFd) {
     raw_call(sys::__NR_close, [fd as u64, 0, 0, 0, 0, 0]);

@@ -17,7 +17,7 @@ use stash::SlotId;
 use crate::file::FileRef;
 use crate::process::{Process, STATES};
 use crate::restoring::{self, Description};
-use crate::{locked_inodes, native, nofile, private_fd, shadow, trace};
+use crate::{lending, locked_inodes, native, nofile, private_fd, shadow, trace};
 
 /// Descriptors in one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 253;
@@ -78,7 +78,13 @@ impl Parcel {
         let control_length = if fds.is_empty() { 0 } else { control.len() };
         let header = [0, 0, vector.as_ptr() as u64, 1, control.as_ptr() as u64, control_length as u64, 0_u64];
         let flags = MSG_DONTWAIT | MSG_NOSIGNAL;
-        native::checked(sys::__NR_sendmsg, [from as u64, header.as_ptr() as u64, flags, 0, 0, 0]).map(drop)
+        let args = [from as u64, header.as_ptr() as u64, flags, 0, 0, 0];
+        let send = || native::checked(sys::__NR_sendmsg, args).map(drop);
+        match send() {
+            // Of an unprivileged user no more descriptors may be under way than a process may have open, and the program knows nothing of these.
+            Err(Errno::TOOMANYREFS) => nofile::with_room(send),
+            sent => sent,
+        }
     }
 
     /// The control message by which it is sent.
@@ -126,7 +132,7 @@ pub fn unpack(process: &'static Process, parcel: RawFd, received: &[RawFd], cloe
     }
 }
 
-/// What a parcel holds for one file. The descriptors are private, and closed with it.
+/// What a parcel holds for one file. The descriptors are private, and closed with it, unless record locks would be lost by that.
 struct Content {
     slot: SlotId,
     described: Vec<u8>,
@@ -145,13 +151,22 @@ fn enter(process: &'static Process, fd: RawFd, mut content: Content, cloexec: bo
     }
     let file = restoring::restore_of(process, content.slot, &content.described, &content.fds)?;
     content.fds.clear();
-    let _together = process.descriptors.lock();
-    let _one_at_a_time = process.rebuilding.lock();
-    // Another thread may have got the same file by another message, and have made it.
-    if shadow::known(process, content.slot).is_none() {
-        process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
+    // Files end when the locks are given back.
+    let _replaced;
+    let mut entered = None;
+    let together = process.descriptors.lock();
+    let one_at_a_time = process.rebuilding.lock();
+    // Another thread may have got the same file by another message, and have made it; or have put something else at the number, or closed it.
+    let is_there = shadow::slot_behind(process, fd, &native::fstat(fd)) == Some(content.slot);
+    if is_there && shadow::known(process, content.slot).is_none() {
+        _replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
         STATES.set(fd, FdState::Served);
         process.serving.store(1, Ordering::Release);
+        entered = process.files.get(fd);
+    }
+    drop((one_at_a_time, together));
+    if let Some(file) = entered {
+        lending::take_over(process, &file);
     }
     Ok(())
 }

@@ -203,11 +203,16 @@ fn open_by_path(
     let once = sys::O_CREAT | sys::O_EXCL | sys::O_TRUNC;
     let opened = instance.open(path, (open_flags & !once) as i32, 0).map_err(plugin_errno)?;
     let inode = Description::of(shared, me).map_or([0; 2], |description| description.inode);
+    // Another file may have the name now.
+    only_of(instance, inode, opened)
+}
+
+/// What was opened, if it is this device and inode number or nobody has asked for these; else it is closed: `ESTALE`.
+pub fn only_of(instance: &Instance, inode: [u64; 2], opened: Open<Handle>) -> Result<Open<Handle>, Errno> {
     let Open::Served { handle, .. } = &opened else { return Ok(opened) };
     if inode == [0; 2] || instance.fgetattr(handle).is_ok_and(|found| [found.st_dev, found.st_ino] == inode) {
         return Ok(opened);
     }
-    // Another file has the name now.
     if let Open::Served { handle, .. } = opened {
         let _ = instance.close(handle);
     }

@@ -2,6 +2,7 @@
 //! known of these is kept apart for them.
 
 use std::any::Any;
+use std::os::fd::RawFd;
 
 use plugin_abi::Instance;
 use rustix::io::Errno;
@@ -29,6 +30,17 @@ struct Child {
     started: Vec<(usize, &'static Started)>,
     /// What its exec may leave open although the parent's table says otherwise.
     handed_on: HandedOn,
+    /// Files that its parent has closed since, each with the descriptors of its handle. The child has these, too.
+    left_open: Vec<LeftOpen>,
+}
+
+/// A file that a vfork child may have open when its parent does not.
+#[derive(Clone)]
+pub struct LeftOpen {
+    /// Whose shadow it is.
+    pub slot: SlotId,
+    /// What its handle consisted of, in the order in which the plugin named them.
+    pub fds: Vec<RawFd>,
 }
 
 /// Files of a vfork child whose every FD of the parent has the flag close-on-exec.
@@ -56,7 +68,8 @@ pub enum Plugin {
     Own(Option<&'static Started>),
 }
 
-/// This thread is about to make a vfork child; `plugins` have been started so far.
+/// This thread is about to make a vfork child; `plugins` have been started so far. The caller holds `Process::descriptors`: whoever closes an FD, or has
+/// exec close it, does so in the table, here and in the kernel while it has that, so a child is told or has its FDs as they are then.
 pub fn begin(shares_files: bool, plugins: u64) {
     CHILDREN.lock().push(Child {
         thread: thread::id(),
@@ -65,6 +78,7 @@ pub fn begin(shares_files: bool, plugins: u64) {
         exec: None,
         started: Vec::new(),
         handed_on: HandedOn::default(),
+        left_open: Vec::new(),
     });
 }
 
@@ -77,11 +91,24 @@ pub fn end() -> Left {
     Left { cwd: child.cwd, mounts: child.started.iter().map(|(mount, _)| *mount).collect() }
 }
 
-/// This process sets the flag close-on-exec of an FD: of the file in `slot`, or of any. Children that are now have theirs as it was.
+/// This process closes an FD, or sets its flag close-on-exec: of the file in `slot`, or of any. Children that are now have theirs as it was. The
+/// caller holds `Process::descriptors`.
 pub fn closes_on_exec(slot: Option<SlotId>) {
     for child in &mut *CHILDREN.lock() {
         child.handed_on.all |= slot.is_none();
         child.handed_on.slots.extend(slot);
+    }
+}
+
+/// Whether there are children that keep what this process closes.
+pub fn any_has_own_table() -> bool {
+    CHILDREN.lock().iter().any(|child| child.own_table.is_some())
+}
+
+/// This process closes its last FD of a file. The caller holds `Process::descriptors`.
+pub fn leave_open(left: &LeftOpen) {
+    for child in CHILDREN.lock().iter_mut().filter(|child| child.own_table.is_some()) {
+        child.left_open.push(left.clone());
     }
 }
 
@@ -154,6 +181,11 @@ impl Children {
     pub fn hands_on(&self, slot: SlotId) -> bool {
         let mut own = self.0.iter().filter(|child| mine(child)).map(|child| &child.handed_on);
         own.any(|handed_on| handed_on.all || handed_on.slots.contains(&slot))
+    }
+
+    /// What the parent has closed since the child is there.
+    pub fn left_open(&self) -> impl Iterator<Item = &LeftOpen> {
+        self.0.iter().filter(|child| mine(child)).flat_map(|child| &child.left_open)
     }
 
     fn innermost(&mut self) -> Option<&mut Child> {

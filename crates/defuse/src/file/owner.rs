@@ -41,6 +41,17 @@ pub enum FileRef {
     WorkingDirectory(Arc<OpenFile>),
 }
 
+impl FileRef {
+    /// How many FDs of the process it has.
+    pub fn fds(&self) -> u64 {
+        match self {
+            Self::Entered(file) => Ref::fds(file),
+            Self::Alone(_) => 1,
+            Self::WorkingDirectory(_) => 0,
+        }
+    }
+}
+
 impl Deref for FileRef {
     type Target = OpenFile;
     fn deref(&self) -> &OpenFile {

@@ -8,6 +8,7 @@ use crate::user;
 
 const SOL_SOCKET: i32 = 1;
 const SCM_RIGHTS: i32 = 1;
+const SCM_PIDFD: i32 = 4;
 /// Bytes of a `struct cmsghdr`.
 const HEADER: usize = 16;
 /// Bytes of a descriptor.
@@ -55,10 +56,14 @@ pub struct Fitted {
     pub excess: Vec<RawFd>,
     /// The one behind the program's, if there was one that `is_parcel`.
     pub parcel: Option<RawFd>,
+    /// The one of the sender (`SCM_PIDFD`, since Linux 6.5) that came behind a parcel: in `bytes` it has the parcel's number, which it
+    /// would have had without.
+    pub renumbered: Option<RawFd>,
 }
 
-/// Fits `received` into `room` bytes, as the kernel does (`put_cmsg`, `scm_detach_fds`).
-pub fn fit(received: &[u8], room: usize, is_parcel: impl Fn(RawFd) -> bool) -> Fitted {
+/// Fits `received` into `room` bytes, as the kernel does (`put_cmsg`, `scm_detach_fds`, `scm_pidfd_recv`). Descriptors at and above `limit` were
+/// received in excess of the limit of open files.
+pub fn fit(received: &[u8], room: usize, limit: u64, is_parcel: impl Fn(RawFd) -> bool) -> Fitted {
     let mut fitted = Fitted::default();
     let mut rest = received;
     while let Some((header, _)) = rest.split_first_chunk::<HEADER>() {
@@ -68,20 +73,12 @@ pub fn fit(received: &[u8], room: usize, is_parcel: impl Fn(RawFd) -> bool) -> F
         }
         let message = &rest[..size.min(rest.len())];
         let [level, kind] = [8, 12].map(|at| number(&header[at..]));
-        if level == SOL_SOCKET && kind == SCM_RIGHTS {
-            let mut fds: Vec<RawFd> = message[HEADER..].chunks_exact(FD).map(number).collect();
-            fitted.parcel = fitted.parcel.or(fds.pop_if(|last| is_parcel(*last)));
-            let fits = room.saturating_sub(fitted.bytes.len() + HEADER) / FD;
-            if fds.len() > fits {
-                fitted.truncated = true;
-                fitted.excess.extend(fds.drain(fits..));
+        match kind {
+            SCM_RIGHTS if level == SOL_SOCKET => fitted.put_rights(message, room, limit, &is_parcel),
+            SCM_PIDFD if level == SOL_SOCKET && message.len() == HEADER + FD => {
+                fitted.put_pidfd(message, room, limit);
             }
-            if !fds.is_empty() {
-                fitted.put(&message[..HEADER + FD * fds.len()], room);
-            }
-            fitted.fds.append(&mut fds);
-        } else {
-            fitted.put(message, room);
+            _ => fitted.put(message, room),
         }
         rest = rest.get(size.next_multiple_of(8)..).unwrap_or_default();
     }
@@ -89,6 +86,48 @@ pub fn fit(received: &[u8], room: usize, is_parcel: impl Fn(RawFd) -> bool) -> F
 }
 
 impl Fitted {
+    fn put_rights(&mut self, message: &[u8], room: usize, limit: u64, is_parcel: impl Fn(RawFd) -> bool) {
+        let mut fds: Vec<RawFd> = message[HEADER..].chunks_exact(FD).map(number).collect();
+        self.parcel = self.parcel.or(fds.pop_if(|last| is_parcel(*last)));
+        let below = fds.iter().take_while(|&&fd| (fd as u64) < limit).count();
+        let fits = (room.saturating_sub(self.bytes.len() + HEADER) / FD).min(below);
+        if fds.len() > fits {
+            self.truncated = true;
+            self.excess.extend(fds.drain(fits..));
+        }
+        if !fds.is_empty() {
+            self.put(&message[..HEADER + FD * fds.len()], room);
+        }
+        self.fds.append(&mut fds);
+    }
+
+    /// One that has no room is not made at all. Where it cannot be made there is an error in place of the number.
+    fn put_pidfd(&mut self, message: &[u8], room: usize, limit: u64) {
+        const NO_NUMBER: i32 = -Errno::MFILE.raw_os_error();
+        let mut pidfd = number(&message[HEADER..]);
+        if room - self.bytes.len() < message.len() {
+            self.truncated = true;
+            self.excess.extend((pidfd >= 0).then_some(pidfd));
+            return;
+        }
+        if pidfd >= 0 {
+            match self.parcel.filter(|&parcel| parcel < pidfd && (parcel as u64) < limit) {
+                Some(parcel) => {
+                    self.renumbered = Some(pidfd);
+                    pidfd = parcel;
+                }
+                None if pidfd as u64 >= limit => {
+                    self.excess.push(pidfd);
+                    pidfd = NO_NUMBER;
+                }
+                None => {}
+            }
+        }
+        let mut message = message.to_vec();
+        message[HEADER..].copy_from_slice(&pidfd.to_ne_bytes());
+        self.put(&message, room);
+    }
+
     fn put(&mut self, message: &[u8], room: usize) {
         let left = room - self.bytes.len();
         let size = message.len().min(left);
@@ -126,7 +165,7 @@ mod tests {
     }
 
     fn fitted(received: &[u8], room: usize) -> Fitted {
-        fit(received, room, |fd| fd == PARCEL)
+        fit(received, room, u64::MAX, |fd| fd == PARCEL)
     }
 
     #[test]
@@ -168,5 +207,43 @@ mod tests {
         let got = fitted(&credentials, 26);
         assert_eq!((got.truncated, got.bytes.len(), got.excess.as_slice()), (true, 26, &[5][..]));
         assert_eq!(got.bytes[..8], 26_u64.to_ne_bytes());
+    }
+
+    #[test]
+    fn the_senders_descriptor_has_the_parcels_number_or_is_not_there() {
+        let pidfd = |fd: RawFd| message(SOL_SOCKET, SCM_PIDFD, &fd.to_ne_bytes());
+        let both = [rights(&[5, PARCEL]), pidfd(1001)].concat();
+        let got = fitted(&both, 48);
+        assert_eq!(
+            (got.truncated, got.parcel, got.renumbered, got.bytes.len()),
+            (false, Some(PARCEL), Some(1001), 48)
+        );
+        assert_eq!(got.bytes[40..44], PARCEL.to_ne_bytes());
+        for room in [24, 43] {
+            let got = fitted(&both, room);
+            assert_eq!((got.truncated, got.bytes.len(), got.renumbered), (true, 24, None));
+            assert_eq!((got.fds, got.excess), (vec![5], vec![1001]));
+        }
+        // One that came alone keeps its number; one that the kernel could not make has none.
+        for (fd, shown) in [(7, 7), (-24, -24)] {
+            let got = fitted(&pidfd(fd), 24);
+            assert_eq!((got.renumbered, &got.bytes[16..20]), (None, &i32::to_ne_bytes(shown)[..]));
+        }
+    }
+
+    #[test]
+    fn what_came_above_the_limit_is_not_the_programs() {
+        let both = [
+            rights(&[8, 9, 10, PARCEL]),
+            vec![0; 0],
+            message(SOL_SOCKET, SCM_PIDFD, &1001_i32.to_ne_bytes()),
+        ]
+        .concat();
+        let at_limit = |limit| fit(&both, 100, limit, |fd| fd == PARCEL);
+        let got = at_limit(10);
+        assert_eq!((got.truncated, &got.fds[..], &got.excess[..]), (true, &[8, 9][..], &[10, 1001][..]));
+        assert_eq!(got.bytes[40..44], (-24_i32).to_ne_bytes());
+        let got = at_limit(8);
+        assert_eq!((got.truncated, &got.fds[..], &got.excess[..]), (true, &[][..], &[8, 9, 10, 1001][..]));
     }
 }

@@ -11,9 +11,10 @@ use rustix::io::Errno;
 use super::open::STATUS;
 use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
-use crate::file::{self, FileRef, OpenFile, Owner};
+use crate::file::{self, FileRef, OpenFile};
 use crate::process::{EXCHANGES, Process, STATES};
-use crate::{common, locked_inodes, native, private_fd, shadow, vfork};
+use crate::vfork::{self, LeftOpen};
+use crate::{common, locked_inodes, native, private_fd, restoring, shadow, trace};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -48,10 +49,16 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
 
 /// Closes the served FD `fd`: takes it from the table and from the kernel.
 fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
-    let together = process.descriptors.lock();
-    if let Some(file) = process.files.get(fd) {
-        shadow::vacate(process, &file, fd, Ref::fds(&file) == 1, false)?;
-    }
+    let together = loop {
+        let left = left_to_vfork_children(process, fd);
+        let together = process.descriptors.lock();
+        let Some(file) = process.files.get(fd) else { break together };
+        let last = Ref::fds(&file) == 1;
+        if leave_to_vfork_children(&file, last, left) {
+            shadow::vacate(process, &file, fd, last, false)?;
+            break together;
+        }
+    };
     STATES.forget(fd);
     let Some(released) = process.files.remove(fd) else { return Ok(()) };
     shadow::forget_number(process, &released, fd);
@@ -63,6 +70,39 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
     let flushed = if flush { finish(process, &released) } else { Ok(()) };
     drop(released);
     flushed
+}
+
+/// What vfork children need of the file behind `fd`, which is about to be closed, if there are any. Plugins are asked under no lock: they may allocate, and a
+/// fork has malloc's locks when it waits for ours.
+fn left_to_vfork_children(process: &'static Process, fd: RawFd) -> Option<LeftOpen> {
+    let file =
+        process.files.get(fd).filter(|file| file.form() == shadow::Form::Shadow && Ref::fds(file) == 1)?;
+    if !vfork::any_has_own_table() {
+        return None;
+    }
+    let fds = restoring::save(&file).unwrap_or_else(|error| {
+        trace::debug(format_args!("a vfork child has a file by its path only: {error}"));
+        Vec::new()
+    });
+    Some(LeftOpen { slot: file.slot, fds })
+}
+
+/// An FD of this file is about to be closed, the last one or not: vfork children that are now keep theirs, and exec with them. The caller holds
+/// `Process::descriptors`. False if it has to be found out first what is `left`.
+fn leave_to_vfork_children(file: &OpenFile, last: bool, left: Option<LeftOpen>) -> bool {
+    // What is no shadow was opened when they were there already.
+    if file.form() != shadow::Form::Shadow {
+        return true;
+    }
+    if !last {
+        vfork::closes_on_exec(Some(file.slot));
+        return true;
+    }
+    if !vfork::any_has_own_table() {
+        return true;
+    }
+    let left = left.filter(|left| left.slot == file.slot);
+    left.map(|left| vfork::leave_open(&left)).is_some()
 }
 
 /// What closing an FD means for the file, whether or not it is the last one.
@@ -81,12 +121,14 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
+    let mut together = None;
     if !interpose::in_vfork_child() {
         process.carried.settle(process);
         if flags & CLOSE_RANGE_UNSHARE != 0 {
             common::own_table(process);
         }
         if cloexec_only {
+            together = Some(process.descriptors.lock());
             vfork::closes_on_exec(None);
             process.files.cloexec_range(first, last);
         } else {
@@ -112,6 +154,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
         }
     };
     locked_inodes::ranges_without(first, last, |from, to| private_fd::ranges_without(from, to, &mut close));
+    drop(together);
     Ok(Reply::Value(result))
 }
 
@@ -127,8 +170,9 @@ pub fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: b
     if interpose::in_vfork_child() {
         return duplicate_in_vfork_child(process, call);
     }
-    let owner = owner_for_dup(process, from);
+    look_at(process, from);
     let together = process.descriptors.lock();
+    let owner = entered(process, from);
     let to = native::call(call);
     if to < 0 {
         return Ok(Reply::Value(to));
@@ -171,12 +215,15 @@ fn hand_on_in_vfork_child(process: &Process, fd: RawFd) {
     }
 }
 
-/// The served file that is about to be duplicated.
-fn owner_for_dup(process: &'static Process, from: RawFd) -> Option<FileRef> {
-    match file::owner(process, from) {
-        Owner::Served(file) => Some(file),
-        _ => None,
-    }
+/// Has `fd` in the table if it is ours, before the lock is taken.
+fn look_at(process: &'static Process, fd: RawFd) {
+    let _ = file::owner(process, fd);
+}
+
+/// The served file behind `fd`, which was looked at. The caller holds `Process::descriptors`: another thread may have given the number to something else
+/// before.
+fn entered(process: &'static Process, fd: RawFd) -> Option<FileRef> {
+    process.files.get(fd).map(FileRef::Entered)
 }
 
 /// Enters `to` as one more FD of `file`; the caller has duplicated it in the kernel. Returns what the table held there.
@@ -218,9 +265,17 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     if from == to {
         return Ok(Reply::Pass);
     }
-    let source = owner_for_dup(process, from);
-    let target = file::served(process, to);
-    let together = process.descriptors.lock();
+    look_at(process, from);
+    look_at(process, to);
+    let (together, source, target) = loop {
+        let left = left_to_vfork_children(process, to);
+        let together = process.descriptors.lock();
+        let (source, target) = (entered(process, from), entered(process, to));
+        let known = |target: &FileRef| leave_to_vfork_children(target, target.fds() == 1, left);
+        if target.as_ref().is_none_or(known) {
+            break (together, source, target);
+        }
+    };
     if source.is_none() && target.is_none() {
         STATES.forget(to);
         let result = native::call(call);
@@ -346,9 +401,11 @@ pub fn is_cloexec(process: &'static Process, fd: RawFd) -> bool {
 
 /// Sets the close-on-exec flag of a served FD, in the table and in the kernel.
 pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
+    let mut together = None;
     if interpose::in_vfork_child() {
         hand_on_in_vfork_child(process, fd);
     } else {
+        together = Some(process.descriptors.lock());
         if cloexec {
             vfork::closes_on_exec(process.files.get(fd).map(|file| file.slot));
         }
@@ -356,4 +413,5 @@ pub fn set_cloexec(process: &'static Process, fd: RawFd, cloexec: bool) {
     }
     let flags = u64::from(if cloexec { sys::FD_CLOEXEC } else { 0 });
     native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_SETFD), flags, 0, 0, 0]);
+    drop(together);
 }

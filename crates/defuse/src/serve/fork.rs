@@ -40,7 +40,9 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     }
     // Every child has limits of its own from now on, and must not keep one that is raised.
     if fork.kind == ForkKind::Vfork {
+        let together = process.descriptors.lock();
         vfork::begin(fork.shares_files(), mount::started());
+        drop(together);
         nofile::before_vfork();
     } else {
         nofile::before_fork();

@@ -11,11 +11,11 @@ use rustix::io::Errno;
 use stash::SlotId;
 
 use super::descriptors::duplicate;
-use super::{Reply, Served, control, locks, sockets};
+use super::{Reply, Served, control, last_numbers, locks, sockets};
 use crate::file::OpenFile;
 use crate::parcel::{self, DESCRIPTORS_MAX};
 use crate::process::{Process, STATES};
-use crate::{native, restoring, shadow, trace, user};
+use crate::{fdinfo, locked_inodes, native, restoring, shadow, trace, user};
 
 /// `UIO_MAXIOV`: the kernel takes no more messages at once.
 const MESSAGES_MAX: u64 = 1024;
@@ -59,11 +59,14 @@ fn receive(process: &'static Process, call: &Call, messages: impl Fn(Option<u64>
     if call.nr == sys::__NR_recvmmsg {
         args[2] = rooms.len() as u64;
     }
-    let result = native::interruptible(call.nr, args);
+    let wanted = rooms.iter().map(Room::descriptors).sum();
+    let few = !restricted && last_numbers::may_be_too_few(process, wanted);
+    let carefully = few.then(|| last_numbers::receive(process, call.nr, args)).flatten();
+    let (result, limit) = carefully.unwrap_or_else(|| (native::interruptible(call.nr, args), u64::MAX));
     let received = u64::try_from(result).map_or(0, |count| messages(Some(count))) as usize;
     for (room, header) in rooms.iter().zip(&headers).take(received) {
         let is_single = call.nr == sys::__NR_recvmsg;
-        room.hand_over(process, header, is_single, !restricted)?;
+        room.hand_over(process, header, limit, is_single, !restricted)?;
     }
     Ok(Reply::Value(result))
 }
@@ -75,6 +78,8 @@ type Header = [u64; 8];
 const MORE: usize = size_of::<RawFd>() * DESCRIPTORS_MAX;
 /// More control data than there is in any message of a Unix socket.
 const CONTROL_MAX: u64 = 16 * 1024;
+/// Bytes of a `struct cmsghdr`.
+const CONTROL_HEADER: usize = 16;
 const MSG_CTRUNC: u32 = 0x8;
 const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
 
@@ -105,26 +110,38 @@ impl Room {
         [name, name_length, vector, count, control, length, flags, 0]
     }
 
-    /// Gives the program what the kernel has received, as said in `header`.
+    /// How many descriptors a message may bring: those that the program has room for, a parcel, and the sender (`SCM_PIDFD`).
+    fn descriptors(&self) -> usize {
+        let room = self.header[5].min(CONTROL_MAX) as usize;
+        (room.saturating_sub(CONTROL_HEADER) / size_of::<RawFd>()).min(DESCRIPTORS_MAX) + 2
+    }
+
+    /// Gives the program what the kernel has received, as said in `header`. Its descriptors are below `limit`.
     fn hand_over(
         &self,
         process: &'static Process,
         header: &Header,
+        limit: u64,
         single: bool,
         whole: bool,
     ) -> Result<(), Errno> {
         let flags = header[6] as u32;
         let received = self.control.get(..header[5] as usize).unwrap_or_default();
         let room = self.header[5].min(CONTROL_MAX) as usize;
-        let fitted = control::fit(received, room, |fd| whole && parcel::is_one(fd));
-        fitted.excess.iter().for_each(|&fd| native::close(fd));
+        let fitted = control::fit(received, room, limit, |fd| whole && parcel::is_one(fd));
+        fitted.excess.iter().for_each(|&fd| locked_inodes::close_excess(fd));
         if !interpose::in_vfork_child() {
             fitted.fds.iter().for_each(|&fd| arrived(process, fd));
             if let Some(parcel) = fitted.parcel {
                 parcel::unpack(process, parcel, &fitted.fds, flags & MSG_CMSG_CLOEXEC != 0);
             }
         }
-        fitted.parcel.inspect(|&fd| native::close(fd));
+        if let Some(parcel) = fitted.parcel {
+            match fitted.renumbered {
+                Some(fd) => renumber(fd, parcel),
+                None => native::close(parcel),
+            }
+        }
         let truncated = if fitted.truncated { MSG_CTRUNC } else { 0 };
         if !fitted.bytes.is_empty() {
             user::write_bytes(self.header[4], &fitted.bytes)?;
@@ -137,6 +154,12 @@ impl Room {
         }
         Ok(())
     }
+}
+
+/// Gives what is `fd`, and is closed by exec, the number `to` instead.
+fn renumber(fd: RawFd, to: RawFd) {
+    native::raw_call(sys::__NR_dup3, [fd as u64, to as u64, sys::O_CLOEXEC.into(), 0, 0, 0]);
+    native::close(fd);
 }
 
 /// Whether a `struct msghdr` names room for control data.
@@ -188,17 +211,9 @@ fn made_of(process: &'static Process, slot: SlotId, fd: RawFd) -> Option<OpenFil
     made.inspect_err(|error| trace::debug(format_args!("FD {fd} of another process: {error}"))).ok()
 }
 
-/// The process of a pidfd, as `/proc/self/fdinfo` tells it.
+/// The process of a pidfd.
 fn pid_of(pidfd: RawFd) -> Option<u32> {
-    let name = format!("/proc/self/fdinfo/{pidfd}\0");
-    let flags = u64::from(sys::O_RDONLY | sys::O_CLOEXEC);
-    let fd = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags, 0, 0, 0, 0]).ok()?;
-    let mut text = [0u8; 512];
-    let read =
-        native::checked(sys::__NR_read, [fd as u64, text.as_mut_ptr() as u64, text.len() as u64, 0, 0, 0]);
-    native::close(fd);
-    let text = std::str::from_utf8(&text[..read.ok()? as usize]).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
+    fdinfo::field("self", pidfd, "Pid:")?.parse().ok()
 }
 
 /// `fd` is new here, and nothing is known about it.

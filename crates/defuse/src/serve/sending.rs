@@ -1,5 +1,6 @@
 //! sendmsg and sendmmsg: FDs that are passed on, and addresses on a mount.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use interpose::Call;
@@ -8,13 +9,14 @@ use rustix::io::Errno;
 
 use super::control::for_each_passed;
 use super::sockets::{self, Address};
-use super::{Reply, Served};
+use super::{Reply, Served, peer};
 use crate::file::{self, FileRef};
 use crate::lending::{self, Kept};
 use crate::parcel::{DESCRIPTORS_MAX, Parcel};
 use crate::process::Process;
-use crate::{native, shadow, trace, user};
+use crate::{native, nofile, shadow, trace, user};
 
+const MSG_DONTWAIT: u64 = 0x40;
 /// `UIO_MAXIOV`: the kernel sends no more messages at once.
 const MESSAGES_MAX: u32 = 1024;
 /// A `struct msghdr`, and behind it where a `struct mmsghdr` has the number of bytes sent.
@@ -30,6 +32,8 @@ struct Addition {
     /// The program's control data and the parcel behind it.
     control: Vec<u8>,
     _parcel: Parcel,
+    /// What it is of.
+    files: Vec<FileRef>,
 }
 
 pub fn send_message(process: &'static Process, call: &Call) -> Served {
@@ -41,26 +45,41 @@ pub fn send_message(process: &'static Process, call: &Call) -> Served {
     let mut count = wanted;
     for index in 0..wanted {
         let header = user::read::<[u64; 7]>(messages + index * STRIDE)?;
-        additions.extend(pass_on(process, index, &header)?);
-        destination = sockets::destination(process, &header)?;
-        if destination.is_some() {
+        let on_mount = sockets::destination(process, &header)?;
+        if on_mount.is_some() {
             // sendmmsg may send fewer messages than it is given: one to a path on a mount is sent alone.
             count = index.max(1);
             if index > 0 {
-                destination = None;
+                break;
             }
+        }
+        destination = on_mount;
+        // Only processes of the session can have such a name.
+        let is_known = destination.is_some();
+        additions.extend(pass_on(process, call.args[0] as RawFd, is_known, index, &header)?);
+        if is_known {
             break;
         }
     }
-    additions.retain(|addition| addition.index < count);
     if additions.is_empty() && destination.is_none() {
         return Ok(as_it_stands(call, count, wanted));
     }
-    let result = send(call, count, &additions, destination.as_ref())?;
+    let mut result = send(call, count, 0, &additions, destination.as_ref())?;
+    let is = |result: i64, errno: Errno| result == -i64::from(errno.raw_os_error());
+    if is(result, Errno::TOOMANYREFS) && !additions.is_empty() {
+        // There is a limit to descriptors under way, and parcels are more of them.
+        let again = || send(call, count, MSG_DONTWAIT, &additions, destination.as_ref());
+        let sent = nofile::with_room(again)?;
+        result = if is(sent, Errno::AGAIN) { result } else { sent };
+    }
     let refused = [Errno::TOOMANYREFS, Errno::INVAL, Errno::NOBUFS];
-    if destination.is_none() && refused.iter().any(|errno| result == -i64::from(errno.raw_os_error())) {
+    if !additions.is_empty() && refused.into_iter().any(|errno| is(result, errno)) {
         // It may have been one descriptor too many.
-        return Ok(as_it_stands(call, count, wanted));
+        additions.drain(..).for_each(|addition| offer_here(process, &addition.files));
+        if destination.is_none() {
+            return Ok(as_it_stands(call, count, wanted));
+        }
+        result = send(call, count, 0, &[], destination.as_ref())?;
     }
     Ok(Reply::Value(result))
 }
@@ -75,7 +94,14 @@ fn as_it_stands(call: &Call, count: u64, wanted: u64) -> Reply {
 }
 
 /// Makes what a message passes known to other processes, and packs what they need of it.
-fn pass_on(process: &'static Process, index: u64, header: &[u64; 7]) -> Result<Option<Addition>, Errno> {
+/// `is_known` says that it goes to a process of the session, else that is asked of the socket.
+fn pass_on(
+    process: &'static Process,
+    socket: RawFd,
+    is_known: bool,
+    index: u64,
+    header: &[u64; 7],
+) -> Result<Option<Addition>, Errno> {
     let [_, _, _, _, control, length, _] = *header;
     let mut files = Vec::new();
     let mut passed = 0;
@@ -94,27 +120,35 @@ fn pass_on(process: &'static Process, index: u64, header: &[u64; 7]) -> Result<O
     }
     let restricted = process.restricted.load(Ordering::Relaxed);
     let well_formed = end.filter(|_| length <= CONTROL_MAX && passed < DESCRIPTORS_MAX && !restricted);
-    let packed = well_formed.map(|end| pack(process, &files, control, length, end)).transpose();
-    match packed {
-        Ok(Some(addition)) => return Ok(addition.map(|addition| Addition { index, ..addition })),
+    // To somebody else the plugins' descriptors may be more than the files that are passed.
+    let wanted = well_formed.filter(|_| is_known || peer::is_of_session(process, socket));
+    match wanted.map(|end| pack(process, &files, control, length, end)).transpose() {
+        Ok(Some(packed)) => {
+            return Ok(packed.map(|(control, parcel)| Addition { index, control, _parcel: parcel, files }));
+        }
         Ok(None) => {}
         Err(error) => trace::debug(format_args!("nothing goes with a message that passes files: {error}")),
     }
-    for file in files {
-        lending::offer(process, &file, Kept::Here);
-    }
+    offer_here(process, &files);
     Ok(None)
 }
 
-/// Packs what the handles of `files` consist of, which the control data at `control` passes, `end` bytes when it is filled up. Nothing if
-/// they consist of no descriptors.
+/// Nothing goes with the message that passes these.
+fn offer_here(process: &'static Process, files: &[FileRef]) {
+    for file in files {
+        lending::offer(process, file, Kept::Here);
+    }
+}
+
+/// Packs what the handles of `files` consist of, which the control data at `control` passes, `end` bytes when it is filled up. Returns the
+/// control data to be sent in its place; nothing if they consist of no descriptors.
 fn pack(
     process: &'static Process,
     files: &[FileRef],
     control: u64,
     length: u64,
     end: u64,
-) -> Result<Option<Addition>, Errno> {
+) -> Result<Option<(Vec<u8>, Parcel)>, Errno> {
     let mut contents = Vec::new();
     let mut fds = 0;
     for file in files {
@@ -135,13 +169,15 @@ fn pack(
     let own = length.min(end) as usize;
     user::read_bytes(control, &mut data[..own])?;
     data.extend(parcel.control());
-    Ok(Some(Addition { index: 0, control: data, _parcel: parcel }))
+    Ok(Some((data, parcel)))
 }
 
-/// Sends the first `count` messages with what is added to them, the first one to `destination` if there is one.
+/// Sends the first `count` messages with what is added to them, the first one to `destination` if there is one. `more` are flags besides the
+/// program's.
 fn send(
     call: &Call,
     count: u64,
+    more: u64,
     additions: &[Addition],
     destination: Option<&Address>,
 ) -> Result<i64, Errno> {
@@ -164,9 +200,9 @@ fn send(
     }
     let args = [fd, headers.as_mut_ptr() as u64];
     let result = if single {
-        native::interruptible(call.nr, [args[0], args[1], call.args[2], 0, 0, 0])
+        native::interruptible(call.nr, [args[0], args[1], call.args[2] | more, 0, 0, 0])
     } else {
-        native::interruptible(call.nr, [args[0], args[1], count, call.args[3], 0, 0])
+        native::interruptible(call.nr, [args[0], args[1], count, call.args[3] | more, 0, 0])
     };
     if !single {
         for (index, header) in headers.iter().enumerate().take(usize::try_from(result).unwrap_or(0)) {
