@@ -23,6 +23,9 @@ same_as_plain! {
     /// Record locks, open file description locks and flock, between processes.
     locks: transcript("locks");
 
+    /// The same through exec.
+    locks_through_exec: transcript("locks_exec");
+
     /// Both ends of a FIFO.
     fifos: transcript("fifos");
 
@@ -68,6 +71,16 @@ same_as_plain_by! {
 
     /// The same with a plugin that keeps no locks.
     locks_of_the_session: transcript("locks");
+
+    /// The same through exec.
+    locks_of_the_session_through_exec: transcript("locks_exec");
+}
+
+same_as_plain_by! {
+    [served: Plugin, native: BackingFd, paged: Paged, session: SessionLocks]
+
+    /// Record locks that only the program's own close takes away.
+    record_locks_are_not_lost: transcript("kept_locks");
 }
 
 same_as_plain_served! {

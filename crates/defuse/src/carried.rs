@@ -15,6 +15,7 @@ use linux_raw_sys::general as sys;
 use crate::file::{self, Owner};
 use crate::native;
 use crate::process::{Process, STATES};
+use crate::serve::locks;
 use crate::shadow::{self, Form};
 use crate::sync::Lock;
 
@@ -44,6 +45,10 @@ pub enum Mark {
     WorkingDirectory,
     /// An FD of the program that is the file's shadow, unless a vfork child has closed it.
     Shadow,
+    /// A descriptor that is only there for the sake of record locks: see [`crate::locked_inodes`].
+    Parked,
+    /// A kept descriptor of an inode with record locks.
+    Locked,
     /// Nothing that this version knows.
     Unknown,
 }
@@ -87,6 +92,8 @@ impl Mark {
             8 => Self::Spare,
             9 => Self::WorkingDirectory,
             10 => Self::Shadow,
+            11 => Self::Parked,
+            12 => Self::Locked,
             _ => Self::Unknown,
         }
     }
@@ -308,7 +315,8 @@ pub fn rebuild(process: &'static Process, fd: RawFd) -> Option<Owner> {
 
 /// Closes `fd` if it came through exec and there is nothing else to it: the plugin never hears of it.
 pub fn close(process: &'static Process, fd: RawFd) -> bool {
-    if process.carried.count() == 0 {
+    // To close it takes record locks away, and only the plugin can do that.
+    if process.carried.count() == 0 || locks::used() {
         return false;
     }
     let _together = process.descriptors.lock();
@@ -407,6 +415,8 @@ mod tests {
             Mark::Spare,
             Mark::WorkingDirectory,
             Mark::Shadow,
+            Mark::Parked,
+            Mark::Locked,
             Mark::Unknown,
         ] {
             let entry = mark.entry(5, SlotId::from_bits(1), true);

@@ -19,7 +19,7 @@ use crate::process::Process;
 use crate::shadow::{self, Form};
 use crate::sync::Guard;
 use crate::unclaimed::{self, set_cloexec};
-use crate::{lock_files, native, restoring, trace, vfork, working_directory};
+use crate::{lock_files, locked_inodes, native, restoring, trace, vfork, working_directory};
 
 /// What goes through exec: the list in the arena, and the descriptors that exec must not close.
 #[derive(Default)]
@@ -144,6 +144,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
     lock_files::for_exec(process, &mut list, &mut kept);
     process.carried.hand_on(&mut list);
     list.extend(unclaimed::entries());
+    locked_inodes::for_exec(process, &mut list, &mut kept);
     let mut prepared = leave(process, process.me(), list, kept, Some(together))?;
     // The next image may have other files under these numbers.
     for &fd in &closed {

@@ -21,7 +21,7 @@ use crate::process::Process;
 use crate::restoring::{self, Description};
 use crate::shadow::LENDER;
 use crate::sync::Lock;
-use crate::{fdinfo, native, private_fd, shadow, trace};
+use crate::{fdinfo, locked_inodes, native, private_fd, shadow, trace};
 
 /// Flags of a descriptor that one of the same file is opened with.
 const AGAIN: u32 = sys::O_ACCMODE
@@ -91,7 +91,7 @@ fn try_offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Result<D
                 match private_fd::duplicate(fd) {
                     Ok(copy) => copies.fds.push(copy),
                     Err(error) => {
-                        copies.fds.into_iter().for_each(private_fd::close);
+                        copies.fds.into_iter().for_each(locked_inodes::close);
                         return Err(error);
                     }
                 }
@@ -123,7 +123,7 @@ fn take_back(process: &'static Process) {
         if shadow::is_anywhere(process, lent[at].slot) {
             at += 1;
         } else {
-            lent.swap_remove(at).fds.into_iter().for_each(private_fd::close);
+            lent.swap_remove(at).fds.into_iter().for_each(locked_inodes::close);
         }
     }
 }
@@ -148,7 +148,7 @@ pub fn borrow(
     });
     let opened = taken.and_then(|()| instance.restore(&description.described, &fds).map_err(plugin_errno));
     if opened.is_err() {
-        fds.into_iter().for_each(private_fd::close);
+        fds.into_iter().for_each(locked_inodes::close);
     }
     // The lender may have something else under these numbers by now.
     restoring::only_of(instance, description.inode, opened?)
@@ -172,5 +172,5 @@ fn take_out(pid: u32, fd: RawFd, slot: &Slot<'_>) -> Result<RawFd, Errno> {
         let name = format!("/proc/{pid}/fd/{fd}\0");
         native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0])
     })?;
-    private_fd::take(found).inspect_err(|_| native::close(found))
+    private_fd::take(found).inspect_err(|_| locked_inodes::close(found))
 }

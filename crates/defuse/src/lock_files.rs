@@ -131,9 +131,9 @@ pub fn keeps_records(process: &Process, file: &OpenFile) -> bool {
 
 /// As [`keeps_records`], for flock.
 pub fn keeps_whole(process: &Process, file: &OpenFile) -> bool {
-    // To ask is harmless: had a file of this mount been locked by the plugin, the answer would be known.
+    // The file may have a lock from before exec, so the question is none of the operations.
     keeps(&process.mounts[file.mount].keepers.whole, || {
-        file.with_handle(|instance, handle| instance.flock(handle, sys::LOCK_UN as i32))
+        file.with_handle(|instance, handle| instance.flock(handle, sys::LOCK_NB as i32))
     })
 }
 
@@ -158,6 +158,8 @@ pub fn with_records(
     set: impl FnOnce(RawFd) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let inode = inode_of(file)?;
+    // A vfork child's locks are its own, and nothing to its parent, whose memory this is.
+    let sets = sets && !interpose::in_vfork_child();
     let (id, fd) = {
         let mut entries = ENTRIES.lock();
         let entry = entry_of(&mut entries, file, inode)?;
@@ -333,11 +335,18 @@ pub fn after_fork() {
     ENTRIES.release();
 }
 
-/// In the forked child, which has no record locks, and must not have the same spare descriptions as its parent.
-pub fn in_forked_child() {
+/// In the forked child, which has no record locks, and must not have the same spare descriptions as its parent. With the FD table in common the locks
+/// are the child's as well, and the descriptors its parent's to close.
+pub fn in_forked_child(shares_files: bool) {
     for entry in ENTRIES.lock().iter_mut() {
-        entry.held = false;
         entry.pending = 0;
+        if shares_files {
+            entry.users += 1;
+            entry.spare = NONE;
+            entry.parked.clear();
+            continue;
+        }
+        entry.held = false;
         entry.parked.push(std::mem::replace(&mut entry.spare, NONE));
         entry.parked.drain(..).filter(|&fd| fd != NONE).for_each(private_fd::close);
     }

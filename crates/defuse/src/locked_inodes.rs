@@ -1,10 +1,16 @@
 //! Inodes on which a plugin has set record locks for this process, and descriptors that stay open for their sake.
 //!
-//! A process that closes *any* descriptor of an inode loses its record locks on it (fcntl(2)). A plugin's descriptor comes from the kernel at the lowest
-//! free number, is duplicated at a private one, and the low one closed ([`crate::private_fd`]). On such an inode it is *parked* instead: left as it is until the
-//! locks are gone. Nobody uses it, so the program may close it; that takes the locks away as would closing any other of its FDs of the file.
+//! A process that closes *any* descriptor of an inode loses its record locks on it (fcntl(2)). That is right when the program closes an FD: then the locks
+//! are given up first (`serve::locks::drop_record_locks`). All other descriptors that plugins or we close meanwhile are *parked*: left open until the
+//! locks are gone. A plugin's descriptor comes from the kernel at the lowest free number, is duplicated at a private one, and the low one closed
+//! ([`crate::private_fd`]); a mapping keeps an open file longer than the program; an open may fail at last. The program's close(2) and `close_range` go past
+//! a parked descriptor; a dup2(2) onto it takes the locks away.
 //!
-//! What plugins do themselves is seen as their system calls (`serve::inner`). A vfork child's locks are its own, and go with it: not noted here.
+//! What plugins do themselves is seen as their system calls (`serve::inner`). Locks that they set on their own account, not in their `lock`, they give up by closing
+//! as everybody does. A vfork child's locks are its own, and go with it: not noted here.
+
+mod exec;
+mod gate;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,16 +18,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use linux_raw_sys::general as sys;
 use plugin_abi::flock as RecordLock;
 
+use gate::Gate;
+
+use crate::process::STATES;
 use crate::sync::Lock;
-use crate::{native, user};
+use crate::unclaimed::set_cloexec;
+use crate::{native, private_fd, thread, user};
+
+pub use exec::{for_exec, inherit};
 
 static LOCKED: Lock<Vec<Inode>> = Lock::new(Vec::new());
 /// As many as there are in [`LOCKED`], for who has none and need not wait.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Inside are those who look whether a descriptor must stay, until they have closed it; alone is who makes an inode known. Taken before [`LOCKED`].
+static CLOSING: Gate = Gate::new();
+
+/// Device and inode number.
+type Identity = (u64, u64);
 
 struct Inode {
-    /// Device and inode number.
-    identity: (u64, u64),
+    identity: Identity,
+    /// The locks are the program's, not only the plugin's own.
+    for_program: bool,
+    /// There may be locks.
+    held: bool,
+    /// Calls under way that set one. They may have to wait, and get it when all others are gone.
+    pending: u32,
     parked: Vec<RawFd>,
 }
 
@@ -35,78 +57,191 @@ pub fn after_fork() {
     LOCKED.release();
 }
 
-/// Record locks are not inherited.
-pub fn in_forked_child() {
-    for inode in LOCKED.lock().drain(..) {
+/// Record locks are not inherited. With the FD table in common they are the child's as well, and what is parked is the parent's.
+pub fn in_forked_child(shares_files: bool) {
+    CLOSING.renew();
+    let mut locked = LOCKED.lock();
+    if shares_files {
+        for inode in &mut *locked {
+            inode.pending = 0;
+            inode.parked.clear();
+        }
+        return;
+    }
+    for inode in locked.drain(..) {
         inode.close_parked();
     }
     COUNT.store(0, Ordering::Release);
 }
 
-/// A plugin is about to make this `F_SETLK` or `F_SETLKW` on its `fd`.
-#[inline(never)]
-pub fn about_to_lock(fd: RawFd, lock: u64) {
-    let Ok(lock) = user::read::<RecordLock>(lock) else { return };
-    if lock.l_type as u32 != sys::F_UNLCK {
-        note(fd);
-    } else if (lock.l_start, lock.l_len, lock.l_whence as u32) == (0, 0, sys::SEEK_SET) {
-        gone(identity_where_some(fd));
-    }
-}
-
-fn note(fd: RawFd) {
-    let Some(identity) = identity(fd).filter(|_| !interpose::in_vfork_child()) else { return };
-    let mut locked = LOCKED.lock();
-    if !locked.iter().any(|inode| inode.identity == identity) {
-        locked.push(Inode { identity, parked: Vec::new() });
-        COUNT.store(locked.len(), Ordering::Release);
-    }
-}
-
-/// A plugin is about to close its `fd`.
+/// Whether there may be locks of this process.
 #[inline]
-pub fn about_to_close(fd: RawFd) {
-    if COUNT.load(Ordering::Acquire) > 0 {
-        gone_with(fd);
-    }
+pub fn any() -> bool {
+    COUNT.load(Ordering::Acquire) > 0 && !interpose::in_vfork_child()
 }
 
-#[cold]
+/// A plugin's `F_SETLK` or `F_SETLKW` on its `fd`, which `call` makes.
 #[inline(never)]
-fn gone_with(fd: RawFd) {
-    gone(identity_of_opened(fd));
+pub fn set(fd: RawFd, lock: u64, call: impl FnOnce() -> i64) -> i64 {
+    if interpose::in_vfork_child() {
+        return call();
+    }
+    let (Ok(lock), Some(identity)) = (user::read::<RecordLock>(lock), identity(fd)) else { return call() };
+    if lock.l_type as u32 != sys::F_UNLCK {
+        begin(identity);
+        let result = call();
+        end(identity, result == 0);
+        return result;
+    }
+    if (lock.l_start, lock.l_len, lock.l_whence as u32) == (0, 0, sys::SEEK_SET) {
+        gone(identity);
+    }
+    call()
+}
+
+/// A lock is about to be set.
+fn begin(identity: Identity) {
+    let enter = |inode: &mut Inode| {
+        inode.pending += 1;
+        inode.for_program |= thread::is_locking();
+    };
+    if let Some(inode) = LOCKED.lock().iter_mut().find(|inode| inode.identity == identity) {
+        return enter(inode);
+    }
+    // Who has found that its inode has no locks closes before there are any.
+    let _alone = CLOSING.alone();
+    enter(make_known(&mut LOCKED.lock(), identity));
+}
+
+fn make_known(locked: &mut Vec<Inode>, identity: Identity) -> &mut Inode {
+    let at = locked.iter().position(|inode| inode.identity == identity).unwrap_or_else(|| {
+        locked.push(Inode { identity, for_program: false, held: false, pending: 0, parked: Vec::new() });
+        COUNT.store(locked.len(), Ordering::Release);
+        locked.len() - 1
+    });
+    &mut locked[at]
+}
+
+/// It was set, or not.
+fn end(identity: Identity, is_set: bool) {
+    let mut locked = LOCKED.lock();
+    let Some(at) = locked.iter().position(|inode| inode.identity == identity) else { return };
+    locked[at].pending -= 1;
+    locked[at].held |= is_set;
+    forget_unlocked(&mut locked, at);
 }
 
 /// All locks on this inode go now.
-fn gone(identity: Option<(u64, u64)>) {
-    let Some(identity) = identity else { return };
+fn gone(identity: Identity) {
     let mut locked = LOCKED.lock();
     if let Some(at) = locked.iter().position(|inode| inode.identity == identity) {
+        locked[at].held = false;
+        forget_unlocked(&mut locked, at);
+    }
+}
+
+fn forget_unlocked(locked: &mut Vec<Inode>, at: usize) {
+    if !locked[at].held && locked[at].pending == 0 {
         locked.swap_remove(at).close_parked();
         COUNT.store(locked.len(), Ordering::Release);
     }
 }
 
-/// Whether `fd`, of which there is a duplicate, must not be closed. If so it is, later.
+/// Closes a descriptor of ours of a plugin's file, unless locks would be lost by that; then later.
 #[inline]
-pub fn park(fd: RawFd) -> bool {
-    COUNT.load(Ordering::Acquire) > 0 && parked(fd)
+pub fn close(fd: RawFd) {
+    close_unless(fd, |inode| {
+        keep_parked(inode, fd);
+        true
+    });
+}
+
+/// A plugin's close(2) of its `fd`. Where there are no locks this takes no stack: it may be a program's alternate one, which is all but full.
+#[inline]
+pub fn close_for_plugin(fd: RawFd) -> i64 {
+    close_unless(fd, |inode| {
+        if inode.for_program {
+            keep_parked(inode, fd);
+        } else {
+            inode.held = false;
+        }
+        inode.for_program
+    })
+}
+
+#[inline]
+fn close_unless(fd: RawFd, stays: impl FnOnce(&mut Inode) -> bool) -> i64 {
+    let close = || native::raw_call(sys::__NR_close, [fd as u64, 0, 0, 0, 0, 0]);
+    if interpose::in_vfork_child() {
+        return close();
+    }
+    let _closing = CLOSING.share();
+    if COUNT.load(Ordering::Acquire) > 0 && is_parked_now(fd, stays) {
+        return 0;
+    }
+    private_fd::forget(fd);
+    close()
 }
 
 #[cold]
 #[inline(never)]
-fn parked(fd: RawFd) -> bool {
+fn is_parked_now(fd: RawFd, stays: impl FnOnce(&mut Inode) -> bool) -> bool {
     let Some(identity) = identity_of_opened(fd) else { return false };
     let mut locked = LOCKED.lock();
-    let inode = locked.iter_mut().find(|inode| inode.identity == identity);
-    inode.map(|inode| inode.parked.push(fd)).is_some()
+    let Some(at) = locked.iter().position(|inode| inode.identity == identity) else { return false };
+    let stay = stays(&mut locked[at]);
+    forget_unlocked(&mut locked, at);
+    stay
+}
+
+/// `fd` stays open, hidden from the program if it has a private number, and not for the next image.
+fn keep_parked(inode: &mut Inode, fd: RawFd) {
+    set_cloexec(fd, true);
+    private_fd::adopt(fd);
+    if !private_fd::is_private(fd) {
+        // So that the program's close of the number comes by us.
+        STATES.forget(fd);
+    }
+    inode.parked.push(fd);
+}
+
+/// Whether what stands at this number is nothing of the program's but parked.
+#[inline]
+pub fn is_parked(fd: RawFd) -> bool {
+    any() && !parked_within(fd as u32, fd as u32).is_empty()
+}
+
+/// Calls `run` for each maximal run of numbers in `first..=last` at which nothing is parked.
+pub fn ranges_without(first: u32, last: u32, mut run: impl FnMut(u32, u32)) {
+    let mut parked = if any() { parked_within(first, last) } else { Vec::new() };
+    parked.sort_unstable();
+    let mut begin = first;
+    for fd in parked {
+        if fd > begin {
+            run(begin, fd - 1);
+        }
+        begin = fd + 1;
+    }
+    if begin <= last {
+        run(begin, last);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn parked_within(first: u32, last: u32) -> Vec<u32> {
+    let locked = LOCKED.lock();
+    let parked = locked.iter().flat_map(|inode| inode.parked.iter().map(move |&fd| (inode, fd)));
+    let within = parked.filter(|(inode, fd)| (first..=last).contains(&(*fd as u32)) && inode.is_parked(*fd));
+    within.map(|(_, fd)| fd as u32).collect()
 }
 
 /// Closes `fd`, which the kernel would not have made: a message passed more than the program has room for. Where this process has record locks on
 /// the file, set by a plugin or by the program itself, it stays open.
 pub fn close_excess(fd: RawFd) {
-    if !park(fd) && !has_record_locks(fd) {
-        native::close(fd);
+    let locked = |identity| LOCKED.lock().iter().any(|inode| inode.identity == identity);
+    if any() && identity(fd).is_some_and(locked) || !has_record_locks(fd) {
+        close(fd);
     }
 }
 
@@ -137,28 +272,27 @@ fn has_record_locks(fd: RawFd) -> bool {
 }
 
 impl Inode {
+    /// The program may have put something else at the number.
+    fn is_parked(&self, fd: RawFd) -> bool {
+        identity(fd) == Some(self.identity)
+    }
+
     fn close_parked(self) {
-        for fd in self.parked {
-            // The program may have closed it, and opened something else.
-            if identity(fd) == Some(self.identity) {
-                native::close(fd);
+        for &fd in &self.parked {
+            if self.is_parked(fd) {
+                private_fd::close(fd);
             }
         }
     }
 }
 
-fn identity_where_some(fd: RawFd) -> Option<(u64, u64)> {
-    let some = COUNT.load(Ordering::Acquire) > 0 && !interpose::in_vfork_child();
-    some.then(|| identity(fd)).flatten()
-}
-
 /// Nothing for one opened with `O_PATH`, which may come and go.
-fn identity_of_opened(fd: RawFd) -> Option<(u64, u64)> {
+fn identity_of_opened(fd: RawFd) -> Option<Identity> {
     let flags = || native::raw_call(sys::__NR_fcntl, [fd as u64, sys::F_GETFL.into(), 0, 0, 0, 0]);
-    identity_where_some(fd).filter(|_| flags() as u32 & sys::O_PATH == 0)
+    identity(fd).filter(|_| flags() as u32 & sys::O_PATH == 0)
 }
 
-fn identity(fd: RawFd) -> Option<(u64, u64)> {
+fn identity(fd: RawFd) -> Option<Identity> {
     native::fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 

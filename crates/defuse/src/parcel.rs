@@ -141,7 +141,7 @@ struct Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        self.fds.drain(..).filter(|&fd| !locked_inodes::park(fd)).for_each(private_fd::close);
+        self.fds.drain(..).for_each(locked_inodes::close);
     }
 }
 
@@ -197,7 +197,7 @@ fn open(process: &'static Process, parcel: RawFd) -> Result<Vec<Content>, Errno>
         // One that cannot be moved is missed below.
         match private_fd::take(fd) {
             Ok(moved) => private.push(moved),
-            Err(_) => native::close(fd),
+            Err(_) => locked_inodes::close(fd),
         }
     }
     sort(&data[SESSION..], private)
@@ -216,7 +216,7 @@ fn receive(parcel: RawFd, data: &mut [u8], flags: u64) -> Result<Vec<RawFd>, Err
     let fds = if header[5] == 0 { Vec::new() } else { numbers.take(bytes / 4).collect::<Vec<_>>() };
     if header[6] & MSG_CTRUNC != 0 {
         // The only reason: there are no numbers left.
-        fds.into_iter().for_each(native::close);
+        fds.into_iter().for_each(locked_inodes::close);
         return Err(Errno::MFILE);
     }
     Ok(fds)

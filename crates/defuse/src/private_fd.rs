@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use crate::unclaimed::set_cloexec;
 use crate::{locked_inodes, native, nofile};
 
 const TRACKED: usize = 1 << 20;
@@ -43,12 +44,17 @@ pub fn was_moved(fd: RawFd) -> bool {
     is_private(fd) || interpose::in_vfork_child()
 }
 
-/// Moves `fd` to a private number and closes the one it had, unless record locks would be lost by that. On failure it stays where it is, open.
+/// Moves `fd` to a private number, closed by exec, and closes the one it had, unless record locks would be lost by that. On failure it stays where
+/// it is, open.
 pub fn take(fd: RawFd) -> Result<RawFd, Errno> {
-    let private = duplicate(fd)?;
-    if !locked_inodes::park(fd) {
-        native::close(fd);
+    if bit(fd).is_some() {
+        // There was no lower one left.
+        adopt(fd);
+        set_cloexec(fd, true);
+        return Ok(fd);
     }
+    let private = duplicate(fd)?;
+    locked_inodes::close(fd);
     Ok(private)
 }
 
@@ -90,6 +96,17 @@ pub fn forget(fd: RawFd) {
 pub fn close(fd: RawFd) {
     forget(fd);
     native::close(fd);
+}
+
+/// Calls `run` for each private number.
+pub fn for_each(mut run: impl FnMut(RawFd)) {
+    for (index, word) in OURS.iter().enumerate() {
+        let mut left = word.load(Ordering::Relaxed);
+        while left != 0 {
+            run((base() + 64 * index as u32 + left.trailing_zeros()) as RawFd);
+            left &= left - 1;
+        }
+    }
 }
 
 /// Calls `run` for each maximal run of numbers in `first..=last` that holds no private one.
@@ -144,6 +161,9 @@ mod tests {
             ranges_without(first, last, |from, to| found.push((from, to)));
             found
         };
+        let mut all = Vec::new();
+        for_each(|fd| all.push(fd));
+        assert_eq!(all, [700, 701, 763, 764, 900]);
         assert_eq!(runs(3, 699), [(3, 699)]);
         assert_eq!(runs(3, u32::MAX), [(3, 699), (702, 762), (765, 899), (901, u32::MAX)]);
         assert_eq!(runs(701, 763), [(702, 762)]);

@@ -16,7 +16,7 @@ use crate::resolve::PATH_MAX;
 use crate::serve::ending;
 use crate::shadow::Form;
 use crate::unclaimed::Claim;
-use crate::{lending, lock_files, private_fd, trace};
+use crate::{lending, lock_files, locked_inodes, private_fd, trace};
 
 /// Bytes that a plugin's description of one handle is given first.
 const BLOB_USUAL: usize = 256;
@@ -160,7 +160,7 @@ pub fn restore_from(process: &'static Process, slot: SlotId, fd: RawFd) -> Resul
         return Err(Errno::OPNOTSUPP);
     }
     let private = private_fd::duplicate(fd)?;
-    restore_of(process, slot, &[], &[private]).inspect_err(|_| private_fd::close(private))
+    restore_of(process, slot, &[], &[private]).inspect_err(|_| locked_inodes::close(private))
 }
 
 /// A handle for the description in `slot`, of the plugin's description of another one for it and of the private descriptors `fds`, which are

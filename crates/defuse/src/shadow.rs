@@ -23,6 +23,7 @@ use stash::{Slot, SlotId};
 
 use crate::file::{FileRef, OpenFile, Owner, stash_errno};
 use crate::process::{Process, STATES};
+use crate::serve::locks;
 use crate::{lock_files, native, nofile, private_fd, restoring, trace};
 
 pub use alone::{alone_in, forget_number, is_adopted, note_number, place_shared};
@@ -280,7 +281,9 @@ pub fn believe_the_kernel(process: &'static Process) {
         }
     });
     for fd in gone {
-        drop(process.files.remove(fd));
+        if let Some(file) = process.files.remove(fd) {
+            locks::closed_unseen(process, file);
+        }
     }
     let mut left = Vec::new();
     process.files.for_each(|fd, _, _| left.push(fd));

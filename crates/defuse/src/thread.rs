@@ -16,10 +16,10 @@ global_asm!(
     ".hidden defuse_thread",
     ".globl defuse_thread",
     ".type defuse_thread,@object",
-    ".size defuse_thread, 24",
+    ".size defuse_thread, 32",
     ".balign 8",
     "defuse_thread:",
-    ".zero 24",
+    ".zero 32",
     ".previous",
 );
 
@@ -33,6 +33,8 @@ struct Thread {
     waiting: AtomicU32,
     /// Not 0 while a plugin opens descriptors that it closes before its operation returns.
     brief: AtomicU32,
+    /// Not 0 while a plugin sets a record lock of the program.
+    locking: AtomicU32,
     /// Mapped memory that a call of the program uses which the kernel was given last.
     kept: AtomicPtr<Vec<Kept>>,
 }
@@ -87,6 +89,20 @@ pub fn set_brief(brief: bool) {
 /// What [`set_brief`] said last.
 pub fn is_brief() -> bool {
     current().brief.load(Ordering::Relaxed) != 0
+}
+
+/// Runs `set`, a plugin's operation that sets a record lock of the program.
+pub fn locking<R>(set: impl FnOnce() -> R) -> R {
+    let locking = &current().locking;
+    locking.store(1, Ordering::Relaxed);
+    let result = set();
+    locking.store(0, Ordering::Relaxed);
+    result
+}
+
+/// Whether [`locking`] runs.
+pub fn is_locking() -> bool {
+    current().locking.load(Ordering::Relaxed) != 0
 }
 
 /// Holds memory for a call that the program makes itself, until its next one ([`let_go`]).

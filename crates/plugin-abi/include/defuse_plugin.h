@@ -307,7 +307,10 @@ struct defuse_plugin {
      * (SEEK_SET). Default: ENOSYS, and the host keeps the locks.
      */
     int (*lock)(void *fs, uint64_t handle, int cmd, struct flock *lock);
-    /* flock(2). Default: ENOSYS, and the host keeps the locks. */
+    /*
+     * flock(2). Default: ENOSYS, and the host keeps the locks. To learn that, the host calls it with LOCK_NB
+     * alone, which is no operation (EINVAL).
+     */
     int (*flock)(void *fs, uint64_t handle, int operation);
     /*
      * Writes what `restore` needs in the next program image into `blob`, and lists descriptors that have

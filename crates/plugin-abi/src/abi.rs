@@ -324,7 +324,8 @@ c_struct! { TABLE;
         /// fcntl(2) record locks: F_SETLK, F_SETLKW, F_GETLK and F_OFD_*; `lock` has absolute offsets
         /// (SEEK_SET). Default: ENOSYS, and the host keeps the locks.
         fn lock(fs: *mut c_void, handle: u64, cmd: c_int, lock: *mut flock);
-        /// flock(2). Default: ENOSYS, and the host keeps the locks.
+        /// flock(2). Default: ENOSYS, and the host keeps the locks. To learn that, the host calls it with LOCK_NB
+        /// alone, which is no operation (EINVAL).
         fn flock(fs: *mut c_void, handle: u64, operation: c_int);
 
         /// Writes what `restore` needs in the next program image into `blob`, and lists descriptors that have

@@ -207,7 +207,7 @@ pub trait FileSystem: Send + Sync + Sized + 'static {
     fn lock(&self, handle: &Self::Handle, cmd: c_int, lock: &mut flock) -> Result<()> {
         Err(Errno::ENOSYS)
     }
-    /// flock(2).
+    /// flock(2). With `LOCK_NB` alone, which is no operation, the host only asks whether there is an answer other than `ENOSYS`.
     fn flock(&self, handle: &Self::Handle, operation: c_int) -> Result<()> {
         Err(Errno::ENOSYS)
     }

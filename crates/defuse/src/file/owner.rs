@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::OpenFile;
 use crate::process::{Process, STATES};
 use crate::serve::fork::ahead;
+use crate::serve::locks;
 use crate::sync::Guard;
 use crate::{carried, common, native, private_fd, shadow};
 
@@ -122,7 +123,9 @@ fn checked_owner(process: &'static Process, fd: RawFd) -> Owner {
     }
     let owner = look(process, fd);
     drop((one_at_a_time, together));
-    drop(gone);
+    if let Some(file) = gone {
+        locks::closed_unseen(process, file);
+    }
     owner
 }
 

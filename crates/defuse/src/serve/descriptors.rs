@@ -14,7 +14,7 @@ use crate::carried;
 use crate::file::{self, FileRef, OpenFile};
 use crate::process::{EXCHANGES, Process, STATES};
 use crate::vfork::{self, LeftOpen};
-use crate::{common, native, private_fd, restoring, shadow, trace};
+use crate::{common, locked_inodes, native, private_fd, restoring, shadow, trace};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -22,7 +22,7 @@ const CLOSE_RANGE_CLOEXEC: u32 = 4;
 
 pub fn close(process: &'static Process, call: &Call) -> Served {
     let fd = call.args[0] as RawFd;
-    if private_fd::is_private(fd) {
+    if private_fd::is_private(fd) || locked_inodes::is_parked(fd) {
         return Err(Errno::BADF);
     }
     if interpose::in_vfork_child() {
@@ -146,13 +146,14 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
         }
     }
     let mut result = 0;
-    private_fd::ranges_without(first, last, |from, to| {
+    let mut close = |from: u32, to: u32| {
         let args = [u64::from(from), u64::from(to), u64::from(flags), 0, 0, 0];
         let closed = native::raw_call(sys::__NR_close_range, args);
         if closed < 0 {
             result = closed;
         }
-    });
+    };
+    locked_inodes::ranges_without(first, last, |from, to| private_fd::ranges_without(from, to, &mut close));
     drop(together);
     Ok(Reply::Value(result))
 }
@@ -186,7 +187,9 @@ pub fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: b
         None => STATES.set(to, STATES.get(from)),
     }
     drop(together);
-    drop(replaced);
+    if let Some(file) = replaced {
+        locks::closed_unseen(process, file);
+    }
     Ok(Reply::Value(to.into()))
 }
 
@@ -358,7 +361,7 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
         | sys::F_SETLKW
         | sys::F_OFD_GETLK
         | sys::F_OFD_SETLK
-        | sys::F_OFD_SETLKW => locks::record_lock(process, &file, command, argument),
+        | sys::F_OFD_SETLKW => locks::record_lock(process, &file, fd, command, argument),
         sys::F_GETOWN
         | sys::F_SETOWN
         | sys::F_GETOWN_EX

@@ -18,13 +18,32 @@ use crate::paging;
 use crate::process::{Process, STATES};
 use crate::shadow::{self, Form};
 use crate::thread::{self, Adopting};
-use crate::{common, native, private_fd};
+use crate::{common, locked_inodes, native, private_fd};
 
 /// What a plugin has opened.
 pub struct Opened {
     file: Open<Handle>,
     /// If it becomes the program's own descriptor, its close-on-exec flag is as the program asked.
     ready: bool,
+    /// Keeps the number for it that it had had without us.
+    reserved: Option<Reserved>,
+}
+
+/// The lowest free number, which the program's FD is to have: the plugin's descriptor may have to stay where the kernel opens it
+/// ([`locked_inodes`]), and would take it.
+struct Reserved(RawFd);
+
+impl Reserved {
+    fn new(process: &Process) -> Result<Self, Errno> {
+        let args = [process.arena_fd as u64, sys::F_DUPFD_CLOEXEC.into(), 0, 0, 0, 0];
+        native::checked(sys::__NR_fcntl, args).map(|fd| Self(fd as RawFd))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        native::close(self.0);
+    }
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
@@ -44,12 +63,14 @@ pub fn open_handle(
         && !interpose::in_vfork_child()
         && !locks::used();
     if !adopt {
-        if flags & (sys::O_CREAT | sys::O_TRUNC) != 0 {
-            check_room(process)?;
+        let reserved = if locked_inodes::any() { Some(Reserved::new(process)?) } else { None };
+        if reserved.is_none() && flags & (sys::O_CREAT | sys::O_TRUNC) != 0 {
+            // `EMFILE` if the program can have no more FDs: before the plugin makes or cuts a file for nothing.
+            drop(Reserved::new(process)?);
         }
         let file = open((flags | sys::O_CLOEXEC) as i32)?;
         mount.note_hand_over(matches!(file, Open::Native { .. }));
-        return Ok(Opened { file, ready: false });
+        return Ok(Opened { file, ready: false, reserved });
     }
     // With nothing but a descriptor the file goes through exec as it stands (`handover`).
     let bare = capabilities.contains(Capabilities::BARE_FD);
@@ -62,14 +83,8 @@ pub fn open_handle(
     if threaded {
         file = keep_private(instance, file)?;
     }
-    Ok(Opened { file, ready: bare && capabilities.contains(Capabilities::CLOEXEC) })
-}
-
-/// `EMFILE` if the program can have no more FDs: before the plugin makes or cuts a file for nothing.
-fn check_room(process: &Process) -> Result<(), Errno> {
-    let fd = native::checked(sys::__NR_dup, [process.arena_fd as u64, 0, 0, 0, 0, 0])?;
-    native::close(fd as RawFd);
-    Ok(())
+    let ready = bare && capabilities.contains(Capabilities::CLOEXEC);
+    Ok(Opened { file, ready, reserved: None })
 }
 
 /// A served file's descriptor moved out of the program's sight: in a process of several threads it is not adopted, as another
@@ -98,7 +113,10 @@ pub fn enter(
 ) -> Result<RawFd, Errno> {
     let cloexec = flags & sys::O_CLOEXEC != 0;
     let (handle, backing, kind) = match opened.file {
-        Open::Native { fd, .. } => return enter_native(process, fd.into_raw_fd(), cloexec, opened.ready),
+        Open::Native { fd, .. } => {
+            drop(opened.reserved);
+            return enter_native(process, fd.into_raw_fd(), cloexec, opened.ready);
+        }
         Open::Served { handle, backing_fd, mode_type, .. } => (handle, backing_fd, mode_type),
     };
     let raw = handle.raw();
@@ -155,6 +173,7 @@ pub fn enter(
         }
         fd
     } else {
+        drop(opened.reserved);
         let (fd, form) = match shadow::place(process, &slot, cloexec) {
             Err(Errno::AGAIN) if flags & sys::O_NONBLOCK == 0 => {
                 drop(together);
@@ -184,7 +203,9 @@ pub fn enter(
     STATES.set(fd, FdState::Served);
     process.serving.store(1, Ordering::Release);
     drop(together);
-    drop(replaced);
+    if let Some(file) = replaced {
+        locks::closed_unseen(process, file);
+    }
     Ok(fd)
 }
 
@@ -193,7 +214,7 @@ fn enter_native(process: &Process, fd: RawFd, cloexec: bool, ready: bool) -> Res
     let fd = if private_fd::was_moved(fd) {
         let command = u64::from(if cloexec { sys::F_DUPFD_CLOEXEC } else { sys::F_DUPFD });
         let duplicate = native::checked(sys::__NR_fcntl, [fd as u64, command, 0, 0, 0, 0]);
-        private_fd::close(fd);
+        locked_inodes::close(fd);
         duplicate? as RawFd
     } else {
         if !cloexec && !ready {

@@ -181,12 +181,12 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     heap::after_fork();
     locked_inodes::after_fork();
     nofile::after_fork();
-    locked_inodes::in_forked_child();
+    locked_inodes::in_forked_child(fork.shares_files());
     paging::after_fork_in_child(process);
     vfork::after_fork();
     release_files(process);
     vfork::in_forked_child(parents_thread);
-    lock_files::in_forked_child();
+    lock_files::in_forked_child(fork.shares_files());
     process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();

@@ -16,28 +16,21 @@ use crate::{locked_inodes, native, private_fd, user};
 /// Keeps the descriptors that plugins open out of the program's sight, and lets a signal end what waits.
 pub fn call(process: &Process, call: &Call) -> Outcome {
     match call.nr {
-        sys::__NR_close => {
-            let fd = call.args[0] as RawFd;
-            locked_inodes::about_to_close(fd);
-            private_fd::forget(fd);
-            Outcome::PassThrough
-        }
+        sys::__NR_close => Outcome::Return(locked_inodes::close_for_plugin(call.args[0] as RawFd)),
         sys::__NR_flock => Outcome::Return(waiting(call.nr, call.args)),
         sys::__NR_fcntl => match call.args[1] as u32 {
             sys::F_DUPFD | sys::F_DUPFD_CLOEXEC => new_fd(process, call),
-            sys::F_SETLK => {
-                locked_inodes::about_to_lock(call.args[0] as RawFd, call.args[2]);
-                Outcome::PassThrough
-            }
-            sys::F_SETLKW => {
-                locked_inodes::about_to_lock(call.args[0] as RawFd, call.args[2]);
-                Outcome::Return(waiting(call.nr, call.args))
-            }
+            sys::F_SETLK => Outcome::Return(set_lock(call, native::raw_call)),
+            sys::F_SETLKW => Outcome::Return(set_lock(call, waiting)),
             sys::F_OFD_SETLKW => Outcome::Return(waiting(call.nr, call.args)),
             _ => Outcome::PassThrough,
         },
         _ => new_fd(process, call),
     }
+}
+
+fn set_lock(call: &Call, make: fn(u32, [u64; 6]) -> i64) -> i64 {
+    locked_inodes::set(call.args[0] as RawFd, call.args[2], || make(call.nr, call.args))
 }
 
 fn new_fd(process: &Process, call: &Call) -> Outcome {

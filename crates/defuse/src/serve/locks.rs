@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fdtable::Ref;
+use fdtable::{Ref, Released};
 use interpose::Call;
 use linux_raw_sys::general as sys;
 use plugin_abi::flock as RecordLock;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{DONE, Reply, Served};
 use crate::file::{self, FileRef, OpenFile};
 use crate::process::Process;
-use crate::{lock_files, native, user};
+use crate::{lock_files, native, thread, user};
 
 /// This process has set a record lock on some served file: only then closing has to drop any.
 static USED: AtomicBool = AtomicBool::new(false);
@@ -28,7 +28,13 @@ pub fn set_used() {
 }
 
 /// fcntl(2)'s lock commands, POSIX and OFD.
-pub fn record_lock(process: &'static Process, file: &FileRef, command: u32, address: u64) -> Served {
+pub fn record_lock(
+    process: &'static Process,
+    file: &FileRef,
+    fd: RawFd,
+    command: u32,
+    address: u64,
+) -> Served {
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
     }
@@ -51,10 +57,23 @@ pub fn record_lock(process: &'static Process, file: &FileRef, command: u32, addr
     };
     lock.l_start = lock.l_start.checked_add(base).ok_or(Errno::OVERFLOW)?;
     lock.l_whence = sys::SEEK_SET as _;
-    if lock_files::keeps_records(process, file) {
-        by_session(process, file, command, &mut lock)?;
+    let by_session = lock_files::keeps_records(process, file);
+    let area = lock;
+    if by_session {
+        set_by_session(process, file, command, &mut lock)?;
     } else {
-        by_plugin(process, file, command, &mut lock)?;
+        set_by_plugin(process, file, command, &mut lock)?;
+    }
+    let sets = matches!(command, sys::F_SETLK | sys::F_SETLKW) && lock.l_type as u32 != sys::F_UNLCK;
+    if sets && is_closed(process, file, fd) {
+        // Closed while this thread waited: the close came too early to drop the lock. As the kernel does.
+        let mut unlocked = RecordLock { l_type: sys::F_UNLCK as _, ..area };
+        if by_session {
+            set_by_session(process, file, sys::F_SETLK, &mut unlocked)?;
+        } else {
+            set_by_plugin(process, file, sys::F_SETLK, &mut unlocked)?;
+        }
+        return Err(Errno::BADF);
     }
     if asks_only {
         if lock.l_type as u32 == sys::F_UNLCK {
@@ -65,23 +84,24 @@ pub fn record_lock(process: &'static Process, file: &FileRef, command: u32, addr
     DONE
 }
 
-fn by_plugin(
+fn set_by_plugin(
     process: &'static Process,
     file: &OpenFile,
     command: u32,
     lock: &mut RecordLock,
 ) -> Result<(), Errno> {
-    if command == sys::F_SETLK || command == sys::F_SETLKW {
+    // (A vfork child's locks are its own, and its parent has no file of another form.)
+    if (command == sys::F_SETLK || command == sys::F_SETLKW) && !interpose::in_vfork_child() {
         // A descriptor of the file that is closed when its number changes would take the locks with it: from now on the
         // plugin's descriptors keep their numbers.
         if !USED.swap(true, Ordering::AcqRel) {
             crate::shadow::separate_all(process)?;
         }
     }
-    file.with_handle(|instance, handle| instance.lock(handle, command as i32, lock))
+    thread::locking(|| file.with_handle(|instance, handle| instance.lock(handle, command as i32, lock)))
 }
 
-fn by_session(
+fn set_by_session(
     process: &'static Process,
     file: &FileRef,
     command: u32,
@@ -96,18 +116,13 @@ fn by_session(
         return call(lock_files::companion(process, file)?);
     }
     let sets = command != sys::F_GETLK && lock.l_type as u32 != sys::F_UNLCK;
-    lock_files::with_records(process, file, sets, call)?;
-    if sets && is_closed(file) {
-        // Closed while this thread waited: the close came too early to drop the lock.
-        lock_files::drop_records(process, file);
-        return Err(Errno::BADF);
-    }
-    Ok(())
+    lock_files::with_records(process, file, sets, call)
 }
 
-/// Whether the file has lost its last FD since the call began.
-fn is_closed(file: &FileRef) -> bool {
-    matches!(file, FileRef::Entered(entered) if Ref::fds(entered) == 0)
+/// Whether `fd` is not the file's any more.
+fn is_closed(process: &Process, file: &FileRef, fd: RawFd) -> bool {
+    let is_it = |now: Ref<'_, OpenFile>| now.slot == file.slot;
+    matches!(file, FileRef::Entered(_)) && !process.files.get(fd).is_some_and(is_it)
 }
 
 /// A process that closes any FD of a file loses its record locks on it (fcntl(2)).
@@ -120,9 +135,15 @@ pub fn drop_record_locks(process: &Process, file: &OpenFile) {
         // No lock, or no such thing as locks: both are what was wanted.
         let _ = file.with_handle(|instance, handle| {
             let mut everything = lock_files::whole_file(sys::F_UNLCK);
-            instance.lock(handle, sys::F_SETLK as i32, &mut everything)
+            thread::locking(|| instance.lock(handle, sys::F_SETLK as i32, &mut everything))
         });
     }
+}
+
+/// An FD of this file was closed, and we have only seen that it is not there any more.
+pub fn closed_unseen(process: &Process, file: Released<OpenFile>) {
+    drop_record_locks(process, &file);
+    drop(file);
 }
 
 pub fn flock(process: &'static Process, call: &Call) -> Served {

@@ -13,7 +13,7 @@ use stash::SlotId;
 use super::descriptors::duplicate;
 use super::peers::Name;
 use super::sockets::{self, ADDRESS_MAX};
-use super::{Reply, Served, control, last_numbers};
+use super::{Reply, Served, control, last_numbers, locks};
 use crate::file::OpenFile;
 use crate::parcel::{self, DESCRIPTORS_MAX};
 use crate::process::{Process, STATES};
@@ -233,6 +233,8 @@ fn pid_of(pidfd: RawFd) -> Option<u32> {
 fn arrived(process: &'static Process, fd: RawFd) {
     STATES.forget(fd);
     // Closed unseen, or it would not be new.
-    drop(process.files.remove(fd));
+    if let Some(file) = process.files.remove(fd) {
+        locks::closed_unseen(process, file);
+    }
     process.serving.store(1, Ordering::Release);
 }

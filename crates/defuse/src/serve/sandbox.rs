@@ -14,7 +14,7 @@ use super::{Reply, Served};
 use crate::file::OpenFile;
 use crate::process::Process;
 use crate::shadow::ShadowProvider;
-use crate::{common, file, native, shadow, start, thread};
+use crate::{common, file, locked_inodes, native, shadow, start, thread};
 
 /// linux/prctl.h
 const PR_SET_SECCOMP: u32 = 22;
@@ -89,7 +89,7 @@ fn give_away(process: &'static Process) {
         let Ok(behind) = reopen(&file) else { continue };
         let moved = shadow::vacate(process, &file, fd, false, true)
             .and_then(|()| native::checked(sys::__NR_dup2, [behind as u64, fd as u64, 0, 0, 0, 0]));
-        native::close(behind);
+        locked_inodes::close(behind);
         if moved.is_ok() {
             drop(process.files.remove(fd));
             common::mark_foreign(process, fd);

@@ -10,7 +10,9 @@ use crate::carried::{self, Mark};
 use crate::environment::Inheritance;
 use crate::process::{Cwd, Process};
 use crate::resolve::PathBytes;
-use crate::{lock_files, native, private_fd, serve, shadow, trace, unclaimed, working_directory};
+use crate::{
+    lock_files, locked_inodes, native, private_fd, serve, shadow, trace, unclaimed, working_directory,
+};
 
 /// linux/prctl.h
 const PR_SET_NAME: u32 = 15;
@@ -49,6 +51,10 @@ pub fn inherit(
         let mut kept = Vec::new();
         match process.arena.take_exec_map(token, &mut kept) {
             Ok(()) => {
+                // Before anything is closed.
+                let locked =
+                    |entry: &&stash::ExecEntry| matches!(Mark::of(entry), Mark::Parked | Mark::Locked);
+                kept.iter().filter(locked).for_each(locked_inodes::inherit);
                 if kept.iter().any(|entry| Mark::of(entry).is_perhaps()) {
                     keep_what_was_inherited(process, &kept)?;
                 }
@@ -104,7 +110,7 @@ fn keep_what_was_inherited(
     for entry in perhaps() {
         let fd = entry.fd as RawFd;
         if !inherited.contains(&entry.slot.to_bits()) {
-            native::close(fd);
+            locked_inodes::close(fd);
         } else if Mark::of(entry) == Mark::KeptPerhaps {
             unclaimed::came_through(entry);
         } else {
