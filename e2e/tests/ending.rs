@@ -65,8 +65,11 @@ fn a_signal_that_ends_the_process_comes_after_its_files() {
 /// What ends the process there is our C library, with a thread pointer that is not the guest's.
 #[test]
 fn so_it_does_in_guests() {
-    comes_after_its_files("cc", &["-static"], &WAYS);
-    comes_after_its_files("musl-gcc", &[], &WAYS);
+    // A thread that is struck between two calls, as one is that has just made another, may go on to one that is not ours and waits
+    // (docs/decisions/hosted-programs.md).
+    let ways: Vec<_> = WAYS.into_iter().filter(|way| *way != "threads").collect();
+    comes_after_its_files("cc", &["-static"], &ways);
+    comes_after_its_files("musl-gcc", &[], &ways);
 }
 
 fn comes_after_its_files(compiler: &str, options: &[&str], ways: &[&str]) {

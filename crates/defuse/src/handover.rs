@@ -171,7 +171,8 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
     let mut saved: Vec<SlotId> = Vec::new();
     process.files.for_each(|fd, file, cloexec| {
         let handed_on = vfork::children().hands_on(file.slot);
-        if cloexec && !handed_on {
+        // What is no shadow another thread has opened since: the child does not have it.
+        if file.form() != Form::Shadow || cloexec && !handed_on {
             return;
         }
         if !handed_on {

@@ -14,7 +14,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::process::Process;
-use crate::sync::Lock;
+use crate::sync::{Guard, Lock};
 use crate::{native, thread, vfork};
 
 /// The program gets no number at or above this, whatever its limit.
@@ -77,12 +77,13 @@ fn raise() -> Option<[u64; 2]> {
 /// Brings what the program is shown up to date: others can change a process's limits, and images that were not intercepted
 /// their own.
 pub fn refresh(process: &Process) {
-    let _one_at_a_time = RAISING.lock();
+    let childs = limits_of_child(process);
+    let one_at_a_time = RAISING.lock();
     let Ok([soft, hard]) = get() else { return };
     KERNEL_HARD.store(hard, Ordering::Relaxed);
-    let (shown_soft, shown_hard) = process.nofile();
+    let (shown_soft, shown_hard) = childs.unwrap_or_else(|| process.nofile());
     let soft = if soft == enforced(shown_soft) { shown_soft } else { soft };
-    remember(process, soft, shown_hard.min(hard));
+    remember(process, one_at_a_time, soft, shown_hard.min(hard));
 }
 
 /// Sets the program's limits, if it may.
@@ -90,22 +91,29 @@ pub fn change(process: &Process, [soft, hard]: [u64; 2]) -> Result<(), Errno> {
     if soft > hard {
         return Err(Errno::INVAL);
     }
-    let _one_at_a_time = RAISING.lock();
+    let childs = limits_of_child(process);
+    let one_at_a_time = RAISING.lock();
     let kernel = get()?;
     // What the kernel's own limit would allow may still be more than the program was given.
-    if hard > process.nofile().1 && hard <= kernel[1] && !privileged() {
+    if hard > childs.unwrap_or_else(|| process.nofile()).1 && hard <= kernel[1] && !privileged() {
         return Err(Errno::PERM);
     }
     let wanted = [enforced(soft), kernel[1].max(hard)];
     set(&wanted)?;
     KERNEL_HARD.store(wanted[1], Ordering::Relaxed);
-    remember(process, soft, hard);
+    remember(process, one_at_a_time, soft, hard);
     Ok(())
 }
 
+/// What a vfork child is shown: behind a lock that may not be waited for by who has that of the limit.
+fn limits_of_child(process: &Process) -> Option<(u64, u64)> {
+    interpose::in_vfork_child().then(|| process.nofile())
+}
+
 /// Notes what the program is to be shown. The limits of a vfork child are its own.
-fn remember(process: &Process, soft: u64, hard: u64) {
+fn remember(process: &Process, one_at_a_time: Guard<'_, ()>, soft: u64, hard: u64) {
     if interpose::in_vfork_child() {
+        drop(one_at_a_time);
         return vfork::children().set_limits((soft, hard));
     }
     show(process, soft);

@@ -65,6 +65,8 @@ pub struct Process {
     pub cwd: Lock<Cwd>,
     /// How often it was changed.
     pub cwd_changes: AtomicU64,
+    /// Threads in a chdir(2) of the kernel's, see [`Process::moving`].
+    pub in_chdir: AtomicU32,
     /// What other processes use as well.
     pub common: Common,
     /// umask(2), tracked.
@@ -146,6 +148,20 @@ impl Process {
     /// Sets who this process is in the arena.
     pub fn set_me(&self, me: ProcessId) {
         self.me.store(me.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Makes a call that changes the kernel's working directory. Who finds nothing meanwhile looks again: see `serve::absent::steadily`.
+    pub fn moving(&self, call: impl FnOnce() -> Result<i64, Errno>) -> Result<i64, Errno> {
+        if interpose::in_vfork_child() {
+            return call(); // Its directory is its own.
+        }
+        self.in_chdir.fetch_add(1, Ordering::SeqCst);
+        let result = call();
+        if result == Ok(0) {
+            self.cwd_changes.fetch_add(1, Ordering::SeqCst);
+        }
+        self.in_chdir.fetch_sub(1, Ordering::SeqCst);
+        result
     }
 
     /// This thread, as the holder of locks in the arena; or this vfork child, with which they end if it is killed.
@@ -324,25 +340,32 @@ impl Process {
         if !shared_memory && !self.common.place() && self.nowhere.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let mut path = self.folder.clone();
-        path.extend_from_slice(format!("/nowhere-{}\0", thread::id()).as_bytes());
-        let name = path.as_ptr() as u64;
-        let made = native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]);
-        let entered = if made.is_ok() {
-            native::checked(sys::__NR_chdir, [name, 0, 0, 0, 0, 0])
-        } else {
-            // A process without the privileges of who made the session: an empty directory it cannot write.
-            let null = [self.folder.as_slice(), b"/null\0"].concat();
-            native::checked(sys::__NR_chdir, [null.as_ptr() as u64, 0, 0, 0, 0, 0])
-        };
-        if made.is_ok() {
-            native::raw_call(sys::__NR_rmdir, [name, 0, 0, 0, 0, 0]);
+        // One that is gone already, since another thread may be making a name there. A vfork child has no descriptor of it, and no other threads in its
+        // directory.
+        let gone = if shared_memory { None } else { shadow::placeholder(self).ok() };
+        let enter = |fd| native::checked(sys::__NR_fchdir, [fd as u64, 0, 0, 0, 0, 0]);
+        if gone.is_none_or(|fd| enter(fd).is_err()) {
+            self.with_nowhere(|name| native::checked(sys::__NR_chdir, [name, 0, 0, 0, 0, 0]))?;
         }
-        entered?;
         if !shared_memory {
             self.nowhere.store(true, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Calls `enter` with the C string of an empty directory's name; nothing is found or made in that by who has it, as it is gone afterwards.
+    pub fn with_nowhere(&self, enter: impl Fn(u64) -> Result<u64, Errno>) -> Result<u64, Errno> {
+        let mut path = self.folder.clone();
+        path.extend_from_slice(format!("/nowhere-{}\0", thread::id()).as_bytes());
+        let name = path.as_ptr() as u64;
+        if native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]).is_err() {
+            // A process without the privileges of who made the session: one that it cannot write.
+            let null = [self.folder.as_slice(), b"/null\0"].concat();
+            return enter(null.as_ptr() as u64);
+        }
+        let entered = enter(name);
+        native::raw_call(sys::__NR_rmdir, [name, 0, 0, 0, 0, 0]);
+        entered
     }
 
     /// A name on mount number `mount` has changed from `old` to `new`: open files and the working directory follow.

@@ -188,6 +188,7 @@ fn start(
         carried: Carried::none(),
         cwd: Lock::new(Cwd::Unknown),
         cwd_changes: AtomicU64::new(0),
+        in_chdir: AtomicU32::new(0),
         common: Common::nothing(),
         umask: AtomicU32::new(current_umask()),
         nofile: (AtomicU64::new(nofile.0), AtomicU64::new(nofile.1)),

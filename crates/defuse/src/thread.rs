@@ -100,6 +100,11 @@ pub fn locking<R>(set: impl FnOnce() -> R) -> R {
     result
 }
 
+/// The vfork child of this thread, which had its thread-locals, has ended or has its own memory. It may have been killed in [`locking`].
+pub fn vfork_child_gone() {
+    current().locking.store(0, Ordering::Relaxed);
+}
+
 /// Whether [`locking`] runs.
 pub fn is_locking() -> bool {
     current().locking.load(Ordering::Relaxed) != 0

@@ -20,8 +20,8 @@ use crate::{Fault, handler_stack, process, serve, usercopy};
 
 /// Bytes below a stack pointer that the code there may use.
 const RED_ZONE: u64 = 128;
-/// Bytes of the handler stack that the entry uses while it is not on it (`entry::asm::by_path`), rounded up.
-const SCRATCH: u64 = 128;
+/// Bytes of the handler stack that the entry uses while it is not on it.
+const SCRATCH: u64 = crate::entry::OWN_BUFFER as u64;
 /// What the host must find, or it runs where the signal came: a fault in a chain of faults.
 const LEAST: u64 = 32 * 1024;
 
@@ -51,7 +51,8 @@ pub fn fault(signal: u32, context: &mut Context, tls: &mut Tls) -> bool {
                 mask::set_native(open);
                 let mended = serve::handler().fault(&fault);
                 if on_alternate {
-                    mask::set_native(mask::everything());
+                    // (The way back may be by the program's own restorer, whose call is caught.)
+                    mask::set_native(mask::everything() & !parking::indispensable());
                 }
                 mended
             };

@@ -76,7 +76,8 @@ fn foreign_mark(directory: RawFd) -> u32 {
 pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Served) -> Served {
     loop {
         let changes = || (process.cwd_changes.load(Ordering::SeqCst), EXCHANGES.load(Ordering::SeqCst));
-        let before = changes();
+        let steady = || process.in_chdir.load(Ordering::SeqCst) == 0;
+        let before = steady().then(changes);
         let served = serve();
         let error = match &served {
             Ok(Reply::Value(value)) => *value,
@@ -86,7 +87,7 @@ pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Serve
         // In the kernel's empty directory (`Process::enter_nowhere`) nothing can be made either, or it is forbidden; and of two names one may
         // have been looked for before, and one after.
         let nothing = [Errno::NOENT, Errno::ACCESS, Errno::XDEV].map(|none| -i64::from(none.raw_os_error()));
-        if !nothing.contains(&error) || changes() == before || !is_by_path(process, call) {
+        if !nothing.contains(&error) || steady() && before == Some(changes()) || !is_by_path(process, call) {
             return served;
         }
     }

@@ -138,7 +138,7 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
     match argument.perform(process, true, |spot| enter(process, spot))? {
         Performed::Served(()) => DONE,
         Performed::Native(Some(path)) => {
-            let result = paths::with_path(call, at, &path)?;
+            let result = process.moving(|| paths::with_path(call, at, &path))?;
             if result == 0 {
                 leave(process);
             }
@@ -148,10 +148,10 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
         Performed::Native(None) => match paths::settle(process, &argument, true)? {
             namei::Located::Served(spot) => enter(process, &spot).map(|()| Reply::Value(0)),
             namei::Located::Native(path) => {
-                let result = match path {
-                    Some(path) => paths::with_path(call, at, &path)?,
-                    None => native::call(call),
-                };
+                let result = process.moving(|| match path {
+                    Some(path) => paths::with_path(call, at, &path),
+                    None => Ok(native::call(call)),
+                })?;
                 if result == 0 {
                     leave(process);
                 }
@@ -163,7 +163,7 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
 
 pub fn fchdir(process: &'static Process, call: &Call) -> Served {
     let Some(file) = file::served(process, call.args[0] as RawFd) else {
-        let result = native::call(call);
+        let result = process.moving(|| Ok(native::call(call)))?;
         if result == 0 {
             leave(process);
         }

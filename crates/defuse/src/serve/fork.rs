@@ -143,6 +143,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             }
             nofile::forget_child();
             sync::release_of_child();
+            thread::vfork_child_gone();
             for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
                 instance.vfork_child_gone();
             }
@@ -177,6 +178,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     ahead::in_child();
     let parents_thread = thread::id();
     thread::after_fork_in_child();
+    process.in_chdir.store(0, Ordering::SeqCst);
     ending::in_forked_child();
     heap::after_fork();
     locked_inodes::after_fork();

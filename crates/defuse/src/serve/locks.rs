@@ -122,7 +122,10 @@ fn set_by_session(
 /// Whether `fd` is not the file's any more.
 fn is_closed(process: &Process, file: &FileRef, fd: RawFd) -> bool {
     let is_it = |now: Ref<'_, OpenFile>| now.slot == file.slot;
-    matches!(file, FileRef::Entered(_)) && !process.files.get(fd).is_some_and(is_it)
+    // (A vfork child has FDs of its own and its parent's table.)
+    matches!(file, FileRef::Entered(_))
+        && !interpose::in_vfork_child()
+        && !process.files.get(fd).is_some_and(is_it)
 }
 
 /// A process that closes any FD of a file loses its record locks on it (fcntl(2)).

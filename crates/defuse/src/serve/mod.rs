@@ -319,6 +319,8 @@ impl Handler for &'static Process {
 
     fn after_fork_parent(&self, fork: &ForkCall, result: i64) {
         fork::after_in_parent(self, fork, result);
+        // A call as others are: the next one may be one that waits, and none of ours.
+        ending::after_call(self);
     }
 
     fn after_fork_child(&self, fork: &ForkCall) {

@@ -36,8 +36,13 @@ fn with_name(process: &'static Process, call: &Call, at: usize) -> Served {
     [args[at], args[at + 1]] = name.for_kernel();
     let result = native::interruptible(call.nr, args);
     if result >= 0 {
-        let known = name.put(process, place, room)?;
-        user::write(length, &known)?;
+        let put = name.put(process, place, room).and_then(|known| user::write(length, &known));
+        if let Err(error) = put {
+            if at == 1 {
+                native::close(result as RawFd); // accepted, and nobody knows
+            }
+            return Err(error);
+        }
     }
     Ok(Reply::Value(result))
 }

@@ -96,8 +96,8 @@ struct Room {
 impl Room {
     fn of(message: u64, more: usize) -> Result<Self, Errno> {
         let header = user::read::<[u64; 7]>(message)?;
-        let [_, room, _, _, control, length, _] = header;
-        if i32::try_from(room as u32).is_err() {
+        let [name, room, _, _, control, length, _] = header;
+        if name != 0 && i32::try_from(room as u32).is_err() {
             return Err(Errno::INVAL);
         }
         let length = if control == 0 { 0 } else { length.min(CONTROL_MAX) as usize };

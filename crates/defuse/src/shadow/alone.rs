@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use stash::{Slot, SlotId};
 
 use super::{Form, LENDER, ShadowProvider, folder, provider, replace, separate, slot_behind};
-use crate::file::{OpenFile, identity, stash_errno};
+use crate::file::{OpenFile, stash_errno};
 use crate::native;
 use crate::process::Process;
 
@@ -75,8 +75,8 @@ pub fn alone_in(process: &Process, pid: u32, fd: RawFd) -> Option<SlotId> {
 /// Whether `fd`, which another process has for a file of its own, is its plugin's descriptor.
 pub fn is_adopted(process: &Process, fd: RawFd) -> bool {
     let looked = native::fstat(fd);
-    let placeholder = folder::placeholder(process).ok().and_then(identity);
-    looked.is_ok() && slot_behind(process, fd, &looked).is_none() && identity(fd) != placeholder
+    let is_placeholder = looked.as_ref().is_ok_and(|looked| folder::is_placeholder(process, looked));
+    looked.is_ok() && slot_behind(process, fd, &looked).is_none() && !is_placeholder
 }
 
 /// Whether a living process has the file under any number, and not as a shadow.

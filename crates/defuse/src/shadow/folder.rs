@@ -46,14 +46,25 @@ pub fn place(process: &Process, cloexec: bool) -> Result<RawFd, Errno> {
 }
 
 fn open_placeholder(process: &Process) -> Result<RawFd, Errno> {
-    let path = folder_path(process, "null", None);
-    let fd = open_directory(&path, true)?;
+    // A directory that is gone: another thread may be about to make a name below a number that this comes to stand at.
+    let fd = process.with_nowhere(|name| {
+        let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_NOFOLLOW | sys::O_CLOEXEC);
+        native::new_fd(sys::__NR_open, [name, flags, 0, 0, 0, 0]).map(|fd| fd as u64)
+    })? as RawFd;
     let private = private_fd::take(fd)?;
     let former = PLACEHOLDER.swap(private, Ordering::AcqRel);
     if former >= 0 {
         private_fd::forget(former);
     }
     Ok(private)
+}
+
+/// Whether that is a placeholder, of whatever process: see [`open_placeholder`].
+pub fn is_placeholder(process: &Process, looked: &sys::stat) -> bool {
+    let null = || native::stat_at(sys::AT_FDCWD, folder_path(process, "null", None).as_ptr() as u64);
+    looked.st_dev == process.folder_device
+        && looked.st_mode & sys::S_IFMT == sys::S_IFDIR
+        && (looked.st_nlink == 0 || null().is_ok_and(|null| null.st_ino == looked.st_ino))
 }
 
 /// Which object in the session's folder stands for a description.
@@ -136,10 +147,6 @@ pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Err
         return Err(error);
     }
     Ok(fd)
-}
-
-fn open_directory(path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
-    Object::Directory.open(path, cloexec)
 }
 
 /// Whether any descriptor of the slot's object is open anywhere: then its lock forbids a write lock.

@@ -107,10 +107,15 @@ fn keep_what_was_inherited(
             }
         })?;
     }
+    // A number may be there for two files: one that the parent closed, and one that has got it since.
+    let comes = |entry: &&stash::ExecEntry| inherited.contains(&entry.slot.to_bits());
+    let needed: BTreeSet<u32> = perhaps().filter(comes).map(|entry| entry.fd).collect();
     for entry in perhaps() {
         let fd = entry.fd as RawFd;
-        if !inherited.contains(&entry.slot.to_bits()) {
-            locked_inodes::close(fd);
+        if !comes(&entry) {
+            if !needed.contains(&entry.fd) {
+                locked_inodes::close(fd);
+            }
         } else if Mark::of(entry) == Mark::KeptPerhaps {
             unclaimed::came_through(entry);
         } else {

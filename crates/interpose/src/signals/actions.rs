@@ -335,10 +335,10 @@ pub fn reset(signal: u32, action: &Action) -> bool {
     true
 }
 
-/// For SIGSEGV and SIGBUS the kernel is told something else since the process is restrained.
+/// For the virtual signals the kernel is told something else since the process is restrained.
 pub fn renew_faults() {
     let _guard = lock();
-    for signal in [SIGSEGV, SIGBUS] {
+    for signal in [SIGSEGV, SIGBUS, SIGSYS] {
         // SAFETY: ours, for what the program asked.
         unsafe { set_native(signal, &kernel_action(signal, &TABLE[signal as usize].load())) };
     }

@@ -82,8 +82,8 @@ pub unsafe fn raise_waiting(tls: &mut Tls) {
 /// or a handler entered.
 pub fn raise_all(tls: &mut Tls, info: Option<&SigInfo>) {
     // Those of `SYNCHRONOUS` may not be blocked yet: a handler of theirs that jumps away would leave the others behind. (One that struck before may
-    // have done all this.)
-    mask::set_native(mask::everything());
+    // have done all this. What cannot be blocked is not: the way out may be by the program's own restorer, whose call is caught.)
+    mask::set_native(mask::everything() & !indispensable());
     // SAFETY: plain memory of this thread, which such a signal may have changed.
     let noted = unsafe {
         ((&raw const tls.pending).read_volatile() == PENDING_SIGNAL)

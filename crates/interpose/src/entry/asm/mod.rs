@@ -22,7 +22,7 @@ mod signal_frame;
 mod tails;
 
 /// How far below the top of the handler stack what a look-up finds is written for the entry itself: behind the vector registers that are saved there.
-const OWN_BUFFER: usize = 512;
+pub const OWN_BUFFER: usize = 512;
 
 global_asm!(
     ".macro interpose_label name",
