@@ -82,6 +82,7 @@ same_as_plain! {
 
     /// SIGTRAP, SIGILL and SIGFPE that are sent while calls are made.
     sent_faults: with_musl("sent_faults");
+    signalled_children: with_musl("signalled_children");
 
     everything_at_once: fixed("mixed");
 

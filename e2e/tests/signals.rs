@@ -27,6 +27,9 @@ same_as_plain! {
     /// Signals that faults raise, sent while calls are made.
     sent_faults: transcript("sent_faults");
 
+    /// Children that are sent a signal before they have left the call that made them.
+    signalled_children: transcript("signalled_children");
+
     /// Signals sent at any instruction, also of what becomes of another.
     stepped: transcript("stepping");
 

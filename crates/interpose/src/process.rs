@@ -165,6 +165,11 @@ fn is_for_guest(request: &Request) -> bool {
 fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u64 {
     let args = frame.args();
     let guard = (actions::lock(), crate::objects::lock(), hosted::lock_program_break());
+    // What has been noted so far is the parent's, and what comes to the child from its first instruction on its own: the kernel keeps that until the call is
+    // left. (Not where a filter may forbid it.)
+    if !is_restrained() {
+        mask::block_all(tls);
+    }
     // SAFETY: what the program asked; the child has a copy of this stack.
     let result = unsafe { interpose_fork(u64::from(nr), &raw const args) };
     drop(guard);
@@ -190,7 +195,10 @@ fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u
 
 /// In the child: a signal that was noted before is the parent's.
 fn forget_signal(tls: &mut Tls) {
-    if tls.pending == PENDING_SIGNAL {
+    if !is_restrained() {
+        // The mask is set as the call is left.
+        tls.pending = PENDING_MASK;
+    } else if tls.pending == PENDING_SIGNAL {
         mask::set_native(tls.mask & !VIRTUAL);
         tls.pending = PENDING_NONE;
     } else if tls.parked != 0 {

@@ -3,6 +3,7 @@
 
 use std::arch::asm;
 
+const SIG_BLOCK: usize = 0;
 const SIG_SETMASK: usize = 2;
 /// Size of the kernel's `sigset_t`.
 const SET_SIZE: usize = 8;
@@ -18,17 +19,18 @@ pub(crate) struct Blocked {
 const SYNCHRONOUS: u64 = 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 10 | 1 << 30;
 
 pub(crate) fn block_all() -> Blocked {
-    Blocked { previous: set_mask(!SYNCHRONOUS), _stay: std::marker::PhantomData }
+    // What else was blocked stays so: one of `SYNCHRONOUS` that was sent may be waiting.
+    Blocked { previous: change_mask(SIG_BLOCK, !SYNCHRONOUS), _stay: std::marker::PhantomData }
 }
 
 impl Drop for Blocked {
     fn drop(&mut self) {
-        set_mask(self.previous);
+        change_mask(SIG_SETMASK, self.previous);
     }
 }
 
 /// `rt_sigprocmask(2)`; cannot fail with these arguments. Returns the mask before.
-fn set_mask(mask: u64) -> u64 {
+fn change_mask(how: usize, mask: u64) -> u64 {
     let mut previous = 0_u64;
     // SAFETY: rt_sigprocmask reads 8 bytes at `&mask` and writes 8 at `&mut previous`, both live here;
     // the kernel clobbers rcx and r11, and nothing else.
@@ -36,7 +38,7 @@ fn set_mask(mask: u64) -> u64 {
         asm!(
             "syscall",
             inlateout("rax") linux_raw_sys::general::__NR_rt_sigprocmask as usize => _,
-            in("rdi") SIG_SETMASK,
+            in("rdi") how,
             in("rsi") &raw const mask,
             in("rdx") &raw mut previous,
             in("r10") SET_SIZE,

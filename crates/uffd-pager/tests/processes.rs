@@ -64,6 +64,33 @@ fn a_child_that_cannot_have_a_userfaultfd_has_no_mappings() {
     assert_eq!(handle.processes(), 1);
 }
 
+/// One that is sent, and would end the process.
+#[test]
+fn a_blocked_signal_stays_so_over_write_back() {
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&pattern(4));
+    let mapped = Mapped::new(pager, &attach(pager, &source), &MapRequest::shared(4 * PAGE));
+    let end = in_child(pager, || {
+        // SAFETY: signal sets of this frame; the child has one thread.
+        let pending = || unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigpending(&raw mut set);
+            libc::sigismember(&raw const set, libc::SIGTRAP)
+        };
+        // SAFETY: as above.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigaddset(&raw mut set, libc::SIGTRAP);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            libc::raise(libc::SIGTRAP);
+        }
+        mapped.set(PAGE, 7);
+        i32::from(pager.sync(mapped.memory()).is_err() || pending() != 1)
+    });
+    assert_eq!(end, End::Exit(0));
+    assert_eq!(source.contents()[PAGE], 7);
+}
+
 #[test]
 fn private_pages_go_along_and_part_then() {
     let Some(pager) = pager() else { return };

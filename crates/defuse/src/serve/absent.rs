@@ -86,7 +86,9 @@ pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Serve
         };
         // In the kernel's empty directory (`Process::enter_nowhere`) nothing can be made either, or it is forbidden; and of two names one may
         // have been looked for before, and one after.
-        let nothing = [Errno::NOENT, Errno::ACCESS, Errno::XDEV].map(|none| -i64::from(none.raw_os_error()));
+        // And a shadow, where the directory is, is no directory; nor is the module's for who does not serve it.
+        let nothing = [Errno::NOENT, Errno::ACCESS, Errno::XDEV, Errno::NOTDIR, Errno::REMOTEIO]
+            .map(|none| -i64::from(none.raw_os_error()));
         if !nothing.contains(&error) || steady() && before == Some(changes()) || !is_by_path(process, call) {
             return served;
         }
