@@ -69,9 +69,10 @@ pub fn open_handle(
 ) -> Result<Opened, Errno> {
     let capabilities = instance.capabilities();
     let threaded = process.threaded.load(Ordering::Acquire);
+    // What the mount serves is not adopted then, but what it hands over may have locks of this process, which a move would take away.
+    let native_locks = mount.shadows.of(flags).has_native_locks();
     let adopt = capabilities.contains(Capabilities::RELOCATABLE)
         && (!threaded || mount.hands_over())
-        && !mount.shadows.of(flags).has_native_locks()
         && !interpose::in_vfork_child()
         && !locks::used();
     if !adopt {
@@ -92,7 +93,7 @@ pub fn open_handle(
     thread::set_adopting(Adopting::No);
     let mut file = opened?;
     mount.note_hand_over(matches!(file, Open::Native { .. }));
-    if threaded {
+    if threaded || native_locks {
         file = keep_private(instance, file)?;
     }
     let ready = bare && capabilities.contains(Capabilities::CLOEXEC);
@@ -100,7 +101,7 @@ pub fn open_handle(
 }
 
 /// A served file's descriptor moved out of the program's sight: in a process of several threads it is not adopted, as another
-/// one could use the number while it changes hands.
+/// one could use the number while it changes hands; nor where its locks are the kernel's, on the shadow.
 fn keep_private(instance: &Instance, file: Open<Handle>) -> Result<Open<Handle>, Errno> {
     let Open::Served { mut handle, backing_fd: Some(fd), mode_type, locks } = file else { return Ok(file) };
     let moved = private_fd::take(fd)
