@@ -156,7 +156,7 @@ pub fn close(fd: RawFd) {
     });
 }
 
-/// A plugin's close(2) of its `fd`. Where there are no locks this takes no stack: it may be a program's alternate one, which is all but full.
+/// A plugin's close(2) of its `fd`.
 #[inline]
 pub fn close_for_plugin(fd: RawFd) -> i64 {
     close_unless(fd, |inode| {

@@ -85,8 +85,7 @@ pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Serve
             Ok(_) => 0,
         };
         // In the kernel's empty directory (`Process::enter_nowhere`) nothing can be made either, or it is forbidden; and of two names one may
-        // have been looked for before, and one after.
-        // And a shadow, where the directory is, is no directory; nor is the module's for who does not serve it.
+        // have been looked for before, and one after. A shadow that stands for the directory is none, and the module's is nobody's.
         let nothing = [Errno::NOENT, Errno::ACCESS, Errno::XDEV, Errno::NOTDIR, Errno::REMOTEIO]
             .map(|none| -i64::from(none.raw_os_error()));
         if !nothing.contains(&error) || steady() && before == Some(changes()) || !is_by_path(process, call) {
