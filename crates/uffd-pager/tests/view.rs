@@ -5,7 +5,7 @@ mod common;
 use common::{End, FileSource, Mapped, attach, in_child, pager, pattern};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use uffd_pager::{Changed, Errno, MapRequest, Mode, PAGE, PageSource, Pager, Protection, Source, View};
+use uffd_pager::{Changed, Errno, MapRequest, PAGE, PageSource, Protection, Source, View};
 
 fn view(source: &Source) -> View {
     View::open(source.cache().try_clone().expect("FDs")).expect("a view")
@@ -145,13 +145,9 @@ fn who_maps_nothing_writes_back_what_a_killed_process_left() {
 
 #[test]
 fn a_child_that_is_being_made_uses_the_cache_already() {
-    if pager().is_none() {
-        return;
-    }
-    // One of its own: what is attached to the common one is used by the children of other tests, too.
-    let pager = Pager::new(Mode::Signal).expect("there is one already");
+    let Some(pager) = pager() else { return };
     let source = FileSource::new(&pattern(2));
-    let handle = attach(&pager, &source);
+    let handle = attach(pager, &source);
     let view = view(&handle);
     let shared = Arc::new(handle);
     pager.before_fork().expect("prepared");
