@@ -4,9 +4,10 @@
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, memfd_create};
+use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use uffd_pager::{Cache, Errno, MapRequest, Mode, PAGE, PageSource, Pager, Source, signal};
 
 /// A file, shared with children over a fork.
@@ -67,9 +68,13 @@ impl PageSource for FileSource {
 }
 
 /// The pager that SIGBUS in this process is served by. `None`, and a line that says so, without userfaultfd.
+///
+/// The tests of a process take turns: the children of one have all that is attached to the pager, and would be counted as users of,
+/// and writers to, the sources of the others.
 pub fn pager() -> Option<&'static Pager> {
     static PAGER: OnceLock<Option<Pager>> = OnceLock::new();
     static INSTALLED: OnceLock<()> = OnceLock::new();
+    take_turn();
     let pager = PAGER.get_or_init(|| {
         Pager::new(Mode::Signal).inspect_err(|error| println!("skipped: no userfaultfd: {error}")).ok()
     });
@@ -80,6 +85,18 @@ pub fn pager() -> Option<&'static Pager> {
     INSTALLED
         .get_or_init(|| pager.into_iter().for_each(|pager| signal::install(pager).expect("the first time")));
     pager
+}
+
+/// Until this thread, that of one test, ends.
+fn take_turn() {
+    static TURN: Mutex<()> = Mutex::new(());
+    thread_local! {
+        static OURS: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+    }
+    // A test that failed has had its turn.
+    OURS.with_borrow_mut(|ours| {
+        ours.get_or_insert_with(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
+    });
 }
 
 pub fn attach(pager: &Pager, source: &Arc<FileSource>) -> Source {
