@@ -8,6 +8,7 @@ mod address_space;
 mod asynchronous;
 pub mod attributes;
 mod beside;
+mod busy;
 mod comparing;
 mod control;
 mod copying;
@@ -275,7 +276,7 @@ impl Handler for &'static Process {
         let span = trace::Span::begin();
         let served = if is_about_private_fd(call) {
             Err(Errno::BADF)
-        } else if let Some(answer) = absent::answer(call) {
+        } else if let Some(answer) = absent::answer(self, call) {
             Ok(Reply::Value(answer))
         } else {
             absent::steadily(self, call, || {
