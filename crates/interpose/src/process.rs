@@ -6,7 +6,7 @@
 
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Release};
 
 use crate::entry::frame::{Frame, LEAVE_AGAIN, LEAVE_CLONE, LEAVE_DONE, LEAVE_PASS};
 use crate::entry::stack;
@@ -339,20 +339,21 @@ pub(crate) static RESTRAINED: AtomicBool = AtomicBool::new(false);
 
 /// From now on the program may be allowed few system calls. A thread that ends leaves its stack mapped, and faults are served where they come.
 pub fn make_no_calls_of_our_own() {
-    RESTRAINED.store(true, Relaxed);
-    mask::leave_out_sigsys();
+    // First the actions: who sees the mark relies on what they let through, and who does not see it yet makes a call more than needed.
     actions::renew_faults();
+    mask::leave_out_sigsys();
+    RESTRAINED.store(true, Release);
 }
 
 /// Whether [`make_no_calls_of_our_own`] was called.
 pub fn is_restrained() -> bool {
-    RESTRAINED.load(Relaxed)
+    RESTRAINED.load(Acquire)
 }
 
 /// The program's exit of one thread.
 pub fn serve_exit(frame: &mut Frame, tls: &mut Tls) -> u64 {
     let made = hosted::is_made_thread(tls);
-    if tls.vfork_depth > 0 || RESTRAINED.load(Relaxed) {
+    if tls.vfork_depth > 0 || is_restrained() {
         if made && tls.vfork_depth == 0 {
             hosted::threads::clear(tls.clear_tid);
         }
