@@ -14,7 +14,7 @@ use crate::entry::tls::{
     self, INTERNAL_THREAD, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE, PHASE_CALL, Tls,
 };
 use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
-use crate::signals::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask};
+use crate::signals::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask, parking};
 use crate::{ForkCall, ForkKind, RESTART, dispatch, hosted, lodger, raw, serve, site, usercopy};
 
 const SYS_CLONE: u32 = 56;
@@ -360,14 +360,19 @@ pub fn serve_exit(frame: &mut Frame, tls: &mut Tls) -> u64 {
         return LEAVE_PASS;
     }
     serve::handler().thread_exit();
+    // Really all: what strikes from here on would use a stack that another thread has by then, and is for another thread if it was sent to the process.
+    mask::block_everything(tls);
+    if parking::has_held_back(tls) {
+        // It came before: the program is told of it first, and then ends the thread once more.
+        return LEAVE_AGAIN;
+    }
     if made {
         hosted::threads::end(tls);
     }
-    mask::block_all(tls);
     let top = tls.stack + stack::SIZE as u64;
     tls.top = 0;
     tls.stack = 0;
-    // SAFETY: the thread ends here; nothing of the stack is used once it is given back.
+    // SAFETY: the thread ends here; nothing of the stack is used once it is given back, not by a signal either.
     unsafe { interpose_thread_exit(frame.rdi, top) }
 }
 

@@ -150,6 +150,8 @@ fn registers_are_kept() {
 #[case("faults")]
 #[case("exec_inherits")]
 #[case("threads")]
+#[case("exiting")]
+#[case("passed_on")]
 fn signals(#[case] name: &str) {
     run("signals.c", &[], &[name]);
 }
