@@ -152,6 +152,8 @@ fn registers_are_kept() {
 #[case("threads")]
 #[case("exiting")]
 #[case("passed_on")]
+#[case("broken")]
+#[case("changing_stacks")]
 fn signals(#[case] name: &str) {
     run("signals.c", &[], &[name]);
 }
