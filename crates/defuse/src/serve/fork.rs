@@ -61,6 +61,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Fork {
         // After all calls of plugins, and after the lock of the limit: it is taken in closes, by plugins and under that.
         locked_inodes::before_fork();
+        shadow::before_fork();
         heap::before_fork();
     }
     Ok(())
@@ -138,6 +139,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
     match fork.kind {
         ForkKind::Fork => {
             heap::after_fork();
+            shadow::after_fork();
             locked_inodes::after_fork();
             nofile::after_fork();
             paging::after_fork_in_parent(process, result > 0);
@@ -187,6 +189,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     process.in_chdir.store(0, Ordering::SeqCst);
     ending::in_forked_child();
     heap::after_fork();
+    shadow::after_fork();
     locked_inodes::after_fork();
     nofile::after_fork();
     locked_inodes::in_forked_child(fork.shares_files());

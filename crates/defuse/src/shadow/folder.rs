@@ -21,7 +21,8 @@ use stash::SlotId;
 use super::KIND;
 use crate::file::stash_errno;
 use crate::process::Process;
-use crate::{native, private_fd};
+use crate::sync::Lock;
+use crate::{native, nofile, private_fd};
 
 /// The private descriptor that placeholders are duplicates of; -1 until the first.
 static PLACEHOLDER: AtomicI32 = AtomicI32::new(-1);
@@ -92,13 +93,17 @@ impl Object {
     }
 
     fn open(self, path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
+        native::new_fd(sys::__NR_open, self.open_call(path, cloexec))
+    }
+
+    /// The arguments of open(2).
+    fn open_call(self, path: &ArrayVec<u8, 4096>, cloexec: bool) -> [u64; 6] {
         let cloexec = if cloexec { sys::O_CLOEXEC } else { 0 };
         let kind = match self {
             Self::Directory => sys::O_RDONLY | sys::O_DIRECTORY,
             Self::File => sys::O_WRONLY,
         };
-        let args = [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0];
-        native::new_fd(sys::__NR_open, args)
+        [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0]
     }
 
     fn make(self, path: &ArrayVec<u8, 4096>) -> Result<(), Errno> {
@@ -160,13 +165,33 @@ pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Err
 pub fn is_held(process: &Process, slot: SlotId) -> bool {
     // When it cannot be known, a leaked slot is better than one that two files share.
     let Ok(object) = Object::of(process, slot) else { return true };
-    let fd = match object.open(&object.path(process, slot), true) {
-        Ok(fd) => fd,
-        Err(error) => return error != Errno::NOENT,
+    let path = object.path(process, slot);
+    let look = || {
+        let _passing = PASSING.lock();
+        let fd = native::checked(sys::__NR_open, object.open_call(&path, true))? as RawFd;
+        let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK, WHOLE);
+        native::close(fd);
+        found
     };
-    let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK, WHOLE);
-    native::close(fd);
-    !matches!(found, Ok(kind) if kind == sys::F_UNLCK)
+    match look() {
+        Err(Errno::MFILE) => nofile::with_room(look),
+        looked => looked,
+    }
+    .map_or_else(|error| error != Errno::NOENT, |kind| kind != sys::F_UNLCK)
+}
+
+/// Held while a shadow is at one of the program's numbers for a moment, to be looked at: a forked child would keep it there. Whoever has it
+/// waits for no other lock.
+static PASSING: Lock<()> = Lock::new(());
+
+/// Before a fork, as the last lock, and [`after_fork`] on both sides.
+pub fn before_fork() {
+    PASSING.acquire();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    PASSING.release();
 }
 
 /// All bytes, however many there are.
