@@ -203,6 +203,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
     }
-    process.register();
+    // On memory that is a copy of the parent's, which says who that was.
+    process.register(Some(process.me()));
     common::in_child(process, fork);
 }
