@@ -9,6 +9,7 @@
 //! processes were killed.
 
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -119,11 +120,17 @@ impl Object {
         }
     }
 
-    /// The lock that a description of it may have.
-    fn lock(self) -> u32 {
+    /// Locks the description `fd` of it, beside those that there may be already: who takes a file out of a process that has it for itself makes one,
+    /// and that process, which knows nothing of it, another.
+    fn lock(self, fd: RawFd) -> Result<(), Errno> {
+        let set = |kind, byte| lock_call(fd, sys::F_OFD_SETLK, kind, byte).map(drop);
         match self {
-            Self::Directory => sys::F_RDLCK,
-            Self::File => sys::F_WRLCK,
+            Self::Directory => set(sys::F_RDLCK, WHOLE),
+            // What is open for writing can only be locked alone: each has a byte of its own.
+            Self::File => (0..DESCRIPTIONS_MAX)
+                .map(|byte| set(sys::F_WRLCK, byte..byte + 1))
+                .find(|locked| *locked != Err(Errno::AGAIN))
+                .unwrap_or(Err(Errno::NOLCK)),
         }
     }
 }
@@ -139,7 +146,7 @@ pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Err
         }
         other => other?,
     };
-    let ready = lock_call(fd, sys::F_OFD_SETLK, object.lock()).and_then(|_| {
+    let ready = object.lock(fd).and_then(|()| {
         let (_, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
         let shared = process.arena.slot(slot).map_err(stash_errno)?;
         if shared.shadow() != inode {
@@ -162,7 +169,7 @@ pub fn is_held(process: &Process, slot: SlotId) -> bool {
     let look = || {
         let _passing = PASSING.lock();
         let fd = native::checked(sys::__NR_open, object.open_call(&path, true))? as RawFd;
-        let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK);
+        let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK, WHOLE);
         native::close(fd);
         found
     };
@@ -187,9 +194,19 @@ pub fn after_fork() {
     PASSING.release();
 }
 
-fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
-    let mut lock =
-        sys::flock { l_type: kind as _, l_whence: sys::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
+/// All bytes, however many there are.
+const WHOLE: Range<i64> = 0..0;
+/// Shadows of one description.
+const DESCRIPTIONS_MAX: i64 = 4096;
+
+fn lock_call(fd: RawFd, command: u32, kind: u32, bytes: Range<i64>) -> Result<u32, Errno> {
+    let mut lock = sys::flock {
+        l_type: kind as _,
+        l_whence: sys::SEEK_SET as _,
+        l_start: bytes.start,
+        l_len: bytes.end - bytes.start,
+        l_pid: 0,
+    };
     let lock_pointer = (&raw mut lock) as u64;
     native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;
     Ok(lock.l_type as u32)
