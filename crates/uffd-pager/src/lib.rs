@@ -3,6 +3,7 @@
 mod attached;
 mod buffers;
 mod cache;
+mod enter;
 mod error;
 mod fault;
 mod fill;
