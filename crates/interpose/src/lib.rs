@@ -42,5 +42,6 @@ pub use paths::{PathFilter, absence};
 pub use plans::{PlanStore, store_plans};
 pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
 pub use serve::pass_inner_calls;
+pub use signals::mask::change_signal_mask;
 pub use signals::{end_by, watch_endings};
 pub use table::set_alert;

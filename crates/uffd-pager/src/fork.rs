@@ -9,7 +9,7 @@ use crate::ledger::Ledger;
 use crate::mapping::{Mapping, Sharing};
 use crate::memory::{self, Place};
 use crate::page::{PAGE, offset_of};
-use crate::pager::Pager;
+use crate::pager::{Pager, faults};
 use crate::uffd::{Access, Faults, Uffd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
@@ -127,11 +127,11 @@ impl Pager {
         let inherited = || reader.rows().iter().filter(|mapping| mapping.inherited);
         // First what has its place: a window, or memory allocated, could come to lie there.
         for mapping in inherited() {
-            let faults = self.faults(mapping.tracked);
+            let faults = faults(mapping.tracked);
             result = result.and(map_again(&self.uffd, faults, mapping, saved).map_err(Error::on(AGAIN)));
         }
         for attached in self.attached.all() {
-            result = result.and(attached.renew(&self.uffd, self.features.minor_faults()));
+            result = result.and(attached.renew(&self.uffd));
         }
         for row in inherited().filter(|row| !row.attached.is_usable()) {
             result = result.and(memory::unmap(&row.memory).map_err(Error::on(AGAIN)));
