@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use defuse_e2e::process::End;
-use defuse_e2e::{Session, requirement, same_as_plain, script};
+use defuse_e2e::{Serving, Session, requirement, same_as_plain, script};
 
 /// What Go has compiled, so that it need not do it every time.
 const GO_CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/go-build");
@@ -126,4 +126,32 @@ fn every_call_is_caught_by_dispatch_if_asked_for() {
         assert_eq!(caught, rewritten, "{what}: {complained}");
         assert!(caught.contains("read 12"), "{caught}");
     }
+}
+
+/// What a fixture says in a plain directory, and on a mount where every call is caught.
+fn says_the_same_where_every_call_is_caught(fixture: &str, serving: Serving) {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture(fixture, &[]);
+    let place = &session.place;
+    let program = place.root().join("fixtures").join(fixture).display().to_string();
+    let plain = Command::new(&program).current_dir(place.out()).output().expect("run the fixture");
+    assert!(plain.status.success(), "{}", plain.status);
+    let mount = serving.mount_argument(&place.mnt(), &place.backend());
+    let within = format!("cd \"$MNT\"; exec {program}");
+    let caught = session.defuse(["run", "-m", &mount, "--dispatch=always", "--", "bash", "-c", &within]);
+    assert_eq!(caught.end, End::Exit(0), "{}", caught.stderr_text());
+    assert_eq!(caught.stdout_text(), String::from_utf8_lossy(&plain.stdout), "{}", caught.stderr_text());
+    session.assert_nothing_left();
+}
+
+/// The signal by which a call is caught comes in what becomes of another, too, and where a call that was caught is being made.
+#[test]
+fn signals_strike_in_what_becomes_of_others_where_every_call_is_caught() {
+    says_the_same_where_every_call_is_caught("nested", Serving::Plugin);
+}
+
+/// It has an alternate stack for its own, or one on which a fault is being served.
+#[test]
+fn faults_are_served_on_small_stacks_where_every_call_is_caught() {
+    says_the_same_where_every_call_is_caught("small_stacks", Serving::Paged);
 }

@@ -32,6 +32,9 @@ const AGAIN: u32 = sys::O_ACCMODE
     | sys::O_DSYNC
     | sys::O_NONBLOCK;
 
+/// In [`LENDER`]: the process keeps them whether or not it has the file open itself.
+const KEEPER: u64 = 1 << 32;
+
 /// Descriptors of files without a name, which this process has passed on.
 static LENT: Lock<Vec<Lent>> = Lock::new(Vec::new());
 
@@ -80,31 +83,36 @@ fn try_offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Result<D
     })?;
     description.inode = [attributes.st_dev, attributes.st_ino];
     let nameless = attributes.st_nlink == 0 && !description.kept.is_empty();
+    let mut keeps = false;
     if nameless && !interpose::in_vfork_child() {
         let mut lent = LENT.lock();
         if let Some(known) = lent.iter().find(|known| known.slot == file.slot) {
             // Who was told of these still needs them when the handle's own are closed.
             description.kept.clone_from(&known.fds);
+            keeps = true;
         } else if kept == Kept::Here {
-            let mut copies = Lent { slot: file.slot, fds: Vec::new() };
-            for &fd in &description.kept {
-                match private_fd::duplicate(fd) {
-                    Ok(copy) => copies.fds.push(copy),
-                    Err(error) => {
-                        copies.fds.into_iter().for_each(locked_inodes::close);
-                        return Err(error);
-                    }
-                }
-            }
-            description.kept.clone_from(&copies.fds);
-            lent.push(copies);
+            let fds = private_fd::duplicate_all(&description.kept)?;
+            description.kept.clone_from(&fds);
+            lent.push(Lent { slot: file.slot, fds });
+            keeps = true;
         }
     }
     let shared = file.shared()?;
     let guard = shared.lock(file.holder()).map_err(stash_errno)?;
+    let lender = &shared.user_words()[LENDER];
+    if !keeps && is_kept_elsewhere(process, lender.load(Ordering::Acquire)) {
+        return Ok(description);
+    }
     guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
-    shared.user_words()[LENDER].store(process.me().to_bits().into(), Ordering::Release);
+    let keeper = if keeps { KEEPER } else { 0 };
+    lender.store(u64::from(process.me().to_bits()) | keeper, Ordering::Release);
     Ok(description)
+}
+
+/// Whether somebody else keeps the descriptors as long as the file is open anywhere, which this process does not.
+fn is_kept_elsewhere(process: &Process, lender: u64) -> bool {
+    let keeper = ProcessId::from_bits(lender as u32);
+    lender & (KEEPER | 1 << 63) == KEEPER && keeper != process.me() && process.arena.process_is_alive(keeper)
 }
 
 /// `file` came with a message. Who takes it out of this process looks for what its handle consists of where its sender had that, and this may have ended;

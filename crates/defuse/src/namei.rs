@@ -300,7 +300,7 @@ impl PathArgument {
                 Ok(Base::Path(working_path(process)?))
             };
         }
-        if private_fd::is_private(self.dirfd) {
+        if private_fd::is_hidden(self.dirfd) {
             return Err(Errno::BADF);
         }
         match file::owner(process, self.dirfd) {

@@ -189,11 +189,15 @@ impl Process {
         Ok(slot)
     }
 
-    /// Registers this process in the arena: at the start, and in a forked child.
-    pub fn register(&'static self) {
-        let me = self.arena.register_process().or_else(|_| {
+    /// Registers this process in the arena: at the start, and in a forked child. `parent` is the process that made it, if that is known.
+    pub fn register(&'static self, parent: Option<ProcessId>) {
+        let register = || match parent {
+            Some(parent) => self.arena.register_child(parent),
+            None => self.arena.register_process(),
+        };
+        let me = register().or_else(|_| {
             shadow::sweep(self);
-            self.arena.register_process()
+            register()
         });
         match me {
             Ok(me) => self.set_me(me),

@@ -87,14 +87,17 @@ impl Description {
 /// common. That goes on with the old one.
 pub fn renew(file: &OpenFile) -> Result<(), Errno> {
     let Description { described, kept, .. } = describe(file)?;
-    let mut copies = Vec::new();
-    for fd in kept {
-        copies.push(private_fd::duplicate(fd)?);
+    let copies = private_fd::duplicate_all(&kept)?;
+    match file.instance()?.restore(&described, &copies) {
+        Ok(Open::Served { handle, .. }) => {
+            file.handle.store(handle.into_raw(), Ordering::Release);
+            Ok(())
+        }
+        other => {
+            copies.into_iter().for_each(locked_inodes::close);
+            Err(other.map_or_else(plugin_errno, |_| Errno::IO))
+        }
     }
-    let opened = file.instance()?.restore(&described, &copies).map_err(plugin_errno)?;
-    let Open::Served { handle, .. } = opened else { return Err(Errno::IO) };
-    file.handle.store(handle.into_raw(), Ordering::Release);
-    Ok(())
 }
 
 /// Writes the plugin's description of a handle into its slot. One that says the same stays, with the numbers of who wrote it: the next image

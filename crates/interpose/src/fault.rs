@@ -9,13 +9,13 @@
 //! | the program's handler of a fault that was not mended | what the kernel chose | what it needs without us, and 100 bytes |
 //!
 //! While the host runs, the alternate stack is switched off if the wrapper is on it: as the stack pointer has left it, the kernel would put the next frame on top of
-//! what lies there. From the fault to that moment, and from when it is on again until we are back, all signals are blocked ([`actions`](crate::signals::actions) asks for
-//! it): what the kernel delivers there has the alternate stack for its own. Once the process may have a filter of system calls all that is left out, and the host runs on the
+//! what lies there. Before that all signals are blocked ([`actions`](crate::signals::actions) asks for it), SIGSYS as well just before we leave the stack. It is on again when we are back on it, or by
+//! the signal's frame if that is what is used next. Once the process may have a filter of system calls all that is left out, and the host runs on the
 //! first stack.
 
 use crate::entry::stack;
-use crate::entry::tls::{INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_SIGNAL, Tls};
-use crate::signals::{Context, SS_AUTODISARM, VIRTUAL, mask, parking};
+use crate::entry::tls::{INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls};
+use crate::signals::{Context, SS_AUTODISARM, StackDescription, VIRTUAL, alt, mask, parking};
 use crate::{Fault, handler_stack, process, serve, usercopy};
 
 /// Bytes below a stack pointer that the code there may use.
@@ -35,6 +35,9 @@ pub fn fault(signal: u32, context: &mut Context, tls: &mut Tls) -> bool {
     let before = tls.inside;
     if before == OUTSIDE {
         tls.set_inside(INSIDE);
+        // As at a call: whose frames the host's work lies below.
+        // SAFETY: a word of this thread, which the handler of a fault in there looks at.
+        unsafe { (&raw mut tls.saved_rsp).write_volatile(context.rsp) };
     }
     // The signals that come from here on are held back, as in a call.
     let open = context.mask;
@@ -47,6 +50,9 @@ pub fn fault(signal: u32, context: &mut Context, tls: &mut Tls) -> bool {
         }
         Some(top) => {
             let on_alternate = is_on_alternate(context);
+            if on_alternate {
+                mask::set_native(mask::everything());
+            }
             let work = || {
                 mask::set_native(open);
                 let mended = serve::handler().fault(&fault);
@@ -56,8 +62,17 @@ pub fn fault(signal: u32, context: &mut Context, tls: &mut Tls) -> bool {
                 }
                 mended
             };
-            // SAFETY: `place` has found the room; all signals are blocked where it matters.
-            unsafe { handler_stack::run_below(top, on_alternate, work) }
+            // SAFETY: `place` has found the room; all signals are blocked.
+            let mended = unsafe { handler_stack::run_below(top, on_alternate.then_some(&mut *tls), work) };
+            if on_alternate {
+                if mended && parking::indispensable() == 0 {
+                    // As the mask: by the frame, which nothing comes before.
+                    tls.alt_disabled = 0;
+                } else {
+                    alt::switch_on(tls);
+                }
+            }
+            mended
         }
     };
     if before == OUTSIDE {
@@ -99,22 +114,44 @@ fn is_on_alternate(context: &Context) -> bool {
 fn step_out(tls: &mut Tls, context: &mut Context) {
     tls.set_inside(OUTSIDE);
     context.mask &= !VIRTUAL | tls.parked;
-    // SAFETY: a plain byte of this thread, which a signal may change at any instruction.
-    if unsafe { (&raw const tls.pending).read_volatile() } == PENDING_SIGNAL {
+    if pending(tls) == PENDING_SIGNAL {
         parking::raise_all(tls, None);
     }
 }
 
 /// The program's handler of a fault of ours is about to run, perhaps for ever: the frames below the faulting one are
-/// spared, and its calls are the program's again.
-pub fn abandon(context: &Context, tls: &mut Tls) {
+/// spared, and all is as the program has it: its calls are its own again, its alternate stack is on, its signals come. The call is not ours
+/// any more, also where the handler returns to it. Returns whether all signals are blocked until the handler is entered: one that was noted waits.
+pub fn abandon(context: &mut Context, tls: &mut Tls) -> bool {
     let here = (&raw const *context) as u64;
     if stack::holds(tls, context.rsp) {
         // Where there is no alternate stack it runs on ours, too, below its frame: half of what is left is for what it calls.
         let below = if stack::holds(tls, here) { here - (here - tls.stack) / 2 } else { context.rsp - 1024 };
-        let end = tls.stack + stack::SIZE as u64;
-        tls.top = if below > tls.stack + LEAST { below & !63 } else { end };
+        if below > tls.stack + LEAST {
+            tls.top = below & !63;
+        } else if stack::holds(tls, tls.saved_rsp) {
+            // The call was made by another such handler, whose frames are above: this stack is lost.
+            tls.top = 0;
+            stack::provide(tls, &StackDescription { base: tls.alt_base, flags: 0, size: tls.alt_size });
+        } else {
+            tls.top = tls.stack + stack::SIZE as u64;
+        }
     }
     tls.inner_passes = 0;
     tls.set_inside(OUTSIDE);
+    if tls.alt_disabled != 0 {
+        context.stack = StackDescription::from_words(tls.alt);
+        alt::switch_on(tls);
+    }
+    let held_back = pending(tls) != PENDING_NONE;
+    if held_back {
+        context.mask = tls.mask & !VIRTUAL | tls.parked;
+        parking::raise_all(tls, None);
+    }
+    held_back
+}
+
+fn pending(tls: &Tls) -> u8 {
+    // SAFETY: a plain byte of this thread, which a signal may change at any instruction.
+    unsafe { (&raw const tls.pending).read_volatile() }
 }

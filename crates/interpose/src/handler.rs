@@ -33,7 +33,8 @@ pub trait Handler: Sync + 'static {
     /// new threads and [`ForkKind::SharedVm`] children go straight to the program.
     fn after_fork_child(&self, _fork: &ForkCall) {}
 
-    /// This thread is about to make the `exit` system call. Other threads may go on.
+    /// This thread is about to make the `exit` system call. Other threads may go on. Where a signal came before, the program's handler runs first
+    /// and may make calls; then this is called again.
     fn thread_exit(&self) {}
 
     /// An access to memory faulted: SIGSEGV or SIGBUS, by the program's instructions or by [`crate::usercopy`]. `true`

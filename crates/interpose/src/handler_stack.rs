@@ -3,24 +3,24 @@
 use core::arch::asm;
 use core::ffi::c_void;
 
-use crate::raw;
-use crate::signals::{NO_ALT, SYS_SIGALTSTACK};
+use crate::entry::tls::Tls;
+use crate::signals::alt;
 
-struct Job<W, T> {
+struct Job<'a, W, T> {
     work: Option<W>,
     result: Option<T>,
-    /// The caller is on the program's alternate stack.
-    on_alternate: bool,
+    alternate: Option<&'a mut Tls>,
 }
 
-/// Runs `work` below `top`. `on_alternate`: the caller is on the thread's alternate signal stack. The kernel would take that for unused meanwhile, and put
-/// the next signal's frame on top of what lies there: it is switched off.
+/// Runs `work` below `top`. `alternate`, the thread's block, if the caller is on the thread's alternate signal stack. The kernel would take that for unused meanwhile, and put
+/// the next signal's frame on top of what lies there: it is switched off, and left so. The caller, who is on it again, switches it on or leaves by
+/// a signal frame that says what it was.
 ///
 /// # Safety
-/// `top` is aligned to 64 bytes and has room below that nobody uses. While `work` does not run, no signal comes whose action has `SA_ONSTACK`, if
-/// `on_alternate`. `work` does not unwind.
-pub unsafe fn run_below<T, W: FnOnce() -> T>(top: u64, on_alternate: bool, work: W) -> T {
-    let mut job = Job { work: Some(work), result: None, on_alternate };
+/// `top` is aligned to 64 bytes and has room below that nobody uses. With `alternate`, no signal at all comes before `work` runs, and the alternate stack
+/// is on. `work` does not unwind.
+pub unsafe fn run_below<T, W: FnOnce() -> T>(top: u64, alternate: Option<&mut Tls>, work: W) -> T {
+    let mut job = Job { work: Some(work), result: None, alternate };
     let run: unsafe extern "C" fn(*mut c_void) = run::<T, W>;
     // SAFETY: the caller's promise; r12 is kept by what is called. `job` lives in this frame, which nobody else touches meanwhile.
     unsafe {
@@ -44,15 +44,9 @@ pub unsafe fn run_below<T, W: FnOnce() -> T>(top: u64, on_alternate: bool, work:
 
 unsafe extern "C" fn run<T, W: FnOnce() -> T>(job: *mut c_void) {
     // SAFETY: `run_below` passes its own.
-    let job = unsafe { &mut *job.cast::<Job<W, T>>() };
-    let mut before = NO_ALT;
-    if job.on_alternate {
-        // SAFETY: the descriptions are ours, and we are not on the alternate stack.
-        unsafe { raw::syscall2(SYS_SIGALTSTACK, (&raw const NO_ALT) as u64, (&raw mut before) as u64) };
+    let job = unsafe { &mut *job.cast::<Job<'_, W, T>>() };
+    if let Some(tls) = job.alternate.take() {
+        alt::switch_off(tls);
     }
     job.result = job.work.take().map(|work| work());
-    if job.on_alternate {
-        // SAFETY: as above; what was set before.
-        unsafe { raw::syscall2(SYS_SIGALTSTACK, (&raw const before) as u64, 0) };
-    }
 }

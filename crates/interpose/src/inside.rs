@@ -4,7 +4,8 @@ use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::compiler_fence;
 
 use crate::entry::tls::{self, INSIDE, OUTSIDE};
-use crate::{handler_stack, lodger};
+use crate::signals::{SIG_BLOCK, alt, mask};
+use crate::{handler_stack, lodger, process};
 
 /// Runs `work` inside, though no call of the program is being served: what it calls is not the program's. `None` where that cannot be: inside
 /// already (a [guest's fork](is_guest_fork) excepted), or in a child that is not served. It runs on the handler stack, if the thread
@@ -47,6 +48,22 @@ fn on_stack<T, W: FnOnce() -> T>(top: u64, work: W) -> T {
         let tls = tls::current();
         here.wrapping_sub((*tls).alt_base) < (*tls).alt_size
     };
-    // SAFETY: `top` is aligned to 64 bytes, with the handler stack's room below it; signals are blocked.
-    unsafe { handler_stack::run_below(top, on_alternate, work) }
+    if !on_alternate {
+        // SAFETY: `top` is aligned to 64 bytes, with the handler stack's room below it.
+        return unsafe { handler_stack::run_below(top, None, work) };
+    }
+    // Also those that the caller cannot block, but where a filter may forbid it.
+    let blocked = (!process::is_restrained()).then(|| mask::change_native(SIG_BLOCK, mask::everything()));
+    let work = || {
+        if let Some(before) = blocked {
+            mask::set_native(before);
+        }
+        work()
+    };
+    // SAFETY: as above; all signals are blocked. The block is this thread's.
+    unsafe {
+        let result = handler_stack::run_below(top, Some(&mut *tls::current()), work);
+        alt::switch_on(&mut *tls::current());
+        result
+    }
 }

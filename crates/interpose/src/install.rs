@@ -1,13 +1,12 @@
 //! Putting it all in place.
 
 use core::fmt;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use core::sync::atomic::compiler_fence;
+use core::sync::atomic::Ordering::Relaxed;
 
-use crate::entry::tls::{self, INSIDE, OUTSIDE, PENDING_NONE, PENDING_SIGNAL, Tls};
+use crate::entry::tls::{self, INSIDE, OUTSIDE, Tls};
 use crate::entry::vector;
 use crate::rewrite::{self, Threads};
-use crate::signals::{self, actions, mask};
+use crate::signals::{self, actions, mask, parking};
 use crate::{Config, Handler, dispatch, objects, serve, table};
 
 /// What [`install`] did.
@@ -97,24 +96,23 @@ struct Inside<'a> {
 impl<'a> Inside<'a> {
     fn enter(tls: &'a mut Tls) -> Self {
         let before = tls.inside;
-        tls.inside = INSIDE;
-        compiler_fence(SeqCst);
+        tls.set_inside(INSIDE);
         Self { tls, before }
     }
 }
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        compiler_fence(SeqCst);
-        self.tls.inside = self.before;
-        compiler_fence(SeqCst);
-        if self.before == OUTSIDE && self.tls.pending == PENDING_SIGNAL {
-            // First, as a virtual signal strikes at once.
-            self.tls.pending = PENDING_NONE;
-            // SAFETY: all others are blocked; the program's mask lets it through.
-            unsafe { signals::queue_to_self(&self.tls.info) };
-            mask::set_native(self.tls.mask & !signals::VIRTUAL);
+        if self.before != OUTSIDE {
+            self.tls.set_inside(self.before);
+            return;
         }
+        mask::block_all(self.tls);
+        let mask = self.tls.mask;
+        self.tls.set_inside(OUTSIDE);
+        // One that strikes here may have done this already.
+        parking::raise_all(self.tls, None);
+        mask::set_native(mask & !signals::VIRTUAL | self.tls.parked);
     }
 }
 

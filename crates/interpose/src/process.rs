@@ -6,7 +6,7 @@
 
 use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Release};
 
 use crate::entry::frame::{Frame, LEAVE_AGAIN, LEAVE_CLONE, LEAVE_DONE, LEAVE_PASS};
 use crate::entry::stack;
@@ -14,7 +14,7 @@ use crate::entry::tls::{
     self, INTERNAL_THREAD, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE, PHASE_CALL, Tls,
 };
 use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
-use crate::signals::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask, ticks};
+use crate::signals::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask, parking, ticks};
 use crate::{ForkCall, ForkKind, RESTART, dispatch, hosted, lodger, raw, serve, site, usercopy};
 
 const SYS_CLONE: u32 = 56;
@@ -340,34 +340,40 @@ pub(crate) static RESTRAINED: AtomicBool = AtomicBool::new(false);
 
 /// From now on the program may be allowed few system calls. A thread that ends leaves its stack mapped, and faults are served where they come.
 pub fn make_no_calls_of_our_own() {
-    RESTRAINED.store(true, Relaxed);
-    mask::leave_out_sigsys();
+    // First the actions: who sees the mark relies on what they let through, and who does not see it yet makes a call more than needed.
     actions::renew_faults();
+    mask::leave_out_sigsys();
+    RESTRAINED.store(true, Release);
 }
 
 /// Whether [`make_no_calls_of_our_own`] was called.
 pub fn is_restrained() -> bool {
-    RESTRAINED.load(Relaxed)
+    RESTRAINED.load(Acquire)
 }
 
 /// The program's exit of one thread.
 pub fn serve_exit(frame: &mut Frame, tls: &mut Tls) -> u64 {
     let made = hosted::is_made_thread(tls);
-    if tls.vfork_depth > 0 || RESTRAINED.load(Relaxed) {
+    if tls.vfork_depth > 0 || is_restrained() {
         if made && tls.vfork_depth == 0 {
             hosted::threads::clear(tls.clear_tid);
         }
         return LEAVE_PASS;
     }
     serve::handler().thread_exit();
+    // Really all: what strikes from here on would use a stack that another thread has by then, and is for another thread if it was sent to the process.
+    mask::block_everything(tls);
+    if parking::has_held_back(tls) {
+        // It came before: the program is told of it first, and then ends the thread once more.
+        return LEAVE_AGAIN;
+    }
     if made {
         hosted::threads::end(tls);
     }
-    mask::block_all(tls);
     let top = tls.stack + stack::SIZE as u64;
     tls.top = 0;
     tls.stack = 0;
-    // SAFETY: the thread ends here; nothing of the stack is used once it is given back.
+    // SAFETY: the thread ends here; nothing of the stack is used once it is given back, not by a signal either.
     unsafe { interpose_thread_exit(frame.rdi, top) }
 }
 

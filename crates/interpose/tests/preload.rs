@@ -150,6 +150,10 @@ fn registers_are_kept() {
 #[case("faults")]
 #[case("exec_inherits")]
 #[case("threads")]
+#[case("exiting")]
+#[case("passed_on")]
+#[case("broken")]
+#[case("changing_stacks")]
 fn signals(#[case] name: &str) {
     run("signals.c", &[], &[name]);
 }

@@ -78,6 +78,12 @@ impl Pager {
         self.table.release();
     }
 
+    /// To be called in a child that has its FD table in common with its parent, before [`Pager::after_fork_in_child`]: the userfaultfd there is the
+    /// parent's to close.
+    pub fn leave_descriptor(&self) {
+        self.uffd.leave();
+    }
+
     /// To be called in the child before its program goes on: maps and registers everything again, at the same
     /// addresses. With an error some mappings are missing: touching them is SIGSEGV. A
     /// `monitor::Monitor` must be started again after it.

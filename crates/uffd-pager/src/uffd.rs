@@ -106,6 +106,11 @@ impl Uffd {
         *other.fd.get_mut() = self.fd.swap(*other.fd.get_mut(), Ordering::Relaxed);
     }
 
+    /// Has none from now on, and leaves that which there was open.
+    pub(crate) fn leave(&self) {
+        self.fd.store(-1, Ordering::Relaxed);
+    }
+
     /// Reports the faults that `faults` says.
     pub(crate) fn register(&self, memory: &Range<usize>, faults: Faults) -> Result<(), Errno> {
         let mode = kernel::UFFDIO_REGISTER_MODE_MISSING

@@ -205,7 +205,7 @@ fn on_fd(
         write(&spot.call(Instance::getattr)?, What::Spot(&spot))?;
         return DONE;
     }
-    if private_fd::is_private(fd) {
+    if private_fd::is_hidden(fd) {
         return Err(Errno::BADF);
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };

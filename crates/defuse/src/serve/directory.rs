@@ -113,7 +113,7 @@ fn read_foreign(process: &'static Process, call: &Call) -> Served {
             let name = &entries[from + 19..from + length];
             let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())];
             let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok());
-            if !number.is_some_and(private_fd::is_private) {
+            if !number.is_some_and(private_fd::is_hidden) {
                 entries.copy_within(from..from + length, kept);
                 kept += length;
             }

@@ -36,12 +36,14 @@ mod peers;
 mod pinned;
 mod receiving;
 mod refused;
+mod reserved;
 mod sandbox;
 mod scoped;
 mod sending;
 mod sockets;
 #[cfg(test)]
 mod table_tests;
+mod together;
 mod transfer;
 mod transfer_flags;
 mod two_names;
@@ -85,7 +87,7 @@ pub const DONE: Served = Ok(Reply::Value(0));
 
 /// Whether the call is about an FD that the program does not have.
 fn is_about_private_fd(call: &Call) -> bool {
-    private_fd::is_private(call.args[0] as RawFd)
+    private_fd::is_hidden(call.args[0] as RawFd)
         && table::call(call.nr)
             .is_some_and(|known| matches!(known.interest, Interest::ByFd | Interest::Closes))
 }

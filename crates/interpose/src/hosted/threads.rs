@@ -14,7 +14,7 @@ use crate::entry::frame::{Frame, LEAVE_DONE};
 use crate::entry::stack as handler_stack;
 use crate::entry::tls::{self, INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, Tls};
 use crate::process::Request;
-use crate::signals::mask;
+use crate::signals::{VIRTUAL, mask};
 use crate::{ForkKind, dispatch};
 use crate::{raw, usercopy};
 
@@ -182,10 +182,12 @@ fn futex(address: u64, operation: u64, value: u64) {
 }
 
 /// The end of a thread of the guest that runs on one of ours: what the kernel does as a thread ends, as far as it concerns the guest's
-/// memory, and then the end of our thread.
+/// memory, and then the end of our thread. All signals are blocked, really.
 pub fn end(tls: &mut Tls) -> ! {
     let (frame, clear_tid) = (tls.host_frame, tls.clear_tid);
-    mask::block_all(tls);
+    // Those in `VIRTUAL`, too: the guest's memory is made sure of before it is used, and one that comes when the C library has opened them again is passed on.
+    tls.parked = VIRTUAL;
+    tls.virtual_mask = VIRTUAL;
     tls.pending = PENDING_NONE;
     stack::disable(tls);
     release_robust();

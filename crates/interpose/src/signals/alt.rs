@@ -1,6 +1,6 @@
 //! The program's alternate signal stack: watched, as the entry must not leave it in use.
 
-use super::{SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, SYS_SIGALTSTACK, StackDescription};
+use super::{NO_ALT, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, SYS_SIGALTSTACK, StackDescription};
 use crate::entry::frame::Frame;
 use crate::entry::tls::Tls;
 use crate::{hosted, raw, usercopy};
@@ -25,7 +25,7 @@ pub fn serve(tls: &mut Tls, frame: &Frame) -> Option<i64> {
         return None;
     }
     let Ok(wanted) = usercopy::read::<StackDescription>(new) else { return Some(EFAULT) };
-    let mut previous = super::NO_ALT;
+    let mut previous = NO_ALT;
     // SAFETY: what the program asked; the descriptions are ours. Neither it nor we are on the alternate stack.
     let result =
         unsafe { raw::syscall2(SYS_SIGALTSTACK, (&raw const wanted) as u64, (&raw mut previous) as u64) };
@@ -34,6 +34,22 @@ pub fn serve(tls: &mut Tls, frame: &Frame) -> Option<i64> {
     }
     watch(tls, &wanted);
     Some(if old != 0 && usercopy::write(old, &previous).is_err() { EFAULT } else { 0 })
+}
+
+/// Switches it off while the thread, which is on it, works elsewhere: the kernel would take it for unused, and put the next signal's frame on top of what
+/// lies there.
+pub fn switch_off(tls: &mut Tls) {
+    // SAFETY: the descriptions are ours; the caller is not on it.
+    unsafe { raw::syscall2(SYS_SIGALTSTACK, (&raw const NO_ALT) as u64, tls.alt.as_mut_ptr() as u64) };
+    tls.alt_disabled = 1;
+}
+
+/// And on again.
+pub fn switch_on(tls: &mut Tls) {
+    let stack = StackDescription::from_words(tls.alt);
+    // SAFETY: what was set before; while it is off, nobody is on it for the kernel.
+    unsafe { raw::syscall2(SYS_SIGALTSTACK, (&raw const stack) as u64, 0) };
+    tls.alt_disabled = 0;
 }
 
 fn watch(tls: &mut Tls, stack: &StackDescription) {

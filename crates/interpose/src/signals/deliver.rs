@@ -333,11 +333,12 @@ fn synchronous(
         unsettled::forget(context, tls);
         return RETURN;
     }
+    let mut all_blocked = false;
     if inside(tls) == INSIDE && signal != SIGSYS {
         // (A seccomp filter's SIGSYS is answered by the program's handler, and we go on.) The handler or a plugin faulted. The program's handler may report, return or jump away; what it calls must
         // not land on the frames below.
         unsettled::forget(context, tls);
-        fault::abandon(context, tls);
+        all_blocked = fault::abandon(context, tls);
         // The handler may have been asked about a fault of the program's, whose frame is left behind, too.
         unsettled::settle_all(tls, settle_outside);
     } else {
@@ -347,5 +348,8 @@ fn synchronous(
         actions::reset(signal, &action);
     }
     parking::enter_handler(signal, &action, context, tls);
+    if all_blocked && !hosted::active() {
+        mask::set_native(parking::mask_in_handler(signal, &action, context, tls));
+    }
     Some(action)
 }

@@ -103,8 +103,17 @@ fn raise_unblocked(tls: &mut Tls) {
 
 /// Blocks all signals; the call is then left by a signal frame that restores the program's mask.
 pub fn block_all(tls: &mut Tls) {
+    block(tls, ALL);
+}
+
+/// The same, also those that the thread's own instructions raise: they must not.
+pub fn block_everything(tls: &mut Tls) {
+    block(tls, everything());
+}
+
+fn block(tls: &mut Tls, signals: u64) {
     // What else the program has blocked stays so: one that waits would come.
-    let previous = change_native(SIG_BLOCK, ALL | tls.parked);
+    let previous = change_native(SIG_BLOCK, signals | tls.parked);
     // In one step, for those that are not in `ALL`. One that is noted found the program's mask if it came before, else what is blocked now; the
     // other is `previous`, and the program's is the smaller.
     // SAFETY: a byte of this thread.

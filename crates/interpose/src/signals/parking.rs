@@ -18,6 +18,7 @@ use crate::entry::tls::{PENDING_NONE, PENDING_SIGNAL, Tls};
 use crate::{dispatch, hosted, process, raw};
 
 const SYS_GETPID: u32 = 39;
+const SYS_KILL: u32 = 62;
 const SYS_RT_SIGQUEUEINFO: u32 = 129;
 /// `si_code` of kill(2) and sigqueue(3): for the process, not for one thread.
 const SI_USER: i32 = 0;
@@ -40,12 +41,23 @@ pub fn park(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
     // SAFETY: the mask is ours; the signal is blocked before it is sent.
     unsafe {
         raw::syscall4(SYS_RT_SIGPROCMASK, SIG_BLOCK, (&raw const signal) as u64, 0, 8);
-        let for_process = matches!(info.code, SI_USER | SI_QUEUE);
+        if matches!(info.code, SI_USER | SI_QUEUE) {
+            queue_to_process(info);
+        } else {
+            queue_to_self(info);
+        }
+    }
+}
+
+/// As [`queue_to_self`], for whichever thread takes it.
+unsafe fn queue_to_process(info: &SigInfo) {
+    // SAFETY: the caller's promise.
+    unsafe {
         let process = raw::syscall1(SYS_GETPID, 0) as u64;
         let number = u64::from(info.signal());
-        if !for_process || raw::syscall3(SYS_RT_SIGQUEUEINFO, process, number, (&raw const *info) as u64) < 0
-        {
-            queue_to_self(info);
+        if raw::syscall3(SYS_RT_SIGQUEUEINFO, process, number, (&raw const *info) as u64) < 0 {
+            // Only the first thread may say that kill(2) sent it: better without its sender than for this thread alone.
+            raw::syscall2(SYS_KILL, process, number);
         }
     }
 }
@@ -63,6 +75,14 @@ pub fn wait(signal: u64, tls: &mut Tls) {
 /// Those of `which` that were noted, and are not any more.
 pub fn take_waiting(tls: &mut Tls, which: u64) -> u64 {
     waiting(tls).fetch_and(!which, Relaxed) & which
+}
+
+/// Whether signals are held back that the program is to be told of as the call is left.
+pub fn has_held_back(tls: &mut Tls) -> bool {
+    // SAFETY: a plain byte of this thread, which a signal may change at any instruction.
+    let noted = unsafe { (&raw const tls.pending).read_volatile() } == PENDING_SIGNAL;
+    let blocked = tls.virtual_mask & indispensable();
+    noted || waiting(tls).load(Relaxed) & !blocked != 0
 }
 
 /// Sends those once more that came while another signal was held back.
