@@ -150,6 +150,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }
             nofile::forget_child();
+            ahead::vfork_child_gone();
             sync::release_of_child();
             thread::vfork_child_gone();
             for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {

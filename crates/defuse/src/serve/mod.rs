@@ -52,7 +52,7 @@ mod xattr;
 
 use std::os::fd::RawFd;
 
-use interpose::{Call, Fault, ForkCall, Handler, Outcome};
+use interpose::{Call, End, Fault, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use uffd_pager::Prefaulted;
@@ -330,8 +330,8 @@ impl Handler for &'static Process {
         fork::after_in_child(self, fork);
     }
 
-    fn struck(&self, signal: u32, inside: bool) -> bool {
-        ending::struck(self, signal, inside)
+    fn struck(&self, signal: u32) -> End {
+        ending::struck(self, signal)
     }
 
     fn thirty_two_bit_calls(&self, path: &[u8], sites: u32) {
