@@ -40,6 +40,11 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
         // A shadow that this image has never touched may have kept descriptors, which go with it.
         if STATES.get(fd) != FdState::Unknown || file::served(process, fd).is_none() {
             STATES.forget(fd);
+            let threaded = process.threaded.load(Ordering::Relaxed);
+            if threaded && native::fstat(fd).is_err_and(|error| error == Errno::BADF) {
+                // By the time of the call it may be something of ours, which another thread has there for a moment.
+                return Err(Errno::BADF);
+            }
             return Ok(Reply::Pass);
         }
     }
