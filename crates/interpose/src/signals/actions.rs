@@ -1,17 +1,17 @@
 //! The program's signal actions, as it set them and as the kernel has them.
 
 use core::mem::size_of;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::{SIGBUS, SIGNALS, SIGSEGV, SIGSYS, SYS_RT_SIGACTION, VIRTUAL, bit, raise};
 use super::{ending, wrapper};
 use crate::InstallError;
 use crate::entry::tls::Tls;
+use crate::hosted;
 use crate::raw;
 use crate::spin::{self, Spin};
 use crate::usercopy;
-use crate::{hosted, process};
 
 const EFAULT: i64 = -14;
 const EINVAL: i64 = -22;
@@ -90,6 +90,9 @@ impl Entry {
     }
 }
 
+/// Whether [`renew_faults`] was called. Changes under the lock.
+static LETTING_THROUGH: AtomicBool = AtomicBool::new(false);
+
 /// Held while table and kernel are brought in step, and around fork.
 static LOCK: Spin = Spin::new();
 
@@ -129,7 +132,7 @@ fn wanted_of_kernel(signal: u32, action: &Action) -> Action {
         let handled = action.handler > SIG_IGN;
         let own_restorer = signal == SIGSYS || !handled || action.flags & SA_RESTORER == 0;
         let flags = if handled { action.flags & !SA_RESETHAND } else { SA_ONSTACK };
-        let alone = !process::is_restrained();
+        let alone = !LETTING_THROUGH.load(Relaxed);
         return Action {
             handler: wrapper::address(),
             // All are blocked in the wrapper (but SIGSYS where the program's own restorer may be caught), and no NODEFER: one that is sent again and again would be delivered again and again, the kernel putting frame on frame,
@@ -335,9 +338,10 @@ pub fn reset(signal: u32, action: &Action) -> bool {
     true
 }
 
-/// For the virtual signals the kernel is told something else since the process is restrained.
+/// For the virtual signals the kernel is told something else from now on: the process is about to be restrained.
 pub fn renew_faults() {
     let _guard = lock();
+    LETTING_THROUGH.store(true, Relaxed);
     for signal in [SIGSEGV, SIGBUS, SIGSYS] {
         // SAFETY: ours, for what the program asked.
         unsafe { set_native(signal, &kernel_action(signal, &TABLE[signal as usize].load())) };
