@@ -100,6 +100,13 @@ same_as_plain! {
     by_descriptor: script(r#"cd "$MNT"; "$FIX/by_descriptor" "$FIX/by_descriptor""#)
         .fixture_by("musl-gcc", "by_descriptor", &[]);
 
+    /// A program on the mount that several processes start for the first time, all at once. (What they say goes through a pipe: those who write to one file by
+    /// `sendfile` at once write over each other.)
+    started_at_once: script(r#"
+        cd "$MNT"; echo found >f
+        for copy in 1 2 3 4 5 6; do mkdir $copy; cp "$(command -v busybox)" $copy; { for n in 1 2 3 4 5 6 7 8; do $copy/busybox cat f & done; wait; } | uniq -c; done
+    "#).needs(&["busybox"]).env("DEFUSE_GUESTS", "1");
+
     mapped: script(r#"cd "$MNT"; "$FIX/mapped""#).fixture_with("mapped", &["-static"]).env("DEFUSE_GUESTS", "1");
 
     /// A shell that is everything itself, its scripts, what it starts and what starts it.

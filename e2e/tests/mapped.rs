@@ -41,6 +41,9 @@ same_as_plain_mapped! {
     /// Threads that store while others write back.
     threads: part("threads");
 
+    /// Signals while pages are written back and changed, in which the pager blocks those it can.
+    sent_traps: script("cd \"$MNT\"; \"$FIX/trapped\"").fixture("trapped");
+
     /// Touched where there is little stack: alternate stacks of 8 KiB, their handlers, threads of 16 KiB.
     small_stacks: script("cd \"$MNT\"; \"$FIX/small_stacks\"").fixture_with("small_stacks", &["-pthread"]);
 

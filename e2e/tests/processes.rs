@@ -49,6 +49,9 @@ same_as_plain! {
     /// clone and exec that fail, exec by /proc/self/exe, without arguments, with very many.
     not_made: script(r#"cp "$FIX/failing" "$MNT/program"; cd "$MNT"; ./program first; "$FIX/failing" show || true"#).fixture("failing");
 
+    /// Processes and threads that open, duplicate, close, lock, pass, take, fork and exec by chance, in an order that a seed says.
+    by_chance: script(r#"cd "$MNT"; for seed in $(seq 40); do echo "seed $seed"; "$FIX/by_chance" $seed 300; "$FIX/by_chance" $seed 300 records; done"#).fixture_with("by_chance", &["-pthread"]);
+
     /// SCM_RIGHTS between processes that share nothing but the session, also from one that has ended; pidfd_getfd.
     passed: transcript("passing");
 
@@ -85,8 +88,18 @@ same_as_plain! {
 same_as_plain_by! {
     [paged: Paged]
 
+    /// The pager's descriptors are in a table that two processes have in common.
+    shared_table_beside_mapped_pages: script(r#"cd "$MNT"; "$FIX/sharing" mapped"#).fixture("sharing");
+
     /// The same where the pager maps the files, which it does not do for a vfork child.
     borrowed_memory_of_pages: script(r#"cd "$MNT"; "$FIX/borrowing" paged"#).fixture("borrowing");
+}
+
+same_as_plain_by! {
+    [session: SessionLocks]
+
+    /// What carries the locks of a file stays with vfork children, too.
+    locks_closed_beside_vfork_children: script(r#"cd "$MNT"; "$FIX/closing_beside""#).fixture_with("closing_beside", &["-pthread"]);
 }
 
 /// Runs a script twice on a mount of `plugin`, with a directory of the kernel's and the mount as `$1`: what it says must be the same.

@@ -40,6 +40,8 @@ fn what_the_kernel_would_do_to_the_shadow_is_refused() {
         "quotactl: ENOTBLK",
         "cachestat: EOPNOTSUPP",
         "fchroot: EOPNOTSUPP",
+        "chroot by a link: EPERM",
+        "rename of a mount point: EBUSY",
         "file_getattr: EOPNOTSUPP",
         "io_uring_setup: ENOSYS",
         "io_uring_enter: ENOSYS",

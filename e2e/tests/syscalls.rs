@@ -62,6 +62,9 @@ same_as_plain! {
     /// What threads do to one table of descriptors.
     threads_share_the_table: transcript("threads");
 
+    /// A number that no call of another thread gives out is free.
+    numbers_nobody_has: transcript("numbers");
+
     /// What is there is found while another thread changes the directory.
     paths_below_a_directory_that_changes: transcript("wandering");
 }

@@ -25,7 +25,7 @@ use crate::{native, nofile, restoring, shadow, trace, vfork};
 
 /// Which of it there is.
 pub struct Common {
-    table: &'static AtomicBool,
+    table: &'static AtomicU32,
     place: AtomicPtr<Place>,
     /// A lodger may change the kernel's working directory.
     wandering: AtomicBool,
@@ -41,12 +41,14 @@ struct Place {
     umask: AtomicU32,
 }
 
-/// Somebody else uses the FD table.
-static TABLE: AtomicBool = AtomicBool::new(false);
+/// Not 0 while somebody else uses the FD table: [`OTHERS`], and how many children of vfork, each as [`CHILD`].
+static TABLE: AtomicU32 = AtomicU32::new(0);
+const OTHERS: u32 = 1;
+const CHILD: u32 = 2;
 
 /// As [`Common::table`], for this process.
 pub fn has_common_table() -> bool {
-    TABLE.load(Ordering::Acquire)
+    TABLE.load(Ordering::Acquire) != 0
 }
 
 /// The working directory is the kernel's.
@@ -65,7 +67,7 @@ impl Common {
 
     /// Whether somebody else uses the FD table.
     pub fn table(&self) -> bool {
-        self.table.load(Ordering::Acquire)
+        self.table.load(Ordering::Acquire) != 0
     }
 
     /// Whether the kernel's working directory may be another one at any time, without a word to us.
@@ -133,11 +135,7 @@ pub fn admit_lodger(process: &'static Process, fork: &ForkCall) {
 /// Before clone makes somebody who uses our FD table and not, or not only, what we know of it. All files are shadows; for a
 /// child with a memory of its own the caller holds `Process::descriptors`.
 pub fn share_table(process: &'static Process, fork: &ForkCall) {
-    process.common.table.store(true, Ordering::Release);
-    fence(Ordering::SeqCst);
-    STATES.forget_range(0, u32::MAX);
-    nofile::show(process, process.nofile().0);
-    process.serving.store(1, Ordering::Release);
+    begin(process, |table| table.fetch_or(OTHERS, Ordering::AcqRel));
     if fork.kind == ForkKind::Fork {
         keep_directory(process);
         process.files.for_each(|_, file, _| {
@@ -145,6 +143,27 @@ pub fn share_table(process: &'static Process, fork: &ForkCall) {
                 file.lend();
             }
         });
+    }
+}
+
+fn begin(process: &'static Process, mark: impl FnOnce(&AtomicU32) -> u32) {
+    mark(process.common.table);
+    fence(Ordering::SeqCst);
+    STATES.forget_range(0, u32::MAX);
+    nofile::show(process, process.nofile().0);
+    process.serving.store(1, Ordering::Release);
+}
+
+/// Before a child of vfork that uses our FD table, while other threads of ours do. All files are shadows.
+pub fn lend_table(process: &'static Process) {
+    begin(process, |table| table.fetch_add(CHILD, Ordering::AcqRel));
+}
+
+/// It is gone, or was never there.
+pub fn take_table_back(process: &'static Process) {
+    let one_less = |table: u32| table.checked_sub(CHILD);
+    if process.common.table.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(CHILD) {
+        is_own(process);
     }
 }
 
@@ -194,10 +213,14 @@ pub fn own_table(process: &'static Process) {
 
 /// Nobody else uses the FD table any more.
 fn leave_table(process: &'static Process) {
-    if process.common.table.swap(false, Ordering::AcqRel) {
-        nofile::show(process, process.nofile().0);
-        shadow::believe_the_kernel(process);
+    if process.common.table.swap(0, Ordering::AcqRel) != 0 {
+        is_own(process);
     }
+}
+
+fn is_own(process: &'static Process) {
+    nofile::show(process, process.nofile().0);
+    shadow::believe_the_kernel(process);
 }
 
 /// The descriptors of the working directory will be those of two processes: neither closes them.

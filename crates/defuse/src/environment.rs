@@ -22,7 +22,7 @@ const GLIBC_NAME: &[u8] = b"/preload/$LIB/libdefuse.so";
 const LIBRARY_PATH: &[u8] = b"LD_LIBRARY_PATH=";
 /// The folder of the session.
 const SESSION: &[u8] = b"DEFUSE_SESSION=";
-/// What this image leaves to the next: `PROCESS ARENA STATE TOKEN SOFT HARD LENGTHS CWD EXE GUEST NAME`, see [`Inheritance`].
+/// What this image leaves to the next: `PROCESS PARENT PID ARENA STATE TOKEN SOFT HARD LENGTHS CWD EXE GUEST NAME`, see [`Inheritance`].
 const INHERITANCE: &[u8] = b"DEFUSE_INHERITANCE=";
 
 /// Stands before variables of a guest that its host's dynamic linker would go by.

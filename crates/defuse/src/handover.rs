@@ -79,7 +79,8 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
         return prepare_in_vfork_child(process);
     }
     let cwd = working_directory::for_exec(process);
-    if process.files.is_empty() && process.carried.is_empty() && cwd.is_none() && lock_files::is_unused() {
+    let nothing_came = process.carried.is_empty() && unclaimed::is_empty();
+    if process.files.is_empty() && nothing_came && cwd.is_none() && lock_files::is_unused() {
         return Ok(Prepared::default());
     }
     if !intercepted {
@@ -87,6 +88,7 @@ pub fn prepare_exec(process: &'static Process, intercepted: bool) -> Result<Prep
     }
     // Until the exec is through, or has failed, no other thread opens or closes anything.
     let together = process.descriptors.lock();
+    shadow::numbers::enter_all(process, None);
     let mut list = Vec::new();
     let mut kept = Vec::new();
     let mut saved: Vec<SlotId> = Vec::new();
@@ -183,10 +185,12 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
             keep(file, Mark::KeptPerhaps, &mut list, &mut kept);
         }
     });
-    for vfork::LeftOpen { slot, fds } in vfork::children().left_open() {
+    for vfork::LeftOpen { slot, fds, companion } in vfork::children().left_open() {
         if !saved.contains(slot) {
             saved.push(*slot);
             list_kept(*slot, fds, Mark::KeptPerhaps, &mut list, &mut kept);
+            list.extend(companion.map(|fd| Mark::CompanionPerhaps.entry(fd, *slot, false)));
+            kept.extend(companion);
         }
     }
     if let Some((held, entry)) = working_directory::for_exec(process) {

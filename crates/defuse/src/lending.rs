@@ -8,11 +8,12 @@
 //!
 //! The plugin's `restore` says whether they are what its `save` described.
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
-use plugin_abi::{Handle, Instance, Open};
+use plugin_abi::{Capabilities, Handle, Instance, Open};
 use rustix::io::Errno;
 use stash::{ProcessId, Slot, SlotId};
 
@@ -21,7 +22,7 @@ use crate::process::Process;
 use crate::restoring::{self, Description};
 use crate::shadow::LENDER;
 use crate::sync::Lock;
-use crate::{fdinfo, locked_inodes, native, private_fd, shadow, trace};
+use crate::{fdinfo, listing, locked_inodes, native, private_fd, shadow, trace};
 
 /// Flags of a descriptor that one of the same file is opened with.
 const AGAIN: u32 = sys::O_ACCMODE
@@ -31,6 +32,9 @@ const AGAIN: u32 = sys::O_ACCMODE
     | sys::O_SYNC
     | sys::O_DSYNC
     | sys::O_NONBLOCK;
+
+/// In [`LENDER`]: the process keeps them whether or not it has the file open itself.
+const KEEPER: u64 = 1 << 32;
 
 /// Descriptors of files without a name, which this process has passed on.
 static LENT: Lock<Vec<Lent>> = Lock::new(Vec::new());
@@ -80,31 +84,36 @@ fn try_offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Result<D
     })?;
     description.inode = [attributes.st_dev, attributes.st_ino];
     let nameless = attributes.st_nlink == 0 && !description.kept.is_empty();
+    let mut keeps = false;
     if nameless && !interpose::in_vfork_child() {
         let mut lent = LENT.lock();
         if let Some(known) = lent.iter().find(|known| known.slot == file.slot) {
             // Who was told of these still needs them when the handle's own are closed.
             description.kept.clone_from(&known.fds);
+            keeps = true;
         } else if kept == Kept::Here {
-            let mut copies = Lent { slot: file.slot, fds: Vec::new() };
-            for &fd in &description.kept {
-                match private_fd::duplicate(fd) {
-                    Ok(copy) => copies.fds.push(copy),
-                    Err(error) => {
-                        copies.fds.into_iter().for_each(locked_inodes::close);
-                        return Err(error);
-                    }
-                }
-            }
-            description.kept.clone_from(&copies.fds);
-            lent.push(copies);
+            let fds = private_fd::duplicate_all(&description.kept)?;
+            description.kept.clone_from(&fds);
+            lent.push(Lent { slot: file.slot, fds });
+            keeps = true;
         }
     }
     let shared = file.shared()?;
     let guard = shared.lock(file.holder()).map_err(stash_errno)?;
+    let lender = &shared.user_words()[LENDER];
+    if !keeps && is_kept_elsewhere(process, lender.load(Ordering::Acquire)) {
+        return Ok(description);
+    }
     guard.set_blob(&description.to_blob()).map_err(stash_errno)?;
-    shared.user_words()[LENDER].store(process.me().to_bits().into(), Ordering::Release);
+    let keeper = if keeps { KEEPER } else { 0 };
+    lender.store(u64::from(process.me().to_bits()) | keeper, Ordering::Release);
     Ok(description)
+}
+
+/// Whether somebody else keeps the descriptors as long as the file is open anywhere, which this process does not.
+fn is_kept_elsewhere(process: &Process, lender: u64) -> bool {
+    let keeper = ProcessId::from_bits(lender as u32);
+    lender & (KEEPER | 1 << 63) == KEEPER && keeper != process.me() && process.arena.process_is_alive(keeper)
 }
 
 /// `file` came with a message. Who takes it out of this process looks for what its handle consists of where its sender had that, and this may have ended;
@@ -152,6 +161,48 @@ pub fn borrow(
     }
     // The lender may have something else under these numbers by now.
     restoring::only_of(instance, description.inode, opened?)
+}
+
+/// A handle made of a descriptor that the owner of `slot` has of the same file, opened for the same. For a file that its owner has for itself on a mount of the kernel module, and that
+/// has no name any more: nobody has said what its handle consists of.
+pub fn find(process: &Process, instance: &Instance, slot: &Slot<'_>) -> Result<Open<Handle>, Errno> {
+    let inode = restoring::inode_of(instance, slot);
+    let owner = slot.owner().and_then(|owner| process.arena.process(owner)).map_err(|_| Errno::SRCH)?;
+    let here = process.arena.process(process.me()).map_err(|_| Errno::SRCH)?;
+    let is_bare = instance.capabilities().contains(Capabilities::BARE_FD);
+    if inode == [0; 2] || !is_bare || owner.pid_namespace != here.pid_namespace {
+        return Err(Errno::SRCH);
+    }
+    let fd = private_of(owner.pid, inode, slot.user_words()[0].load(Ordering::Relaxed) as u32)?;
+    let taken = take_out(owner.pid, fd, slot)?;
+    let opened = instance.restore(&[], &[taken]).map_err(plugin_errno);
+    // It may have something else under this number by now.
+    restoring::only_of(instance, inode, opened.inspect_err(|_| locked_inodes::close(taken))?)
+}
+
+/// A private number of the file `inode` in process `pid`, with the access that `flags` say.
+fn private_of(pid: u32, inode: [u64; 2], flags: u32) -> Result<RawFd, Errno> {
+    const ACCESS: u32 = sys::O_ACCMODE | sys::O_PATH | sys::O_DIRECT;
+    let name = format!("/proc/{pid}/fd\0");
+    let directory = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
+    let list = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, directory, 0, 0, 0, 0])?;
+    let mut found = None;
+    let listed = listing::for_each_name(list, |name| {
+        let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok());
+        let Some(fd) = number.filter(|&fd| found.is_none() && fd as u32 >= private_fd::base()) else {
+            return Ok(());
+        };
+        let path = format!("/proc/{pid}/fd/{fd}\0");
+        let is_it = CStr::from_bytes_with_nul(path.as_bytes())
+            .is_ok_and(|path| native::stat(path).is_ok_and(|stat| [stat.st_dev, stat.st_ino] == inode))
+            && fdinfo::flags(pid, fd).is_some_and(|opened| (opened ^ flags) & ACCESS == 0);
+        if is_it {
+            found = Some(fd);
+        }
+        Ok(())
+    });
+    native::close(list);
+    listed.and(found.ok_or(Errno::SRCH))
 }
 
 /// A private descriptor of what `fd` is in process `pid`.

@@ -23,7 +23,7 @@ use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
 use crate::process::Process;
 use crate::program;
-use crate::resolve::PathBytes;
+use crate::resolve::{PathBytes, Walk};
 use crate::serve::{attributes, paths};
 
 /// The linker's own directories, searched last.
@@ -176,7 +176,7 @@ impl Search {
 fn look(process: &'static Process, path: &[u8]) -> Option<Place> {
     let text = PathBytes::try_from(path).ok()?;
     let argument = PathArgument { dirfd: sys::AT_FDCWD, text };
-    let located = match paths::locate_for_sure(process, &argument, true).ok()? {
+    let located = match paths::locate_for_sure(process, &argument, Walk::plain(true)).ok()? {
         Located::Served(spot) => match attributes::attributes_at(&spot, true) {
             Ok(stat) => return Some(Place::Served(spot, stat)),
             Err(Errno::LOOP) => argument.walk(process, true).ok()?,

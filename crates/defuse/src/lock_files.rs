@@ -29,7 +29,7 @@ use crate::process::Process;
 use crate::sync::{Guard, Lock};
 use crate::{native, private_fd, trace};
 
-pub use exec::{attach, concern, for_exec, inherit, is_unused};
+pub use exec::{attach, companion_of, concern, for_exec, inherit, is_unused};
 
 /// Mount, device, inode number.
 type Inode = [u64; 3];

@@ -30,6 +30,8 @@ pub use exec::{for_exec, inherit};
 static LOCKED: Lock<Vec<Inode>> = Lock::new(Vec::new());
 /// As many as there are in [`LOCKED`], for who has none and need not wait.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// As many descriptors as are parked at numbers that the program could have.
+static IN_REACH: AtomicUsize = AtomicUsize::new(0);
 /// Inside are those who look whether a descriptor must stay, until they have closed it; alone is who makes an inode known. Taken before [`LOCKED`].
 static CLOSING: Gate = Gate::new();
 
@@ -66,6 +68,7 @@ pub fn in_forked_child(shares_files: bool) {
             inode.pending = 0;
             inode.parked.clear();
         }
+        IN_REACH.store(0, Ordering::Release);
         return;
     }
     for inode in locked.drain(..) {
@@ -199,7 +202,8 @@ fn keep_parked(inode: &mut Inode, fd: RawFd) {
     set_cloexec(fd, true);
     private_fd::adopt(fd);
     if !private_fd::is_private(fd) {
-        // So that the program's close of the number comes by us.
+        // So that whatever the program does with the number comes by us.
+        IN_REACH.fetch_add(1, Ordering::AcqRel);
         STATES.forget(fd);
     }
     inode.parked.push(fd);
@@ -208,12 +212,29 @@ fn keep_parked(inode: &mut Inode, fd: RawFd) {
 /// Whether what stands at this number is nothing of the program's but parked.
 #[inline]
 pub fn is_parked(fd: RawFd) -> bool {
-    any() && !parked_within(fd as u32, fd as u32).is_empty()
+    any_in_reach() && !parked_within(fd as u32, fd as u32).is_empty()
+}
+
+#[inline]
+fn any_in_reach() -> bool {
+    IN_REACH.load(Ordering::Acquire) > 0 && any()
+}
+
+/// The number `fd` is the program's own from now on: it puts something there, which takes the locks away.
+pub fn give_number(fd: RawFd) {
+    if !any_in_reach() {
+        return;
+    }
+    for inode in &mut *LOCKED.lock() {
+        let before = inode.parked.len();
+        inode.parked.retain(|&parked| parked != fd);
+        IN_REACH.fetch_sub(before - inode.parked.len(), Ordering::AcqRel);
+    }
 }
 
 /// Calls `run` for each maximal run of numbers in `first..=last` at which nothing is parked.
 pub fn ranges_without(first: u32, last: u32, mut run: impl FnMut(u32, u32)) {
-    let mut parked = if any() { parked_within(first, last) } else { Vec::new() };
+    let mut parked = if any_in_reach() { parked_within(first, last) } else { Vec::new() };
     parked.sort_unstable();
     let mut begin = first;
     for fd in parked {
@@ -279,6 +300,9 @@ impl Inode {
 
     fn close_parked(self) {
         for &fd in &self.parked {
+            if !private_fd::is_private(fd) {
+                IN_REACH.fetch_sub(1, Ordering::AcqRel);
+            }
             if self.is_parked(fd) {
                 private_fd::close(fd);
             }

@@ -49,8 +49,10 @@ pub struct Mount {
     turn: AtomicU64,
     /// The library has one state for all of the process; the session may know it before it is loaded.
     has_one_state: AtomicBool,
-    /// The last open gave the program the plugin's own descriptor: so will the next.
+    /// An open of a file may give the program the plugin's own descriptor: none has not yet, or one has.
     hands_over: AtomicBool,
+    /// One has.
+    has_handed_over: AtomicBool,
     /// The plugin has said that it has no `save`.
     pub saves_nothing: AtomicBool,
 }
@@ -82,6 +84,7 @@ impl Mount {
             turn: AtomicU64::new(0),
             has_one_state: AtomicBool::new(false),
             hands_over,
+            has_handed_over: AtomicBool::new(false),
             saves_nothing,
         }
     }
@@ -159,15 +162,20 @@ impl Mount {
         started
     }
 
-    /// Whether the next file that is opened is likely to become the program's own descriptor.
+    /// Whether the next file that is opened may become the program's own descriptor.
     pub fn hands_over(&self) -> bool {
         self.hands_over.load(Ordering::Relaxed)
     }
 
-    /// Notes whether an open gave the program the plugin's own descriptor.
+    /// Notes whether an open gave the program the plugin's own descriptor. Once one did, each may: of a directory, or a place in the tree, nothing can be
+    /// told about the next, and if that one were moved the program's record locks on the same file would be lost.
     pub fn note_hand_over(&self, handed_over: bool) {
-        if self.hands_over() != handed_over {
-            self.hands_over.store(handed_over, Ordering::Relaxed);
+        if handed_over && !self.has_handed_over.load(Ordering::Relaxed) {
+            self.has_handed_over.store(true, Ordering::Relaxed);
+        }
+        let hands_over = handed_over || self.has_handed_over.load(Ordering::Relaxed);
+        if self.hands_over() != hands_over {
+            self.hands_over.store(hands_over, Ordering::Relaxed);
         }
     }
 

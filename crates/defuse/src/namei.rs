@@ -1,7 +1,6 @@
 //! From the path arguments of a system call to where they lead: on a mount, or the kernel's business.
 
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
@@ -10,14 +9,19 @@ use std::sync::atomic::Ordering;
 use arrayvec::ArrayVec;
 use interpose::usercopy::{self, CstrError};
 use linux_raw_sys::general as sys;
-use plugin_abi::{Instance, MountPath};
 use rustix::io::Errno;
 
-use crate::file::{self, FileRef, Owner, plugin_errno};
-use crate::mount::Mount;
+use crate::file::{self, FileRef, Owner};
 use crate::process::{Cwd, Process};
-use crate::resolve::{self, Links, PATH_MAX, PathBytes, Place, Walk};
+use crate::resolve::{self, PATH_MAX, PathBytes, Place, Walk};
 use crate::{native, private_fd, working_directory};
+
+mod links;
+mod spot;
+
+use links::{NamespaceLinks, read_kernel_link};
+
+pub use spot::Spot;
 
 pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_waiting, why_not};
 
@@ -38,66 +42,6 @@ pub enum Located {
     Served(Spot),
     /// The kernel's. If the kernel would not get there by the program's own words, the path it is to use.
     Native(Option<PathBytes>),
-}
-
-/// A place on a mount.
-pub struct Spot {
-    /// The mount.
-    pub mount: &'static Mount,
-    /// Path below its point, NUL-terminated.
-    path: PathBytes,
-    /// The program's text demands a directory.
-    pub directory: bool,
-    /// The program's text ends in `.` or `..`.
-    pub dot: bool,
-}
-
-impl Spot {
-    /// The place at `path` (begins with `/`, normalised) on `mount`.
-    pub fn new(mount: &'static Mount, mut path: PathBytes, directory: bool) -> Result<Self, Errno> {
-        path.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
-        Ok(Self { mount, path, directory, dot: false })
-    }
-
-    /// Path below the mount point.
-    pub fn path(&self) -> &MountPath {
-        // A path comes from a C string or a link's target, without its NUL.
-        MountPath::from_normalised(CStr::from_bytes_until_nul(&self.path).unwrap_or(c"/"))
-    }
-
-    /// Runs an operation of the plugin here.
-    pub fn call<R>(
-        &self,
-        operation: impl FnOnce(&Instance, &MountPath) -> plugin_abi::Result<R>,
-    ) -> Result<R, Errno> {
-        operation(self.mount.instance()?, self.path()).map_err(plugin_errno)
-    }
-
-    /// Why nothing can be looked up in the directory that it lies in, if so.
-    pub fn check_parent(&self) -> Result<(), Errno> {
-        let text = self.path().as_bytes();
-        let slash = text.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        let parent = PathBytes::try_from(&text[..slash.max(1)]).map_err(|_| Errno::NAMETOOLONG)?;
-        Self::new(self.mount, parent, true)?.check_directory()
-    }
-
-    /// Whether it is the mount point itself.
-    pub fn is_root(&self) -> bool {
-        self.path.as_slice() == b"/\0"
-    }
-
-    /// `ENOTDIR` if the text demands a directory and there is something else.
-    pub fn check_directory(&self) -> Result<(), Errno> {
-        if !self.directory || self.is_root() {
-            return Ok(());
-        }
-        let mode = self.call(Instance::getattr)?.st_mode;
-        match mode & sys::S_IFMT {
-            sys::S_IFDIR => Ok(()),
-            sys::S_IFLNK => Err(Errno::LOOP),
-            _ => Err(Errno::NOTDIR),
-        }
-    }
 }
 
 /// A path argument of the program: the directory it is relative to, and its text.
@@ -178,7 +122,7 @@ impl PathArgument {
 
     /// Where the path leads, going by the text alone; symbolic links are met later, as `ELOOP`.
     pub fn locate(&self, process: &'static Process) -> Result<Located, Errno> {
-        self.find(process, None)
+        self.find(process, true, Walk::plain(false))
     }
 
     /// Where the path leads with every symbolic link on the way read, the last one too if `follow`.
@@ -188,7 +132,7 @@ impl PathArgument {
 
     /// As [`walk`](Self::walk), with more to say.
     pub fn walk_with(&self, process: &'static Process, walk: Walk) -> Result<Located, Errno> {
-        self.find(process, Some(walk))
+        self.find(process, false, walk)
     }
 
     /// Runs `operation` where the path leads, walking when a symbolic link is met. `follow` tells whether a link in
@@ -209,8 +153,7 @@ impl PathArgument {
         walk: Walk,
         mut operation: impl FnMut(&Spot) -> Result<R, Errno>,
     ) -> Result<Performed<R>, Errno> {
-        let first = if self.is_magic() { self.walk_with(process, walk) } else { self.locate(process) };
-        match first? {
+        match self.find(process, !self.is_magic(), walk)? {
             Located::Native(path) => return Ok(Performed::Native(path)),
             Located::Served(spot) => match operation(&spot) {
                 Err(Errno::LOOP) => {}
@@ -233,11 +176,12 @@ impl PathArgument {
         why_not(self.dirfd, &self.text, follow) == Errno::LOOP
     }
 
-    fn find(&self, process: &'static Process, walk: Option<Walk>) -> Result<Located, Errno> {
+    /// Where the path leads: with `by_text` by that alone, as far as it tells.
+    fn find(&self, process: &'static Process, by_text: bool, walk: Walk) -> Result<Located, Errno> {
         if self.text.is_empty() {
             return Err(Errno::NOENT);
         }
-        if walk.is_none() && self.is_absolute() && resolve::is_plain(&self.text) {
+        if by_text && self.is_absolute() && resolve::is_plain(&self.text) {
             // As `lexical` would answer, without a copy of the path.
             return match resolve::located(&process.table, &self.text) {
                 Some((mount, below)) => Ok(Located::Served(Spot::new(
@@ -250,7 +194,7 @@ impl PathArgument {
         }
         let base = match self.base(process)? {
             Base::Path(path) => path,
-            Base::Elsewhere if walk.is_none() && !has_dot_dot(&self.text) => {
+            Base::Elsewhere if by_text && !has_dot_dot(&self.text) => {
                 return Ok(Located::Native(None));
             }
             Base::Elsewhere => match fd_path(self.dirfd) {
@@ -258,16 +202,12 @@ impl PathArgument {
                 Err(_) => return Ok(Located::Native(None)),
             },
         };
-        let magic = walk.is_none_or(|walk| walk.magic);
-        let links = NamespaceLinks { process, magic, differs: Cell::new(false) };
-        let place = match walk {
-            None => match resolve::lexical(&process.table, &base, &self.text)? {
-                Place::Unclear => {
-                    resolve::walk(&process.table, &links, &base, &self.text, Walk::plain(false))?
-                }
-                clear => clear,
-            },
-            Some(walk) => resolve::walk(&process.table, &links, &base, &self.text, walk)?,
+        let links = NamespaceLinks { process, magic: walk.magic, differs: Cell::new(false) };
+        let told =
+            if by_text { resolve::lexical(&process.table, &base, &self.text)? } else { Place::Unclear };
+        let place = match told {
+            Place::Unclear => resolve::walk(&process.table, &links, &base, &self.text, walk)?,
+            clear => clear,
         };
         match place {
             Place::Inside { mount, path, directory } => {
@@ -300,7 +240,7 @@ impl PathArgument {
                 Ok(Base::Path(working_path(process)?))
             };
         }
-        if private_fd::is_private(self.dirfd) {
+        if private_fd::is_hidden(self.dirfd) {
             return Err(Errno::BADF);
         }
         match file::owner(process, self.dirfd) {
@@ -334,6 +274,8 @@ enum Base {
 pub fn working_path(process: &'static Process) -> Result<PathBytes, Errno> {
     let changes = process.cwd_changes.load(Ordering::Relaxed);
     let known = process.with_cwd(|cwd| match cwd {
+        // Known is where it was.
+        Cwd::Native(_) if process.in_chdir.load(Ordering::SeqCst) != 0 => None,
         Cwd::Native(path) => Some(Ok(path.clone())),
         Cwd::Served { mount, path, held } => {
             let now = held.as_ref().and_then(|held| held.path().ok());
@@ -399,74 +341,13 @@ pub fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
     Ok(path)
 }
 
+/// `ENOTDIR` (or why it cannot be known) unless the kernel has a directory there.
+pub fn expect_directory(dirfd: RawFd, path: &[u8]) -> Result<(), Errno> {
+    let found = native::stat_path(dirfd, path, true)?;
+    if found.st_mode & sys::S_IFMT == sys::S_IFDIR { Ok(()) } else { Err(Errno::NOTDIR) }
+}
+
 /// Whether a component of the path is `..`.
 pub fn has_dot_dot(path: &[u8]) -> bool {
     path.split(|&byte| byte == b'/').any(|name| name == b"..")
-}
-
-/// Reads the link at the NUL-terminated `path`.
-fn read_kernel_link(path: *const u8, target: &mut PathBytes) -> Result<(), Errno> {
-    let mut buffer = [0u8; PATH_MAX];
-    let length = native::checked(
-        sys::__NR_readlink,
-        [path as u64, buffer.as_mut_ptr() as u64, PATH_MAX as u64 - 1, 0, 0, 0],
-    )?;
-    target.clear();
-    target.try_extend_from_slice(&buffer[..length as usize]).map_err(|_| Errno::NAMETOOLONG)
-}
-
-/// Links as this process sees them: those on mounts from the plugins, the others from the kernel.
-struct NamespaceLinks {
-    process: &'static Process,
-    /// Those of /proc that only the kernel can read are followed.
-    magic: bool,
-    /// A link was met that the kernel reads differently.
-    differs: Cell<bool>,
-}
-
-impl Links for NamespaceLinks {
-    fn read(&self, path: &[u8], inside: Option<(usize, &[u8])>, target: &mut PathBytes) -> Result<(), Errno> {
-        if let Some((mount, below)) = inside {
-            let spot = Spot::new(
-                &self.process.mounts[mount],
-                PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?,
-                false,
-            )?;
-            let mut buffer = [0u8; PATH_MAX];
-            let length = spot.call(|instance, path| instance.readlink(path, &mut buffer[..PATH_MAX - 1]))?;
-            return target.try_extend_from_slice(&buffer[..length]).map_err(|_| Errno::NAMETOOLONG);
-        }
-        if let Some(served) = crate::proc_links::magic_link(self.process, path)? {
-            if !self.magic {
-                return Err(Errno::LOOP);
-            }
-            self.differs.set(true);
-            return target.try_extend_from_slice(&served).map_err(|_| Errno::NAMETOOLONG);
-        }
-        let mut name = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
-        name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
-        read_kernel_link(name.as_ptr(), target)?;
-        if path.starts_with(b"/proc/") && target.first() != Some(&b'/') && !path.ends_with(b"self") {
-            return Err(Errno::INVAL); // A magic link: its text is no path, only the kernel can follow it.
-        }
-        if path.starts_with(b"/proc/") && target.first() == Some(&b'/') && !self.magic {
-            return Err(Errno::LOOP);
-        }
-        Ok(())
-    }
-
-    fn expect_directory(&self, path: &[u8], inside: Option<(usize, &[u8])>) -> Result<(), Errno> {
-        if let Some((mount, below)) = inside {
-            let below = PathBytes::try_from(below).map_err(|_| Errno::NAMETOOLONG)?;
-            return Spot::new(&self.process.mounts[mount], below, true)?.check_directory();
-        }
-        let how = OpenHow {
-            flags: u64::from(sys::O_PATH | sys::O_CLOEXEC | sys::O_DIRECTORY),
-            mode: 0,
-            resolve: 0,
-        };
-        let fd = look_how(sys::AT_FDCWD, path, &how)?;
-        native::close(fd);
-        Ok(())
-    }
 }

@@ -4,11 +4,13 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+use arrayvec::ArrayVec;
 use interpose::{Call, raw};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use crate::nofile;
+use crate::resolve::PATH_MAX;
 
 /// Makes `call` as it stands.
 pub fn call(call: &Call) -> i64 {
@@ -95,9 +97,36 @@ pub fn stat(path: &CStr) -> Result<sys::stat, Errno> {
 
 /// stat(2) of the path at the address `path`, relative to `directory`.
 pub fn stat_at(directory: RawFd, path: u64) -> Result<sys::stat, Errno> {
+    stat_with(directory, path, 0)
+}
+
+/// statx(2) of `path`, relative to `directory`, with links followed.
+pub fn statx_path(directory: RawFd, path: &[u8], mask: u32) -> Result<sys::statx, Errno> {
+    let name = with_nul(path)?;
+    let mut found = MaybeUninit::<sys::statx>::uninit();
+    let address = found.as_mut_ptr() as u64;
+    checked(sys::__NR_statx, [directory as u64, name.as_ptr() as u64, 0, mask.into(), address, 0])?;
+    // SAFETY: the kernel filled in the whole structure when it reported success.
+    Ok(unsafe { found.assume_init() })
+}
+
+fn with_nul(path: &[u8]) -> Result<ArrayVec<u8, { PATH_MAX + 1 }>, Errno> {
+    let mut name = ArrayVec::new();
+    name.try_extend_from_slice(path).map_err(|_| Errno::NAMETOOLONG)?;
+    name.try_push(0).map_err(|_| Errno::NAMETOOLONG)?;
+    Ok(name)
+}
+
+/// fstatat(2) of `path`, relative to `directory`. Unlike a look by [`openat2`](crate::openat2) it makes no descriptor.
+pub fn stat_path(directory: RawFd, path: &[u8], follow: bool) -> Result<sys::stat, Errno> {
+    let name = with_nul(path)?;
+    stat_with(directory, name.as_ptr() as u64, if follow { 0 } else { sys::AT_SYMLINK_NOFOLLOW })
+}
+
+fn stat_with(directory: RawFd, path: u64, flags: u32) -> Result<sys::stat, Errno> {
     let mut stat = MaybeUninit::<sys::stat>::uninit();
     let address = stat.as_mut_ptr() as u64;
-    checked(sys::__NR_newfstatat, [directory as u64, path, address, 0, 0, 0])?;
+    checked(sys::__NR_newfstatat, [directory as u64, path, address, flags.into(), 0, 0])?;
     // SAFETY: the kernel filled in the whole structure when it reported success.
     Ok(unsafe { stat.assume_init() })
 }

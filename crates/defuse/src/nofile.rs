@@ -43,7 +43,7 @@ pub fn enforced(soft: u64) -> u64 {
 }
 
 /// Runs `make`, which makes FDs, with room for them above the program's limit. It may do the same again, but wait for no lock
-/// other than the heap's.
+/// other than the heap's and that of a shadow which is looked at.
 pub fn with_room<R>(make: impl FnOnce() -> R) -> R {
     let thread = thread::id();
     if RAISED_BY.load(Ordering::Relaxed) == thread {

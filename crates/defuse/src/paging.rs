@@ -266,7 +266,10 @@ pub fn after_fork_in_parent(process: &Process, made: bool) {
 }
 
 /// After a fork, in the child, before anything allocates: what is mapped anew must find its place free.
-pub fn after_fork_in_child(process: &Process) {
+pub fn after_fork_in_child(process: &Process, shares_files: bool) {
+    if shares_files && let Some(pager) = process.paging.pager() {
+        pager.leave_descriptor();
+    }
     if let Some(pager) = process.paging.pager()
         && let Err(error) = crate::nofile::with_room(|| {
             pager.after_fork_in_child().map_err(|error| {
@@ -280,5 +283,8 @@ pub fn after_fork_in_child(process: &Process) {
     process.paging.known.release();
     // The parent's, by its name.
     let known = std::mem::take(&mut *process.paging.known.lock());
-    drop(known);
+    if shares_files {
+        // And its descriptors.
+        std::mem::forget(known);
+    }
 }

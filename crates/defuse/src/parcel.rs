@@ -9,15 +9,15 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
-use fdtable::FdState;
+use fdtable::{FdState, Ref, Released};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::SlotId;
 
-use crate::file::FileRef;
+use crate::file::{FileRef, OpenFile};
 use crate::process::{Process, STATES};
 use crate::restoring::{self, Description};
-use crate::{lending, locked_inodes, native, nofile, private_fd, shadow, trace};
+use crate::{locked_inodes, native, nofile, private_fd, shadow, trace};
 
 /// Descriptors in one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_MAX: usize = 253;
@@ -116,24 +116,41 @@ pub fn is_one(fd: RawFd) -> bool {
     native::socket_option(fd, SO_RCVLOWAT) == Ok(MARK)
 }
 
-/// Makes handles for the files among `received`, which came in one message with `parcel`.
-pub fn unpack(process: &'static Process, parcel: RawFd, received: &[RawFd], cloexec: bool) {
-    let contents = match open(process, parcel) {
-        Ok(contents) => contents,
-        Err(error) => return trace::debug(format_args!("what came with a message is lost: {error}")),
-    };
-    for content in contents {
-        let same =
-            |fd: &&RawFd| shadow::slot_behind(process, **fd, &native::fstat(**fd)) == Some(content.slot);
-        let Some(&fd) = received.iter().find(same) else { continue };
-        if let Err(error) = enter(process, fd, content, cloexec) {
+/// What `parcel` holds.
+pub fn unpack(process: &'static Process, parcel: RawFd) -> Vec<Content> {
+    open(process, parcel).unwrap_or_else(|error| {
+        trace::debug(format_args!("what came with a message is lost: {error}"));
+        Vec::new()
+    })
+}
+
+/// Makes a handle of `content` for its file among `received`, which came in the same message. The caller holds `Process::descriptors`.
+pub fn enter(
+    process: &'static Process,
+    content: Content,
+    received: &[RawFd],
+    cloexec: bool,
+) -> Option<Entered> {
+    let same = |fd: &&RawFd| shadow::slot_behind(process, **fd, &native::fstat(**fd)) == Some(content.slot);
+    // Another thread may have closed it, and have put something else at the number.
+    let &fd = received.iter().find(same)?;
+    let entered = enter_at(process, fd, content, cloexec);
+    entered
+        .inspect_err(|error| {
             trace::debug(format_args!("FD {fd} cannot be made of what came with it: {error}"));
-        }
-    }
+        })
+        .ok()?
+}
+
+/// A file that came with a message, and what the table had at its number: both for when the lock is given back.
+pub struct Entered {
+    /// The file.
+    pub file: Option<Ref<'static, OpenFile>>,
+    _replaced: Option<Released<OpenFile>>,
 }
 
 /// What a parcel holds for one file. The descriptors are private, and closed with it, unless record locks would be lost by that.
-struct Content {
+pub struct Content {
     slot: SlotId,
     described: Vec<u8>,
     fds: Vec<RawFd>,
@@ -145,30 +162,41 @@ impl Drop for Content {
     }
 }
 
-fn enter(process: &'static Process, fd: RawFd, mut content: Content, cloexec: bool) -> Result<(), Errno> {
-    if shadow::known(process, content.slot).is_some() {
-        return Ok(());
+impl Content {
+    /// Whether the plugin is there: it is loaded under no lock of ours.
+    pub fn can_be_entered(&self, process: &Process) -> bool {
+        let mount = process.arena.slot(self.slot).map_or(usize::MAX, |slot| slot.mount() as usize);
+        process.mounts.get(mount).is_none_or(|mount| mount.loaded().is_some())
     }
+
+    /// Has the plugin there.
+    pub fn load(&self, process: &Process) {
+        if let Ok(slot) = process.arena.slot(self.slot)
+            && let Some(mount) = process.mounts.get(slot.mount() as usize)
+        {
+            // What is wrong with it is said again when it is needed.
+            let _ = mount.instance();
+        }
+    }
+}
+
+fn enter_at(
+    process: &'static Process,
+    fd: RawFd,
+    mut content: Content,
+    cloexec: bool,
+) -> Result<Option<Entered>, Errno> {
+    let _one_at_a_time = process.rebuilding.lock();
+    if shadow::known(process, content.slot).is_some() {
+        return Ok(None);
+    }
+    shadow::numbers::one_is_made();
     let file = restoring::restore_of(process, content.slot, &content.described, &content.fds)?;
     content.fds.clear();
-    // Files end when the locks are given back.
-    let _replaced;
-    let mut entered = None;
-    let together = process.descriptors.lock();
-    let one_at_a_time = process.rebuilding.lock();
-    // Another thread may have got the same file by another message, and have made it; or have put something else at the number, or closed it.
-    let is_there = shadow::slot_behind(process, fd, &native::fstat(fd)) == Some(content.slot);
-    if is_there && shadow::known(process, content.slot).is_none() {
-        _replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
-        STATES.set(fd, FdState::Served);
-        process.serving.store(1, Ordering::Release);
-        entered = process.files.get(fd);
-    }
-    drop((one_at_a_time, together));
-    if let Some(file) = entered {
-        lending::take_over(process, &file);
-    }
-    Ok(())
+    let replaced = process.files.insert(fd, file, cloexec).map_err(|_| Errno::NOMEM)?;
+    STATES.set(fd, FdState::Served);
+    process.serving.store(1, Ordering::Release);
+    Ok(Some(Entered { file: process.files.get(fd), _replaced: replaced }))
 }
 
 /// What is in a parcel of this session.

@@ -38,6 +38,11 @@ pub fn is_private(fd: RawFd) -> bool {
     bit(fd).is_some_and(|(word, mask)| word.load(Ordering::Relaxed) & mask != 0)
 }
 
+/// Whether the program is to take `fd` for one that is not open: private, or parked for the sake of record locks.
+pub fn is_hidden(fd: RawFd) -> bool {
+    is_private(fd) || locked_inodes::is_parked(fd)
+}
+
 /// Whether a descriptor that a plugin has just opened was moved to a private number: always so in a vfork child, which does not mark
 /// them.
 pub fn was_moved(fd: RawFd) -> bool {
@@ -76,6 +81,21 @@ pub fn duplicate(fd: RawFd) -> Result<RawFd, Errno> {
     let private = nofile::with_room(|| native::checked(sys::__NR_fcntl, args))? as RawFd;
     adopt(private);
     Ok(private)
+}
+
+/// A private duplicate of each, or of none.
+pub fn duplicate_all(fds: &[RawFd]) -> Result<Vec<RawFd>, Errno> {
+    let mut copies = Vec::with_capacity(fds.len());
+    for &fd in fds {
+        match duplicate(fd) {
+            Ok(copy) => copies.push(copy),
+            Err(error) => {
+                copies.into_iter().for_each(locked_inodes::close);
+                return Err(error);
+            }
+        }
+    }
+    Ok(copies)
 }
 
 /// Marks a number that is open already (kept through exec) as private.

@@ -65,7 +65,7 @@ pub struct Process {
     pub cwd: Lock<Cwd>,
     /// How often it was changed.
     pub cwd_changes: AtomicU64,
-    /// Threads in a chdir(2) of the kernel's, see [`Process::moving`].
+    /// Threads in a chdir(2) of the kernel's, see [`Process::moving`]. Changed under `cwd`.
     pub in_chdir: AtomicU32,
     /// What other processes use as well.
     pub common: Common,
@@ -151,16 +151,35 @@ impl Process {
     }
 
     /// Makes a call that changes the kernel's working directory. Who finds nothing meanwhile looks again: see `serve::absent::steadily`.
-    pub fn moving(&self, call: impl FnOnce() -> Result<i64, Errno>) -> Result<i64, Errno> {
+    pub fn moving(&'static self, call: impl FnOnce() -> Result<i64, Errno>) -> Result<i64, Errno> {
         if interpose::in_vfork_child() {
-            return call(); // Its directory is its own.
+            // Its directory is its own.
+            return call().inspect(|&result| {
+                if result == 0 {
+                    vfork::children().set_cwd(Cwd::Unknown);
+                }
+            });
         }
+        let known = self.cwd.lock();
         self.in_chdir.fetch_add(1, Ordering::SeqCst);
+        // Before the directory is another: that may be above a mount point.
+        mark_relative(false);
+        drop(known);
         let result = call();
-        if result == Ok(0) {
+        let mut known = self.cwd.lock();
+        let former = if result == Ok(0) {
             self.cwd_changes.fetch_add(1, Ordering::SeqCst);
-        }
+            self.nowhere.store(false, Ordering::Relaxed);
+            Some(std::mem::replace(&mut *known, Cwd::Unknown))
+        } else {
+            None
+        };
         self.in_chdir.fetch_sub(1, Ordering::SeqCst);
+        mark_relative(self.is_foreign_below(&known));
+        drop(known);
+        if former.is_some() {
+            common::moved(self);
+        }
         result
     }
 
@@ -189,11 +208,15 @@ impl Process {
         Ok(slot)
     }
 
-    /// Registers this process in the arena: at the start, and in a forked child.
-    pub fn register(&'static self) {
-        let me = self.arena.register_process().or_else(|_| {
+    /// Registers this process in the arena: at the start, and in a forked child. `parent` is the process that made it, if that is known.
+    pub fn register(&'static self, parent: Option<ProcessId>) {
+        let register = || match parent {
+            Some(parent) => self.arena.register_child(parent),
+            None => self.arena.register_process(),
+        };
+        let me = register().or_else(|_| {
             shadow::sweep(self);
-            self.arena.register_process()
+            register()
         });
         match me {
             Ok(me) => self.set_me(me),
@@ -286,7 +309,7 @@ impl Process {
         }
     }
 
-    /// Whether no path that goes down from there is of interest by its text, and nobody else can move there.
+    /// Whether no path that goes down from there is of interest by its text, and nobody else can move there. The caller holds `Process::cwd`.
     fn is_foreign_below(&self, cwd: &Cwd) -> bool {
         let Cwd::Native(path) = cwd else { return false };
         let apart = |prefix: &[u8]| {
@@ -295,6 +318,7 @@ impl Process {
         };
         path.starts_with(b"/")
             && self.table.beginnings().chain(MAGIC_PREFIXES).all(apart)
+            && self.in_chdir.load(Ordering::SeqCst) == 0
             && !self.common.place()
             && !self.common.wanders()
     }

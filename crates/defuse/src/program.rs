@@ -208,9 +208,19 @@ fn stage_from(
     let mut temporary = copy.clone();
     write!(temporary, "~{}", crate::thread::id()).map_err(cut)?;
     write_copy(&mut temporary, attributes.st_mode & 0o777, read)?;
-    let renamed = [c_string(&mut temporary)?, c_string(&mut copy.clone())?, 0, 0, 0, 0];
-    native::checked(sys::__NR_rename, renamed)?;
+    put(&mut temporary, &mut copy.clone())?;
     Ok((PathBytes::try_from(copy.as_slice())?, Header::Other))
+}
+
+/// Gives a finished copy its name, unless another process was faster: that one's may run already, or be looked at, and stays.
+fn put(temporary: &mut Path, copy: &mut Path) -> Result<(), Errno> {
+    let name = c_string(temporary)?;
+    let linked = native::checked(sys::__NR_link, [name, c_string(copy)?, 0, 0, 0, 0]);
+    native::raw_call(sys::__NR_unlink, [name, 0, 0, 0, 0, 0]);
+    match linked {
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The folder of the copies of a file in `copies`, whatever it was called and however it has changed since.
@@ -264,6 +274,8 @@ fn c_string(path: &mut Path) -> Result<u64, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
     use rstest::rstest;
 
@@ -297,6 +309,20 @@ mod tests {
         assert_eq!(Header::parse(long.as_bytes()), Err(Errno::NOEXEC));
         let argument = format!("#!/bin/sh {}", "x".repeat(300));
         assert!(matches!(Header::parse(argument.as_bytes()), Ok(Header::Script { .. })));
+    }
+
+    /// Programs of a pipeline are started for the first time at once: who has opened the first copy goes on with it by its name.
+    #[test]
+    fn a_copy_that_has_its_name_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| Path::try_from(folder.path().join(name).as_os_str().as_bytes()).unwrap();
+        for text in ["first", "second"] {
+            std::fs::write(folder.path().join(text), text).unwrap();
+            put(&mut path(text), &mut path("copy")).unwrap();
+        }
+        assert_eq!(std::fs::read(folder.path().join("copy")).unwrap(), b"first");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(put(&mut path("nothing"), &mut path("other")), Err(Errno::NOENT));
     }
 
     #[test]

@@ -45,10 +45,13 @@ pub enum Place {
 pub struct Walk {
     /// A link in the last component is followed.
     pub follow: bool,
+    /// Unless it is, the last component is a name that is made or taken away: itself, whatever slashes come after it.
+    pub name: bool,
     /// Links are. Not with `RESOLVE_NO_SYMLINKS`.
     pub links: bool,
-    /// Links of /proc are that only the kernel can read. Not with `RESOLVE_NO_MAGICLINKS`.
-    pub magic: bool,
+    /// What a link of /proc that only the kernel can read is refused with: `ELOOP` with `RESOLVE_NO_MAGICLINKS`, `EXDEV` where the path must not
+    /// leave its directory.
+    pub magic: Option<Errno>,
     /// Other mounts are. Not with `RESOLVE_NO_XDEV`.
     pub mounts: bool,
     /// What is above the directory that the path begins in.
@@ -69,7 +72,17 @@ pub enum Above {
 impl Walk {
     /// As calls without these words do.
     pub const fn plain(follow: bool) -> Self {
-        Self { follow, links: true, magic: true, mounts: true, above: Above::Open }
+        Self { follow, name: false, links: true, magic: None, mounts: true, above: Above::Open }
+    }
+
+    /// As calls do that make a name or take one away.
+    pub const fn name() -> Self {
+        Self { name: true, ..Self::plain(false) }
+    }
+
+    /// Whether a link is followed that the last name of `path` is: also without a word if a slash comes after it.
+    pub fn follows(self, path: &[u8]) -> bool {
+        self.follow || !self.name && ends_in_directory(path)
     }
 }
 
@@ -78,6 +91,10 @@ pub trait Links {
     /// The target of the link at the canonical absolute `path`, which lies on mount `inside` at the given path
     /// below its point, or outside. `EINVAL` where there is something that is no link.
     fn read(&self, path: &[u8], inside: Option<(usize, &[u8])>, target: &mut PathBytes) -> Result<(), Errno>;
+
+    /// `ENOTDIR` if the link at the canonical absolute `path` is one of those in /proc, which are not followed by their text, and what it stands for
+    /// is no directory: then nothing may come after it.
+    fn leads_on(&self, path: &[u8]) -> Result<(), Errno>;
 
     /// `ENOTDIR` (or why it cannot be known) unless the canonical absolute `path` is a directory.
     fn expect_directory(&self, path: &[u8], inside: Option<(usize, &[u8])>) -> Result<(), Errno>;
@@ -157,7 +174,7 @@ fn is_plain_by_bytes(path: &[u8]) -> bool {
 }
 
 /// What `path` means relative to the canonical absolute directory `base`, with every link on the way read. The
-/// last component is followed only if `how` says so or a slash comes after it. With [`Above::Itself`] the path is not absolute.
+/// last component is followed only if [`Walk::follows`]. With [`Above::Itself`] the path is not absolute.
 pub fn walk(
     mounts: &MountTable,
     links: &impl Links,
@@ -165,7 +182,6 @@ pub fn walk(
     path: &[u8],
     how: Walk,
 ) -> Result<Place, Errno> {
-    let follow = how.follow;
     let mut current = start(base, path)?;
     let top = current.len();
     let top_mount = located(mounts, &current).map(|(mount, _)| mount);
@@ -204,7 +220,7 @@ pub fn walk(
         stay(mounts, &current, top_mount, how)?;
         let inside = located(mounts, &current);
         through_mount |= inside.is_some();
-        if last && !follow && !slash_after {
+        if last && !how.follow && (how.name || !slash_after) {
             break;
         }
         target.clear();
@@ -214,6 +230,9 @@ pub fn walk(
         match links.read(&current, inside, &mut target) {
             Ok(()) => {
                 links_left = links_left.checked_sub(1).filter(|_| how.links).ok_or(Errno::LOOP)?;
+                if !last {
+                    links.leads_on(&current)?;
+                }
                 if target.is_empty() {
                     return Err(Errno::NOENT);
                 }

@@ -87,14 +87,17 @@ impl Description {
 /// common. That goes on with the old one.
 pub fn renew(file: &OpenFile) -> Result<(), Errno> {
     let Description { described, kept, .. } = describe(file)?;
-    let mut copies = Vec::new();
-    for fd in kept {
-        copies.push(private_fd::duplicate(fd)?);
+    let copies = private_fd::duplicate_all(&kept)?;
+    match file.instance()?.restore(&described, &copies) {
+        Ok(Open::Served { handle, .. }) => {
+            file.handle.store(handle.into_raw(), Ordering::Release);
+            Ok(())
+        }
+        other => {
+            copies.into_iter().for_each(locked_inodes::close);
+            Err(other.map_or_else(plugin_errno, |_| Errno::IO))
+        }
     }
-    let opened = file.instance()?.restore(&described, &copies).map_err(plugin_errno)?;
-    let Open::Served { handle, .. } = opened else { return Err(Errno::IO) };
-    file.handle.store(handle.into_raw(), Ordering::Release);
-    Ok(())
 }
 
 /// Writes the plugin's description of a handle into its slot. One that says the same stays, with the numbers of who wrote it: the next image
@@ -146,7 +149,8 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
             trace::debug(format_args!(
                 "{slot:?} is opened by its path, since it cannot be restored: {error}"
             ));
-            open_by_path(instance, &shared, process.holder(), open_flags)?
+            open_by_path(instance, &shared, process.holder(), open_flags)
+                .or_else(|failed| lending::find(process, instance, &shared).map_err(|_| failed))?
         }
     };
     file_of(process, &shared, form, opened)
@@ -213,9 +217,17 @@ fn open_by_path(
     }
     let once = sys::O_CREAT | sys::O_EXCL | sys::O_TRUNC;
     let opened = instance.open(path, (open_flags & !once) as i32, 0).map_err(plugin_errno)?;
-    let inode = Description::of(shared, me).map_or([0; 2], |description| description.inode);
+    let told = Description::of(shared, me).map_or([0; 2], |description| description.inode);
+    let inode = if told == [0; 2] { inode_of(instance, shared) } else { told };
     // Another file may have the name now.
     only_of(instance, inode, opened)
+}
+
+/// Device and inode number of the file, which the kernel module was told; 0 on other mounts.
+pub fn inode_of(instance: &Instance, shared: &Slot<'_>) -> [u64; 2] {
+    // That of a plugin with files of the process's own has the process mixed in.
+    let own = instance.capabilities().contains(Capabilities::PROCESS_LOCAL);
+    if own { [0; 2] } else { shared.inode_key().into() }
 }
 
 /// What was opened, if it is this device and inode number or nobody has asked for these; else it is closed: `ESTALE`.

@@ -12,6 +12,7 @@ mod alone;
 mod folder;
 mod module;
 pub mod module_abi;
+pub mod numbers;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
@@ -27,7 +28,7 @@ use crate::serve::locks;
 use crate::{lock_files, native, nofile, private_fd, restoring, trace};
 
 pub use alone::{alone_in, forget_number, is_adopted, note_number, place_shared};
-pub use folder::{open as open_shadow, placeholder};
+pub use folder::{after_fork, before_fork, open as open_shadow, placeholder};
 pub use module::Module;
 use module::Waiting;
 
@@ -378,7 +379,7 @@ pub fn rebuild_as(
     }
     let entered = match &known {
         Some(same) => process.files.insert_shared(fd, same, cloexec),
-        None => match restoring::restore(process, slot, form) {
+        None => match restored(process, slot, form) {
             Ok(file) if interpose::in_vfork_child() => return Owner::Served(FileRef::Alone(Box::new(file))),
             Ok(file) => process.files.insert(fd, file, cloexec),
             Err(error) => {
@@ -393,6 +394,13 @@ pub fn rebuild_as(
     STATES.set(fd, fdtable::FdState::Served);
     process.serving.store(1, Ordering::Release);
     process.files.get(fd).map_or(Owner::Foreign, |file| Owner::Served(FileRef::Entered(file)))
+}
+
+fn restored(process: &'static Process, slot: SlotId, form: Form) -> Result<OpenFile, Errno> {
+    if form == Form::Shadow {
+        numbers::one_is_made();
+    }
+    restoring::restore(process, slot, form)
 }
 
 /// Whether this process has the description for itself: then its FD stands in the table, or will at once.

@@ -155,6 +155,7 @@ fn start(
     let folder_stat = rustix::fs::fstat(&session.folder)?;
     log::init(session.config.log.clone());
     private_fd::set_base(session.config.private_fd_base);
+    uffd_pager::change_masks_by(interpose::change_signal_mask);
     let mut stages = Stages::since(begin);
     stages.end("session");
     let inherited = found.inheritance.as_ref().and_then(|left| left.arena);

@@ -39,6 +39,11 @@ pub fn came_through(entry: &ExecEntry) {
     UNCLAIMED.lock().push(Kept { fd, slot: entry.slot, rank: carried::rank(entry) });
 }
 
+/// Whether all have been claimed.
+pub fn is_empty() -> bool {
+    UNCLAIMED.lock().is_empty()
+}
+
 /// What the next image is to know of those that nobody has claimed.
 pub fn entries() -> Vec<ExecEntry> {
     let entry = |kept: &Kept| Mark::KeptPerhaps.kept_entry(kept.fd, kept.slot, kept.rank);

@@ -45,6 +45,8 @@ pub struct LeftOpen {
     pub slot: SlotId,
     /// What its handle consisted of, in the order in which the plugin named them.
     pub fds: Vec<RawFd>,
+    /// What carries its locks, if the session keeps these.
+    pub companion: Option<RawFd>,
 }
 
 /// Files of a vfork child whose every FD of the parent has the flag close-on-exec.

@@ -49,13 +49,13 @@ pub trait Handler: Sync + 'static {
         true
     }
 
-    /// A signal that ends the process by its default action struck, after [`crate::watch_endings`]. Its action is the default from now on,
-    /// so that another one ends the process at once. `true` postpones the end: the handler calls [`crate::end_by`], as soon as one of
-    /// the process's calls is offered. `inside` says that this thread's is.
+    /// A signal that ends the process by its default action struck, after [`crate::watch_endings`]. Where the handler postpones the end it calls
+    /// [`crate::begin_end`] and in the end [`crate::end_by`], as soon as one of the process's calls is offered. To the next such signal it says
+    /// [`End::AtOnce`].
     ///
     /// Not on this crate's stack but in a signal handler, outside as well as inside: only atomics and system calls.
-    fn struck(&self, _signal: u32, _inside: bool) -> bool {
-        false
+    fn struck(&self, _signal: u32) -> End {
+        End::AtOnce
     }
 
     /// The object loaded from `path` makes 32-bit system calls (`int $0x80`) at so many places. They are not offered. Called
@@ -159,4 +159,15 @@ mod tests {
         assert_eq!(ForkKind::from_flags(CLONE_VM | CLONE_THREAD), ForkKind::Thread);
         assert_eq!(ForkKind::from_flags(CLONE_VM | CLONE_FILES), ForkKind::SharedVm);
     }
+}
+
+/// What [`Handler::struck`] says of a signal that is to end the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It does.
+    AtOnce,
+    /// The handler ends the process by it, at its next call.
+    Postponed,
+    /// The process is being ended already.
+    Begun,
 }

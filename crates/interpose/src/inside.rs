@@ -8,7 +8,7 @@ use crate::signals::{SIG_BLOCK, alt, mask};
 use crate::{handler_stack, lodger, process};
 
 /// Runs `work` inside, though no call of the program is being served: what it calls is not the program's. `None` where that cannot be: inside
-/// already (a [guest's fork](is_guest_fork) excepted), in a vfork child, or in one that is not served. It runs on the handler stack, if the thread
+/// already (a [guest's fork](is_guest_fork) excepted), or in a child that is not served. It runs on the handler stack, if the thread
 /// has one yet; the caller has blocked all signals that the program may handle, and faults excepted none comes.
 pub fn inside<T>(work: impl FnOnce() -> T) -> Option<T> {
     if lodger::is_current() {
@@ -18,10 +18,7 @@ pub fn inside<T>(work: impl FnOnce() -> T) -> Option<T> {
     // SAFETY: the block is this thread's; a handler of a fault reads the byte.
     let set = |value| unsafe { (&raw mut (*tls).inside).write_volatile(value) };
     // SAFETY: as above.
-    let (before, depth, top) = unsafe { ((*tls).inside, (*tls).vfork_depth, (*tls).top) };
-    if depth > 0 {
-        return None;
-    }
+    let (before, top) = unsafe { ((*tls).inside, (*tls).top) };
     if is_guest_fork() {
         // On the handler stack, with signals held back.
         return Some(work());

@@ -29,7 +29,7 @@ pub mod usercopy;
 pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
 pub use dispatch::armed as is_dispatching;
-pub use handler::{Fault, ForkCall, ForkKind, Handler};
+pub use handler::{End, Fault, ForkCall, ForkKind, Handler};
 pub use hosted::{GuestError, start_guest};
 /// Whether a process of this machine can have a guest: see [`start_guest`].
 pub fn can_have_guest() -> bool {
@@ -42,5 +42,6 @@ pub use paths::{PathFilter, absence};
 pub use plans::{PlanStore, store_plans};
 pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
 pub use serve::pass_inner_calls;
-pub use signals::{end_by, watch_endings};
+pub use signals::mask::change_signal_mask;
+pub use signals::{begin_end, end_by, watch_endings};
 pub use table::set_alert;

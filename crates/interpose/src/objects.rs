@@ -94,7 +94,11 @@ pub fn configure(config: &Config) {
 /// # Safety
 /// Nobody loads or unloads objects meanwhile (or, for a range, touches that object); called inside.
 pub unsafe fn rewrite(range: Option<&Range<u64>>, threads: Threads) -> Result<Tally, Error> {
-    let map = AddressMap::read().map_err(|errno| Error::System { attempt: "read /proc/self/maps", errno })?;
+    let map = match range {
+        Some(range) => AddressMap::read_around(range),
+        None => AddressMap::read_of_files(),
+    };
+    let map = map.map_err(|errno| Error::System { attempt: "read /proc/self/maps", errno })?;
     let mut memory = NearMemory::new(&map);
     let own = regions::entry()..regions::entry() + 1;
     let mut tally = Tally::default();

@@ -14,7 +14,7 @@ use crate::entry::tls::{
     self, INTERNAL_THREAD, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, PHASE_AFTER_CLONE, PHASE_CALL, Tls,
 };
 use crate::handler::{CLONE_CLEAR_SIGHAND, CLONE_SETTLS};
-use crate::signals::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask, parking};
+use crate::signals::{SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, VIRTUAL, actions, mask, parking, ticks};
 use crate::{ForkCall, ForkKind, RESTART, dispatch, hosted, lodger, raw, serve, site, usercopy};
 
 const SYS_CLONE: u32 = 56;
@@ -179,6 +179,7 @@ fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u
     frame.rax = result as u64;
     if result == 0 {
         forget_signal(tls);
+        ticks::in_forked_child();
         if request.fork.flags & CLONE_CLEAR_SIGHAND != 0 {
             actions::cleared();
         }

@@ -17,6 +17,8 @@ pub(crate) enum Defect {
 
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
+/// So many program headers are read with the ELF header.
+const FOLLOWING: usize = 15;
 const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
 const MACHINE_X86_64: u16 = 62;
@@ -26,27 +28,33 @@ const LOAD: u32 = 1;
 /// Checks that `file` is a whole shared object for this machine.
 pub(crate) fn check(file: &File) -> std::io::Result<Result<(), Defect>> {
     let have = file.metadata()?.len();
-    let mut header = [0_u8; HEADER];
-    let got = read_up_to(file, &mut header, 0)?;
+    // The program headers follow at once as a rule, and are read with it.
+    let mut beginning = [0_u8; HEADER + FOLLOWING * PROGRAM_HEADER];
+    let got = read_up_to(file, &mut beginning, 0)?;
+    let header = &beginning[..HEADER];
     if got < 4 || &header[..4] != b"\x7fELF" {
         return Ok(Err(Defect::NotElf));
     }
     if got < HEADER {
         return Ok(Err(Defect::Truncated { need: HEADER as u64, have }));
     }
-    let (class, data, machine) = (header[4], header[5], u16_at(&header, 18));
+    let (class, data, machine) = (header[4], header[5], u16_at(header, 18));
     if (class, data, machine) != (CLASS_64, LITTLE_ENDIAN, MACHINE_X86_64) {
         return Ok(Err(Defect::Machine { class, data, machine }));
     }
-    let kind = u16_at(&header, 16);
+    let kind = u16_at(header, 16);
     if kind != SHARED_OBJECT {
         return Ok(Err(Defect::NotShared { kind }));
     }
-    let (table, count) = (u64_at(&header, 32), u16_at(&header, 56));
+    let (table, count) = (u64_at(header, 32), u16_at(header, 56));
     for index in 0..u64::from(count) {
         let mut entry = [0_u8; PROGRAM_HEADER];
         let at = table.saturating_add(index * PROGRAM_HEADER as u64);
-        if read_up_to(file, &mut entry, at)? < PROGRAM_HEADER {
+        let known =
+            usize::try_from(at).ok().and_then(|at| beginning[..got].get(at..at.checked_add(PROGRAM_HEADER)?));
+        if let Some(known) = known {
+            entry.copy_from_slice(known);
+        } else if read_up_to(file, &mut entry, at)? < PROGRAM_HEADER {
             return Ok(Err(Defect::Truncated { need: at.saturating_add(PROGRAM_HEADER as u64), have }));
         }
         let end = u64_at(&entry, 8).saturating_add(u64_at(&entry, 32));

@@ -5,6 +5,7 @@ mod window;
 pub(crate) use window::Window;
 
 use crate::cache::Cache;
+use crate::enter::Steps;
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
 use crate::owner::Owner;
@@ -33,22 +34,26 @@ pub(crate) struct Attached {
     open: AtomicI64,
     /// Not 0 while a thread closes pages for stores.
     pub(crate) closers: AtomicUsize,
+    /// Where pages are entered protected in steps.
+    pub(crate) steps: Option<Steps>,
     /// This process's slot in the ledger.
     slot: AtomicUsize,
     owner: AtomicU64,
 }
 
 impl Attached {
-    /// `gated`: see [`Ledger::gated`].
-    pub(crate) fn new(uffd: &Uffd, gated: bool, source: Arc<dyn PageSource>, cache: Cache) -> Result<Self> {
+    /// `in_steps`: how pages are entered protected ([`enter`](crate::enter)).
+    pub(crate) fn new(
+        uffd: &Uffd,
+        in_steps: bool,
+        source: Arc<dyn PageSource>,
+        cache: Cache,
+    ) -> Result<Self> {
         let ledger = Arc::new(Ledger::map(&cache.ledger)?);
         let window = Window::default();
         window.cover(uffd, &cache, ledger.length())?;
         let owner = Owner::this_process();
         let slot = ledger.claim(&cache.ledger, owner)?;
-        if gated {
-            ledger.gated(slot);
-        }
         Ok(Self {
             source,
             cache,
@@ -59,6 +64,7 @@ impl Attached {
             until_look: AtomicI64::new(0),
             open: AtomicI64::new(0),
             closers: AtomicUsize::new(0),
+            steps: in_steps.then(Steps::default),
             slot: AtomicUsize::new(slot),
             owner: AtomicU64::new(owner.0),
         })
@@ -77,18 +83,15 @@ impl Attached {
     }
 
     /// In the child of a fork: a slot and a window of its own.
-    pub(crate) fn renew(&self, uffd: &Uffd, gated: bool) -> Result<()> {
+    pub(crate) fn renew(&self, uffd: &Uffd) -> Result<()> {
         let owner = Owner::this_process();
         self.owner.store(owner.0, Ordering::Relaxed);
         let claimed = self.ledger.claim(&self.cache.ledger, owner);
-        self.closers.store(0, Ordering::SeqCst);
+        self.forget_threads();
         self.open.store(0, Ordering::Relaxed);
         // Without a slot of its own this process must not touch the parent's.
         self.slot.store(claimed.unwrap_or(NO_SLOT), Ordering::Relaxed);
-        let slot = claimed?;
-        if gated {
-            self.ledger.gated(slot);
-        }
+        claimed?;
         self.window.forget();
         self.window.cover(uffd, &self.cache, self.ledger.length())
     }
@@ -97,14 +100,30 @@ impl Attached {
     pub(crate) fn give_up(&self) {
         self.owner.store(Owner::this_process().0, Ordering::Relaxed);
         self.slot.store(NO_SLOT, Ordering::Relaxed);
-        self.closers.store(0, Ordering::SeqCst);
+        self.forget_threads();
         self.open.store(0, Ordering::Relaxed);
+    }
+
+    /// Those of the parent that were closing pages, or entering some in steps, do not exist here.
+    fn forget_threads(&self) {
+        self.closers.store(0, Ordering::SeqCst);
+        self.steps.iter().for_each(Steps::reset);
+    }
+
+    /// Enters pages as dirty here. To be done before they are opened for stores; so is [`Attached::opening`], before this.
+    pub(crate) fn mark(&self, pages: &Range<u64>) {
+        let _between = self.steps.as_ref().map(Steps::wait);
+        self.ledger.mark(self.slot(), pages.clone());
     }
 
     /// Pages are about to be opened for stores.
     pub(crate) fn opening(&self, pages: &Range<u64>) {
         let open_before = self.ledger.count(self.slot(), pages.clone());
-        let new = (pages.end - pages.start) as i64 - i64::from(open_before);
+        self.opened((pages.end - pages.start) as i64 - i64::from(open_before));
+    }
+
+    /// As many pages more are entered as dirty here.
+    pub(crate) fn opened(&self, new: i64) {
         self.open.fetch_add(new, Ordering::Relaxed);
         self.until_look.fetch_sub(new, Ordering::Relaxed);
     }
@@ -137,6 +156,11 @@ impl Attached {
     /// Names writing it back.
     pub(crate) fn writing(&self) -> usize {
         self.id() + 1
+    }
+
+    /// Names keeping what pages hold while they are entered.
+    pub(crate) fn entering(&self) -> usize {
+        self.id() + 2
     }
 
     pub(crate) fn check_capacity(&self, length: u64) -> Result<()> {

@@ -92,7 +92,7 @@ impl Pager {
         if !filled.entered.is_empty() {
             return Ok(Served::Entered);
         }
-        if !self.enters(mapping) {
+        if !mapping.tracked {
             return Ok(Served::Ready(intersection(&filled.pages, &mapping.pages())));
         }
         // Up to a page that is not there, in both directions.

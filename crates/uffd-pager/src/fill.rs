@@ -9,6 +9,7 @@ use crate::pager::Pager;
 use crate::resident::{count, first_data, hole_at};
 use crate::room::Room;
 use crate::runs::MAX_RUN;
+use crate::table::Steady;
 use crate::uffd::Access;
 use rustix::io::Errno;
 use std::ops::Range;
@@ -116,7 +117,7 @@ impl Pager {
             (true, true) => [(inside.clone(), Access::Protected), NO_PART, NO_PART],
             (true, false) => {
                 attached.opening(&open);
-                attached.ledger.mark(attached.slot(), open.clone());
+                attached.mark(&open);
                 [
                     (inside.start..open.start, Access::Protected),
                     (open.clone(), Access::AsMapped),
@@ -127,7 +128,7 @@ impl Pager {
         for (part, access) in parts.into_iter().filter(|(part, _)| !part.is_empty()) {
             let bytes =
                 offset_of(part.start - pages.start) as usize..offset_of(part.end - pages.start) as usize;
-            let there = |address: usize| self.enter_one(row, address, access);
+            let there = |address: usize| self.enter_one(&steady, row, address, access);
             match self.uffd.fill(row.addresses(&part).start, &data[bytes], access, there) {
                 Ok(()) => {}
                 Err(errno @ (Errno::NOMEM | Errno::NOSPC)) => return Err(errno),
@@ -139,18 +140,23 @@ impl Pager {
     }
 
     /// A page that was to be brought in was there.
-    fn enter_one(&self, mapping: &Mapping, address: usize, access: Access) -> std::result::Result<(), Errno> {
+    fn enter_one(
+        &self,
+        steady: &Steady<'_>,
+        mapping: &Mapping,
+        address: usize,
+        access: Access,
+    ) -> std::result::Result<(), Errno> {
         let memory = address..address + PAGE;
         match access {
             // The kernel enters it when it is touched.
             _ if !mapping.tracked => Ok(()),
             Access::Protected => {
-                if self.enters(mapping) {
-                    self.uffd.enter_protected(&memory);
-                }
+                let page = mapping.page_at(address);
+                self.enter_protected(steady, mapping, &(page..page + 1));
                 Ok(())
             }
-            Access::AsMapped if self.enters(mapping) && self.uffd.enter_open(&memory) == memory.end => Ok(()),
+            Access::AsMapped if self.uffd.enter_open(&memory) == memory.end => Ok(()),
             Access::AsMapped => self.uffd.write_protect(&memory, false),
         }
     }

@@ -9,7 +9,7 @@ use crate::ledger::Ledger;
 use crate::mapping::{Mapping, Sharing};
 use crate::memory::{self, Place};
 use crate::page::{PAGE, offset_of};
-use crate::pager::Pager;
+use crate::pager::{Pager, faults};
 use crate::uffd::{Access, Faults, Uffd};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
@@ -78,6 +78,12 @@ impl Pager {
         self.table.release();
     }
 
+    /// To be called in a child that has its FD table in common with its parent, before [`Pager::after_fork_in_child`]: the userfaultfd there is the
+    /// parent's to close.
+    pub fn leave_descriptor(&self) {
+        self.uffd.leave();
+    }
+
     /// To be called in the child before its program goes on: maps and registers everything again, at the same
     /// addresses. With an error some mappings are missing: touching them is SIGSEGV. A
     /// `monitor::Monitor` must be started again after it.
@@ -121,11 +127,11 @@ impl Pager {
         let inherited = || reader.rows().iter().filter(|mapping| mapping.inherited);
         // First what has its place: a window, or memory allocated, could come to lie there.
         for mapping in inherited() {
-            let faults = self.faults(mapping.tracked);
+            let faults = faults(mapping.tracked);
             result = result.and(map_again(&self.uffd, faults, mapping, saved).map_err(Error::on(AGAIN)));
         }
         for attached in self.attached.all() {
-            result = result.and(attached.renew(&self.uffd, self.features.minor_faults()));
+            result = result.and(attached.renew(&self.uffd));
         }
         for row in inherited().filter(|row| !row.attached.is_usable()) {
             result = result.and(memory::unmap(&row.memory).map_err(Error::on(AGAIN)));

@@ -5,9 +5,8 @@
 //! the page again.
 //!
 //! That rests on every process's protection to outlive its pages. The kernel keeps the mark in the page table when it takes a page away, except
-//! for a page that is entered there at that very moment: so with [`Features::minor_faults`](crate::Features) pages are entered only
-//! inside the gate. On kernels without, the protection is renewed before the gate opens, which a process can do for itself only: there
-//! nothing is given back while several processes map a file for stores.
+//! for a page that is entered there at that very moment: so where pages can be stored to the kernel enters none by itself, and the pager does ([`enter`](crate::enter)) only
+//! inside the gate.
 
 use crate::attached::Attached;
 use crate::cache::Cache;
@@ -37,7 +36,7 @@ impl Pager {
             self.write_back(&locked, attached, 0..u64::MAX, true).map_err(Error::on(ACTION))?;
         }
         let closed = locked.close_gate();
-        self.drop_clean(attached, &closed, &(0..0), u64::MAX).map_err(Error::on(ACTION))
+        drop_clean(&attached.ledger, &attached.cache, &closed, &(0..0), u64::MAX).map_err(Error::on(ACTION))
     }
 
     /// Makes room for a fault on `attached`: gives `wanted` pages back, or as many as there are, but for `keep`; of other sources
@@ -71,7 +70,7 @@ impl Pager {
         let Some(locked) = attached.ledger.lock_in_fault(attached.owner(), patience) else { return 0 };
         let clean = |wanted| {
             let Some(closed) = locked.close_gate_in_fault(patience) else { return 0 };
-            self.drop_clean(attached, &closed, keep, wanted).unwrap_or(0)
+            drop_clean(&attached.ledger, &attached.cache, &closed, keep, wanted).unwrap_or(0)
         };
         let mut given = clean(wanted);
         // What the dead left is looked for last: that takes some 10 us for each process that uses the source.
@@ -86,28 +85,6 @@ impl Pager {
             }
         }
         given
-    }
-
-    fn drop_clean(
-        &self,
-        attached: &Attached,
-        closed: &Closed<'_>,
-        keep: &Range<u64>,
-        wanted: u64,
-    ) -> std::result::Result<u64, Errno> {
-        if self.features.minor_faults() {
-            return drop_clean(&attached.ledger, &attached.cache, closed, keep, wanted, None, |_| Ok(()));
-        }
-        let Some(change) = self.table.change_in_fault() else { return Ok(0) };
-        let protect = |pages: &Range<u64>| {
-            let rows = change.rows().iter();
-            rows.filter(|row| row.tracked && std::ptr::eq(&raw const *row.attached, attached))
-                .map(|row| row.addresses(pages))
-                .filter(|memory| !memory.is_empty())
-                .try_for_each(|memory| self.uffd.write_protect(&memory, true))
-        };
-        let slot = Some(attached.slot());
-        drop_clean(&attached.ledger, &attached.cache, closed, keep, wanted, slot, protect)
     }
 
     /// Writes back what this process has open if it has more open than there is room left, so that whatever the others do, what
@@ -145,20 +122,14 @@ const MOST_OPEN: u64 = 16;
 /// Most pages opened before it is seen whether too many are.
 const MOST_UNSEEN: u64 = 1024;
 
-/// Punches holes where pages are clean and nobody holds them, from the hand on, until `wanted` are gone; `protect` is told each run
-/// before the next. `mine` is the slot of a process that renews its protection by that.
+/// Punches holes where pages are clean and nobody holds them, from the hand on, until `wanted` are gone.
 pub(crate) fn drop_clean(
     ledger: &Ledger,
     cache: &Cache,
     closed: &Closed<'_>,
     keep: &Range<u64>,
     wanted: u64,
-    mine: Option<usize>,
-    protect: impl Fn(&Range<u64>) -> std::result::Result<(), Errno>,
 ) -> std::result::Result<u64, Errno> {
-    if !closed.others_are_gated(mine) {
-        return Ok(0);
-    }
     let pinned = ledger.pinned();
     let end = pages_of(ledger.length());
     let hand = closed.hand().min(end);
@@ -177,7 +148,6 @@ pub(crate) fn drop_clean(
                         clean_from.start = clean.end;
                         for free in pinned.free(clean) {
                             punch(cache, &free)?;
-                            protect(&free)?;
                             given += free.end - free.start;
                         }
                     }
@@ -203,5 +173,5 @@ pub(crate) fn give_back_clean(
 ) -> std::result::Result<u64, Errno> {
     locked.adopt_orphans();
     let Some(closed) = locked.close_gate_in_fault(true) else { return Ok(0) };
-    drop_clean(ledger, cache, &closed, &(0..0), wanted, None, |_| Ok(()))
+    drop_clean(ledger, cache, &closed, &(0..0), wanted)
 }

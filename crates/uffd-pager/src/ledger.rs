@@ -27,7 +27,7 @@ use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg03");
+const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg04");
 /// Owners' slots and the orphans' one: as many processes can have one file attached, less one.
 pub(crate) const SLOTS: usize = 128;
 /// The slot of pages whose writer is gone.
@@ -69,8 +69,7 @@ struct Slot {
     owner: AtomicU64,
     /// Faults being served.
     in_flight: AtomicU32,
-    /// 1: no page is entered into this process's page tables behind the gate's back ([`Ledger::gated`]).
-    gated: AtomicU32,
+    _unused: AtomicU32,
     pins: pins::Pins,
 }
 
@@ -172,7 +171,6 @@ impl Ledger {
                 let slot = self.slot(index);
                 if slot.owner.compare_exchange(0, me.0, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
                     slot.in_flight.store(0, Ordering::Relaxed);
-                    slot.gated.store(0, Ordering::SeqCst);
                     slot.pins.reset();
                     if let Err(errno) = self.reserve_claimed(file, index) {
                         slot.owner.store(0, Ordering::Release);
@@ -202,12 +200,6 @@ impl Ledger {
     /// As many pages can be dirty: there is memory for their bits.
     pub(crate) fn reserved(&self) -> u64 {
         self.header().reserved.load(Ordering::Acquire)
-    }
-
-    /// All pages that this process enters into its page tables, where they can be stored to, it enters while it is
-    /// [inside](Ledger::enter).
-    pub(crate) fn gated(&self, slot: usize) {
-        self.slot(slot).gated.store(1, Ordering::SeqCst);
     }
 
     /// Gives the slot back; what is dirty in it becomes an orphan.

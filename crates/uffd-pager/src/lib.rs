@@ -3,6 +3,7 @@
 mod attached;
 mod buffers;
 mod cache;
+mod enter;
 mod error;
 mod fault;
 mod fill;
@@ -44,6 +45,7 @@ pub use pager::{Host, Mode, Pager, Source};
 pub use prefault::{Kept, Prefaulted};
 pub use request::MapRequest;
 pub use rustix::io::Errno;
+pub use signals::change_masks_by;
 pub use source::PageSource;
 pub use uffd::Features;
 pub use view::{Changed, View};

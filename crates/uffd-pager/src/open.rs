@@ -8,6 +8,7 @@ use crate::memory;
 use crate::page::{PAGE, intersection, pages_of};
 use crate::pager::Pager;
 use crate::room::Room;
+use crate::uffd::Access;
 use rustix::io::Errno;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -57,7 +58,6 @@ impl Pager {
             return Ok(true);
         }
         let attached = &*mapping.attached;
-        let slot = attached.slot();
         attached.opening(pages);
         if let Some(steady) = self.table.steady_in_fault()
             && steady.same(mapping, pages).is_some_and(|row| row.tracked)
@@ -65,22 +65,32 @@ impl Pager {
             // Nobody closes pages meanwhile.
             let mut at_once = true;
             let mut rest = pages.clone();
-            while let Some((run, was_open)) = attached.ledger.first_run(slot, rest.clone()) {
+            while let Some((run, was_open)) = attached.ledger.first_run(attached.slot(), rest.clone()) {
                 rest.start = run.end;
-                attached.ledger.mark(slot, run.clone());
+                attached.mark(&run);
                 at_once &= self.open_run(mapping, &run, was_open)?;
             }
             return Ok(at_once);
         }
-        let memory = mapping.addresses(pages);
-        self.enter_pages(mapping, pages);
+        self.open_unsteadily(mapping, pages)?;
+        Ok(false)
+    }
+
+    /// As [`Pager::open`], where the mappings are being changed.
+    pub(crate) fn open_unsteadily(
+        &self,
+        mapping: &Mapping,
+        pages: &Range<u64>,
+    ) -> std::result::Result<(), Errno> {
+        let (attached, memory) = (&*mapping.attached, mapping.addresses(pages));
         // Who writes back takes the entry away and then protects: if that fell between our two steps,
         // the pages would be open and not entered.
         loop {
-            attached.ledger.mark(slot, pages.clone());
+            attached.mark(pages);
+            self.uffd.enter_each(&memory, Access::AsMapped);
             self.uffd.write_protect(&memory, false)?;
-            if attached.ledger.count(slot, pages.clone()) as u64 == pages.end - pages.start {
-                return Ok(false);
+            if u64::from(attached.ledger.count(attached.slot(), pages.clone())) == pages.end - pages.start {
+                return Ok(());
             }
         }
     }
@@ -93,36 +103,21 @@ impl Pager {
         was_open: bool,
     ) -> std::result::Result<bool, Errno> {
         let memory = mapping.addresses(run);
-        if self.enters(mapping) {
-            let entered = self.uffd.enter_open(&memory);
-            if entered == memory.end {
-                return Ok(true);
-            }
-            // To end the protection of one that was there would leave a fault for it, if one that the kernel serves by itself.
-            if !was_open && take_out(&mapping.attached, &memory, run) {
-                self.uffd.enter_open(&memory);
-                return Ok(true);
-            }
-            let mut rest = entered;
-            while rest < memory.end {
-                rest = self.uffd.enter_open(&(rest + PAGE..memory.end));
-            }
+        let entered = self.uffd.enter_open(&memory);
+        if entered == memory.end {
+            return Ok(true);
+        }
+        // To end the protection of one that was there would leave a fault for it, if one that the kernel serves by itself.
+        if !was_open && take_out(&mapping.attached, &memory, run) {
+            self.uffd.enter_open(&memory);
+            return Ok(true);
+        }
+        let mut rest = entered;
+        while rest < memory.end {
+            rest = self.uffd.enter_open(&(rest + PAGE..memory.end));
         }
         self.uffd.write_protect(&memory, false)?;
         Ok(was_open)
-    }
-
-    /// Whether resident pages are entered into the page table by us, as the kernel does not do it by itself.
-    pub(crate) fn enters(&self, mapping: &Mapping) -> bool {
-        mapping.tracked && self.features.minor_faults()
-    }
-
-    /// Enters resident pages that are not entered, protected against stores.
-    pub(crate) fn enter_pages(&self, mapping: &Mapping, pages: &Range<u64>) {
-        let memory = mapping.addresses(pages);
-        if self.enters(mapping) && !memory.is_empty() {
-            self.uffd.enter_protected(&memory);
-        }
     }
 }
 

@@ -131,6 +131,13 @@ impl Pager {
         })
     }
 
+    /// Does without what kernels after 6.1 have, for tests on those. Before anything is attached.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn as_on_6_1(self) -> Self {
+        Self { features: self.features.as_on_6_1(), ..self }
+    }
+
     /// What the kernel can do, beyond what is needed.
     pub fn features(&self) -> Features {
         self.features
@@ -139,8 +146,8 @@ impl Pager {
     /// Makes a source mappable. The cache's length is the source's at the time it was made: who makes the
     /// cache passes [`PageSource::len`].
     pub fn attach(&self, source: Arc<dyn PageSource>, cache: Cache) -> Result<Source> {
-        let gated = self.features.minor_faults();
-        let attached = Arc::new(Attached::new(&self.uffd, gated, source, cache)?);
+        let in_steps = !self.features.enters_protected();
+        let attached = Arc::new(Attached::new(&self.uffd, in_steps, source, cache)?);
         self.attached.add(&attached);
         Ok(Source(attached))
     }
@@ -175,7 +182,7 @@ impl Pager {
             inherited: true,
             tracked: sharing == Sharing::Shared && protection.writable(),
         };
-        let registered = memory::register(&self.uffd, &memory, self.faults(mapping.tracked));
+        let registered = memory::register(&self.uffd, &memory, faults(mapping.tracked));
         let garbage = match registered {
             Ok(()) => change.publish(&memory, vec![mapping]),
             // What was mapped there before is gone in any case, as with mmap(2).
@@ -192,15 +199,6 @@ impl Pager {
             return Err(Error::new(ACTION, errno));
         }
         Ok(memory.start)
-    }
-
-    /// The faults that are reported of a mapping.
-    pub(crate) fn faults(&self, tracked: bool) -> Faults {
-        match tracked {
-            false => Faults::Missing,
-            true if self.features.minor_faults() => Faults::All,
-            true => Faults::Stores,
-        }
     }
 
     /// Whether any of the addresses is mapped by this pager. Signal handlers may call it.
@@ -289,7 +287,7 @@ impl Pager {
         }
         let result = rows.iter_mut().try_for_each(|part| {
             if part.sharing == Sharing::Shared && protection.writable() && !part.tracked {
-                memory::register(&self.uffd, &part.memory, self.faults(true))?;
+                memory::register(&self.uffd, &part.memory, faults(true))?;
                 part.tracked = true;
             }
             memory::protect(&part.memory, protection)?;
@@ -327,7 +325,7 @@ impl Pager {
         let new = memory::remap(&memory, size, place).map_err(Error::on(ACTION))?;
         // Moving ends the registration, growing leaves the new part without protection. Nobody
         // knows the new address yet.
-        let registered = memory::register(&self.uffd, &new, self.faults(part.tracked));
+        let registered = memory::register(&self.uffd, &new, faults(part.tracked));
         let garbage = [
             change.publish(&memory, Vec::new()),
             change.publish(&new, vec![Mapping { memory: new.clone(), ..part }]),
@@ -337,6 +335,11 @@ impl Pager {
         registered.map_err(Error::on(ACTION))?;
         Ok(new.start)
     }
+}
+
+/// The faults that are reported of a mapping.
+pub(crate) fn faults(tracked: bool) -> Faults {
+    if tracked { Faults::All } else { Faults::Missing }
 }
 
 /// A userfaultfd as the mode needs it.

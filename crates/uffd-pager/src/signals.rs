@@ -2,11 +2,23 @@
 //! patched call site).
 
 use std::arch::asm;
+use std::sync::OnceLock;
 
-const SIG_BLOCK: usize = 0;
-const SIG_SETMASK: usize = 2;
+const SIG_BLOCK: u32 = 0;
+const SIG_SETMASK: u32 = 2;
 /// Size of the kernel's `sigset_t`.
 const SET_SIZE: usize = 8;
+
+static CHANGE: OnceLock<fn(u32, u64) -> u64> = OnceLock::new();
+
+/// Has `change` called where the pager blocks signals of the calling thread for a moment, instead of `rt_sigprocmask(2)`, whose first argument and whose set it gets; it returns
+/// the mask before. For a host that holds signals back, so that the kernel's mask is not the program's. Once, before anything else of this crate is used: the first
+/// one stays.
+///
+/// It is called in handlers of signals, too.
+pub fn change_masks_by(change: fn(how: u32, set: u64) -> u64) {
+    let _ = CHANGE.set(change);
+}
 
 /// All signals of this thread that others send are blocked while this lives. Not to be sent to another thread.
 pub(crate) struct Blocked {
@@ -29,8 +41,12 @@ impl Drop for Blocked {
     }
 }
 
+fn change_mask(how: u32, mask: u64) -> u64 {
+    CHANGE.get().map_or_else(|| change_native(how, mask), |change| change(how, mask))
+}
+
 /// `rt_sigprocmask(2)`; cannot fail with these arguments. Returns the mask before.
-fn change_mask(how: usize, mask: u64) -> u64 {
+fn change_native(how: u32, mask: u64) -> u64 {
     let mut previous = 0_u64;
     // SAFETY: rt_sigprocmask reads 8 bytes at `&mask` and writes 8 at `&mut previous`, both live here;
     // the kernel clobbers rcx and r11, and nothing else.
@@ -38,7 +54,7 @@ fn change_mask(how: usize, mask: u64) -> u64 {
         asm!(
             "syscall",
             inlateout("rax") linux_raw_sys::general::__NR_rt_sigprocmask as usize => _,
-            in("rdi") how,
+            in("rdi") u64::from(how),
             in("rsi") &raw const mask,
             in("rdx") &raw mut previous,
             in("r10") SET_SIZE,

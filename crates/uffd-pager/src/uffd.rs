@@ -19,7 +19,9 @@ const COPY_MODE_WP: u64 = 1 << 1;
 pub struct Features(u64);
 
 impl Features {
-    const NEEDED: u64 = (kernel::UFFD_FEATURE_MISSING_SHMEM | kernel::UFFD_FEATURE_WP_HUGETLBFS_SHMEM) as u64;
+    const NEEDED: u64 = (kernel::UFFD_FEATURE_MISSING_SHMEM
+        | kernel::UFFD_FEATURE_MINOR_SHMEM
+        | kernel::UFFD_FEATURE_WP_HUGETLBFS_SHMEM) as u64;
 
     /// Faults become SIGBUS in the faulting thread (4.14).
     pub fn sigbus(self) -> bool {
@@ -31,15 +33,20 @@ impl Features {
         self.has(kernel::UFFD_FEATURE_POISON)
     }
 
-    /// Shared memory can be served and write-protected (4.11, 5.19).
+    /// Shared memory can be served (4.11), its resident pages too (5.14), and write-protected (5.19).
     pub fn shared_memory(self) -> bool {
         self.0 & Self::NEEDED == Self::NEEDED
     }
 
-    /// Faults on pages that are resident can be served, and entered protected against stores (6.4: `UFFDIO_CONTINUE_MODE_WP` has no
+    /// Resident pages can be entered into the page table protected against stores (6.4: `UFFDIO_CONTINUE_MODE_WP` has no
     /// bit of its own and came with `UFFD_FEATURE_WP_UNPOPULATED`).
-    pub fn minor_faults(self) -> bool {
-        self.has(kernel::UFFD_FEATURE_MINOR_SHMEM) && self.has(kernel::UFFD_FEATURE_WP_UNPOPULATED)
+    pub fn enters_protected(self) -> bool {
+        self.has(kernel::UFFD_FEATURE_WP_UNPOPULATED)
+    }
+
+    /// What Linux 6.1 has of them.
+    pub(crate) fn as_on_6_1(self) -> Self {
+        Self(self.0 & (Self::NEEDED | u64::from(kernel::UFFD_FEATURE_SIGBUS)))
     }
 
     fn has(self, bit: u32) -> bool {
@@ -52,9 +59,7 @@ impl Features {
 pub(crate) enum Faults {
     /// Those on pages that are not resident.
     Missing,
-    /// And stores to protected ones.
-    Stores,
-    /// And those on resident pages that are not in the page table ([`Features::minor_faults`]).
+    /// And stores to protected ones, and those on resident pages that are not in the page table.
     All,
 }
 
@@ -106,12 +111,16 @@ impl Uffd {
         *other.fd.get_mut() = self.fd.swap(*other.fd.get_mut(), Ordering::Relaxed);
     }
 
+    /// Has none from now on, and leaves that which there was open.
+    pub(crate) fn leave(&self) {
+        self.fd.store(-1, Ordering::Relaxed);
+    }
+
     /// Reports the faults that `faults` says.
     pub(crate) fn register(&self, memory: &Range<usize>, faults: Faults) -> Result<(), Errno> {
         let mode = kernel::UFFDIO_REGISTER_MODE_MISSING
             | match faults {
                 Faults::Missing => 0,
-                Faults::Stores => kernel::UFFDIO_REGISTER_MODE_WP,
                 Faults::All => kernel::UFFDIO_REGISTER_MODE_WP | kernel::UFFDIO_REGISTER_MODE_MINOR,
             };
         let mut arg = kernel::uffdio_register { range: range(memory), mode: mode.into(), ioctls: 0 };
@@ -132,18 +141,21 @@ impl Uffd {
         at
     }
 
-    /// Enters the resident pages of `memory` into the page table, protected against stores, as far as they are not
-    /// there; where one is not resident, or memory is short, it ends.
-    pub(crate) fn enter_protected(&self, memory: &Range<usize>) {
+    /// Enters the resident pages of `memory` into the page table as far as they are not there. Returns how far it came: to the end, or to
+    /// one that is not resident, or for which there is no memory. [`Access::Protected`]: since 6.4 ([`Features::enters_protected`]).
+    pub(crate) fn enter_each(&self, memory: &Range<usize>, access: Access) -> usize {
+        let mode = if access == Access::Protected { CONTINUE_MODE_WP } else { 0 };
         let mut at = memory.start;
         while at < memory.end {
-            match self.enter(&(at..memory.end), CONTINUE_MODE_WP) {
+            match self.enter(&(at..memory.end), mode) {
+                Ok(()) => return memory.end,
                 // One is there already.
                 Err((Errno::EXIST, _)) => at += crate::PAGE,
                 Err((Errno::AGAIN, entered)) => at += entered,
-                _ => return,
+                Err(_) => return at,
             }
         }
+        at
     }
 
     /// EAGAIN, and the bytes that were entered: a part was done, or the memory map was being changed.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{FileSource, Mapped, attach, pager, pattern};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use uffd_pager::{MapRequest, PAGE};
 
 const PAGES: usize = 48;
@@ -120,6 +120,56 @@ fn system_calls_read_memory_beside_which_others_store() {
         done.store(true, Ordering::Relaxed);
         caller.join().expect("no EFAULT");
     });
+}
+
+/// Pages are entered many at a time, and are open for a moment where the kernel cannot enter them protected.
+#[test]
+fn stores_beside_a_call_that_enters_their_pages_are_written_back() {
+    const ROUNDS: u32 = 1500;
+    const AROUND: usize = 64;
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&vec![0; AROUND * PAGE]);
+    let handle = attach(pager, &source);
+    // Where to store, 0 for nowhere; which round's stores are done.
+    let (place, done) = (AtomicUsize::new(0), AtomicU32::new(0));
+    let wait = |is_over: &dyn Fn() -> bool| {
+        for _ in 0.. {
+            for _ in 0..2000 {
+                if is_over() {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+            std::thread::yield_now();
+        }
+    };
+    let mut lost = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 1..=ROUNDS {
+                wait(&|| place.load(Ordering::SeqCst) != 0);
+                let address = place.swap(0, Ordering::SeqCst);
+                (0..round * 7 % 1500).for_each(|_| std::hint::spin_loop());
+                for page in 0..8 {
+                    let word = std::ptr::with_exposed_provenance_mut::<u32>(address + page * PAGE);
+                    // SAFETY: a word of the mapping, which is there until `done` says so.
+                    unsafe { word.write_volatile(round) };
+                }
+                done.store(round, Ordering::SeqCst);
+            }
+        });
+        for round in 1..=ROUNDS {
+            // Resident from the first round on, and entered nowhere.
+            let mapped = Mapped::new(pager, &handle, &MapRequest::shared(AROUND * PAGE));
+            place.store(mapped.address, Ordering::SeqCst);
+            drop(pager.prefault(mapped.memory(), false).expect("held"));
+            wait(&|| done.load(Ordering::SeqCst) == round);
+            mapped.sync();
+            let contents = source.contents();
+            lost += (0..8).filter(|page| contents[page * PAGE..][..4] != round.to_ne_bytes()).count();
+        }
+    });
+    assert_eq!(lost, 0);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use super::INHERITANCE;
 pub struct Inheritance {
     /// The process in the arena, if it is the same.
     pub process: Option<ProcessId>,
+    /// The process that made this one by vfork, and this one's pid.
+    pub child_of: Option<(ProcessId, u32)>,
     /// A descriptor of the arena, for a process that has no right any more to open it.
     pub arena: Option<RawFd>,
     /// The previous image has served files, so that FDs of them may be here.
@@ -32,15 +34,23 @@ pub struct Inheritance {
 }
 
 impl Inheritance {
+    /// Who made the calling process, which has this `pid`, if that is what was left here.
+    pub fn made_by(&self, pid: u32) -> Option<ProcessId> {
+        self.child_of.filter(|&(_, of)| of == pid).map(|(parent, _)| parent)
+    }
+
     /// The variable, with its NUL.
     pub(super) fn to_variable(&self) -> Vec<u8> {
         let process = self.process.map_or(0, ProcessId::to_bits);
+        let (parent, pid) = self.child_of.map_or((0, 0), |(parent, pid)| (parent.to_bits(), pid));
         let token = self.token.map_or_else(|| "-".into(), |token| token.to_string());
         let (soft, hard) = self.nofile;
         let state = u8::from(self.serving) | u8::from(self.locking) << 1;
         let (cwd, executable, guest) = (self.cwd.len(), self.executable.len(), self.guest.len());
         let arena = self.arena.map_or(0, |fd| fd + 1);
-        let numbers = format!("{process} {arena} {state} {token} {soft} {hard} {cwd} {executable} {guest} ");
+        let numbers = format!(
+            "{process} {parent} {pid} {arena} {state} {token} {soft} {hard} {cwd} {executable} {guest} "
+        );
         let paths = [&self.cwd, &self.executable, &self.guest, &self.name];
         [INHERITANCE, numbers.as_bytes(), &paths.map(Vec::as_slice).concat(), b"\0"].concat()
     }
@@ -48,9 +58,10 @@ impl Inheritance {
     /// Of the variable's value.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let mut words =
-            text.splitn(10, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
+            text.splitn(12, |&byte| byte == b' ').map(|word| (word, std::str::from_utf8(word).ok()));
         let mut number = || words.next()?.1?.parse::<u64>().ok();
         let process = number()?;
+        let (parent, pid) = (number()? as u32, number()? as u32);
         let arena = i32::try_from(number()?).ok()?;
         let state = number()?;
         let token = words.next()?.1?;
@@ -62,6 +73,7 @@ impl Inheritance {
         let (guest, name) = rest.split_at_checked(lengths[2])?;
         Some(Self {
             process: (process != 0).then(|| ProcessId::from_bits(process as u32)),
+            child_of: (parent != 0).then(|| (ProcessId::from_bits(parent), pid)),
             arena: (arena > 0).then(|| arena - 1),
             serving: state & 1 != 0,
             locking: state & 2 != 0,

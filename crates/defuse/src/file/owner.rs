@@ -154,7 +154,7 @@ fn together_unless_foreign(process: &'static Process, fd: RawFd) -> Option<Guard
 /// Whether a call on `fd`, which is not in the table, can do without us, whatever came through exec. Takes no lock.
 fn is_nothing_of_ours(process: &'static Process, fd: RawFd) -> bool {
     process.carried.count() == 0
-        && !private_fd::is_private(fd)
+        && !private_fd::is_hidden(fd)
         && native::fstat(fd).is_ok_and(|stat| {
             stat.st_mode & sys::S_IFMT != sys::S_IFDIR && stat.st_dev != process.folder_device
         })
@@ -162,7 +162,7 @@ fn is_nothing_of_ours(process: &'static Process, fd: RawFd) -> bool {
 
 /// Asks the kernel about an FD that the table does not know.
 fn look(process: &'static Process, fd: RawFd) -> Owner {
-    if private_fd::is_private(fd) {
+    if private_fd::is_hidden(fd) {
         return Owner::Closed;
     }
     if let Some(owner) = carried::rebuild(process, fd) {

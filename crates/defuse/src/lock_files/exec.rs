@@ -19,7 +19,12 @@ pub fn is_unused() -> bool {
 
 /// Whether there is more to `file` than its FD: closing it must be looked at.
 pub fn concern(file: &OpenFile) -> bool {
-    RECORDS.load(Ordering::Acquire) || file.locks.companion.load(Ordering::Relaxed) >= 0
+    RECORDS.load(Ordering::Acquire) || companion_of(file).is_some()
+}
+
+/// The descriptor that carries the locks of the description, if there is one here.
+pub fn companion_of(file: &OpenFile) -> Option<RawFd> {
+    Some(file.locks.companion.load(Ordering::Relaxed)).filter(|&fd| fd >= 0)
 }
 
 /// Lists what must go through exec: the companions of descriptions that do, and the record locks, unless exec closes an FD of

@@ -20,7 +20,9 @@ pub fn for_exec(process: &Process, list: &mut Vec<ExecEntry>, kept: &mut Vec<Raw
     if !any() {
         return;
     }
-    let staying = staying(process);
+    let held = held();
+    let staying = staying(process, &held);
+    held.iter().filter(|inode| !staying.contains(inode)).for_each(|&inode| have_closed(inode, kept));
     if staying.is_empty() {
         return;
     }
@@ -49,10 +51,34 @@ pub fn for_exec(process: &Process, list: &mut Vec<ExecEntry>, kept: &mut Vec<Raw
     }
 }
 
-/// The inodes whose locks go through exec: it closes no FD of theirs.
-fn staying(process: &Process) -> Vec<Identity> {
+/// Where the program may have locks.
+fn held() -> Vec<Identity> {
     let held = |inode: &&super::Inode| inode.for_program && inode.held;
-    let mut staying: Vec<Identity> = LOCKED.lock().iter().filter(held).map(|inode| inode.identity).collect();
+    LOCKED.lock().iter().filter(held).map(|inode| inode.identity).collect()
+}
+
+/// Exec closes an FD of this inode, and by that gives up its locks. All that the kernel has of the file may go through, for another FD of it: then
+/// there is one descriptor more for exec to close.
+fn have_closed(inode: Identity, kept: &[RawFd]) {
+    let mut all = Vec::new();
+    private_fd::for_each(|fd| all.push(fd));
+    all.retain(|&fd| identity_of_opened(fd) == Some(inode));
+    let Some(&one) = all.first() else { return };
+    if all.iter().any(|fd| !kept.contains(fd)) {
+        return;
+    }
+    let Ok(copy) = private_fd::duplicate(one) else { return };
+    let mut locked = LOCKED.lock();
+    match locked.iter_mut().find(|known| known.identity == inode) {
+        // If the exec fails it stays until the locks are gone.
+        Some(known) => keep_parked(known, copy),
+        None => private_fd::close(copy),
+    }
+}
+
+/// The inodes among these whose locks go through exec: it closes no FD of theirs.
+fn staying(process: &Process, held: &[Identity]) -> Vec<Identity> {
+    let mut staying = held.to_vec();
     process.files.for_each(|_, file, cloexec| {
         if cloexec && file.open_flags & sys::O_PATH == 0 && !staying.is_empty() {
             let attributes = file.with_handle(Instance::fgetattr).ok();

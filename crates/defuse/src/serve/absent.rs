@@ -17,13 +17,13 @@ use rustix::io::Errno;
 
 use super::paths::At;
 use super::{Reply, Served};
-use crate::openat2::look;
+use crate::openat2::{look, why_not};
 use crate::process::{EXCHANGES, Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::PATH_MAX;
 
 /// The answer to a call whose path the entry found to be nobody's by its text, if the name is absent for sure: there was no link on the
 /// way. None: to be served as any other.
-pub fn answer(call: &Call) -> Option<i64> {
+pub fn answer(process: &Process, call: &Call) -> Option<i64> {
     let guessed = call.guessed_absent();
     let missing = |error: Errno| matches!(error, Errno::NOENT | Errno::NOTDIR);
     let tried =
@@ -40,7 +40,10 @@ pub fn answer(call: &Call) -> Option<i64> {
     let path = usercopy::read_cstr(call.args[at.path], &mut buffer).ok()?;
     // The directory may be another at each moment. What was tried before may have been tried in that.
     let mark = (path.first() != Some(&b'/')).then(|| foreign_mark(dirfd));
-    let why = look(dirfd, path, at.follow).err();
+    let why = match tried {
+        Some(_) => Some(why_not(dirfd, path, at.follow)),
+        None => unless_others(process, || look(dirfd, path, at.follow).err())?,
+    };
     if mark.is_some_and(|mark| mark == 0 || mark != foreign_mark(dirfd)) {
         return None;
     }
@@ -57,6 +60,16 @@ pub fn answer(call: &Call) -> Option<i64> {
             absent.then_some(-i64::from(Errno::NOENT.raw_os_error()))
         }
     }
+}
+
+/// The look, for which a number is used that the program may have: not where another thread may put something else there meanwhile, which would be
+/// closed.
+fn unless_others<R>(process: &Process, look: impl FnOnce() -> R) -> Option<R> {
+    if interpose::in_vfork_child() || !process.threaded.load(Ordering::Acquire) {
+        return Some(look());
+    }
+    let _alone = process.descriptors.try_lock()?;
+    Some(look())
 }
 
 /// Not 0 and the same before and after what was looked for below the directory: that was in one and the same, which is nobody's.

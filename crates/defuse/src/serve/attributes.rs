@@ -81,7 +81,7 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
     unhide(
         process,
         &argument,
-        at.follow || argument.text.ends_with(b"/"),
+        at.walk().follows(&argument.text),
         served,
         |attributes, root| user::write(buffer, &extended(attributes, mask as u32, root)),
         || {
@@ -115,7 +115,7 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
     unhide(
         process,
         &argument,
-        at.follow || argument.text.ends_with(b"/"),
+        at.walk().follows(&argument.text),
         served,
         |attributes, _| user::write(buffer, attributes),
         || {
@@ -205,7 +205,7 @@ fn on_fd(
         write(&spot.call(Instance::getattr)?, What::Spot(&spot))?;
         return DONE;
     }
-    if private_fd::is_private(fd) {
+    if private_fd::is_hidden(fd) {
         return Err(Errno::BADF);
     }
     let Some(file) = file::served(process, fd) else { return Ok(Reply::Pass) };
@@ -251,6 +251,9 @@ pub fn faccessat2(process: &'static Process, call: &Call) -> Served {
 }
 
 fn check_access(process: &'static Process, call: &Call, at: At, mode: u32, flags: u32) -> Served {
+    if mode & !7 != 0 {
+        return Err(Errno::INVAL);
+    }
     check_argument(process, call, at, &at.argument(call)?, mode, flags)
 }
 

@@ -14,7 +14,7 @@ use crate::carried;
 use crate::file::{self, FileRef, OpenFile};
 use crate::process::{EXCHANGES, Process, STATES};
 use crate::vfork::{self, LeftOpen};
-use crate::{common, locked_inodes, native, private_fd, restoring, shadow, trace};
+use crate::{common, lock_files, locked_inodes, native, private_fd, restoring, shadow, trace};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -22,7 +22,7 @@ const CLOSE_RANGE_CLOEXEC: u32 = 4;
 
 pub fn close(process: &'static Process, call: &Call) -> Served {
     let fd = call.args[0] as RawFd;
-    if private_fd::is_private(fd) || locked_inodes::is_parked(fd) {
+    if private_fd::is_hidden(fd) {
         return Err(Errno::BADF);
     }
     if interpose::in_vfork_child() {
@@ -40,6 +40,11 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
         // A shadow that this image has never touched may have kept descriptors, which go with it.
         if STATES.get(fd) != FdState::Unknown || file::served(process, fd).is_none() {
             STATES.forget(fd);
+            let threaded = process.threaded.load(Ordering::Relaxed);
+            if threaded && native::fstat(fd).is_err_and(|error| error == Errno::BADF) {
+                // By the time of the call it may be something of ours, which another thread has there for a moment.
+                return Err(Errno::BADF);
+            }
             return Ok(Reply::Pass);
         }
     }
@@ -47,12 +52,15 @@ pub fn close(process: &'static Process, call: &Call) -> Served {
     flushed.map(|()| Reply::Value(0))
 }
 
-/// Closes the served FD `fd`: takes it from the table and from the kernel.
-fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
+/// Closes the FD `fd`, which is served: takes it from the table and from the kernel.
+pub fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errno> {
     let together = loop {
         let left = left_to_vfork_children(process, fd);
         let together = process.descriptors.lock();
         let Some(file) = process.files.get(fd) else { break together };
+        if is_last_shadow(&file) {
+            shadow::numbers::enter_all(process, Some(file.slot));
+        }
         let last = Ref::fds(&file) == 1;
         if leave_to_vfork_children(&file, last, left) {
             shadow::vacate(process, &file, fd, last, false)?;
@@ -72,6 +80,11 @@ fn give_up(process: &'static Process, fd: RawFd, flush: bool) -> Result<(), Errn
     flushed
 }
 
+/// Whether the table has one number of the file, and others may have come with it.
+fn is_last_shadow(file: &Ref<'_, OpenFile>) -> bool {
+    Ref::fds(file) == 1 && file.form() == shadow::Form::Shadow
+}
+
 /// What vfork children need of the file behind `fd`, which is about to be closed, if there are any. Plugins are asked under no lock: they may allocate, and a
 /// fork has malloc's locks when it waits for ours.
 fn left_to_vfork_children(process: &'static Process, fd: RawFd) -> Option<LeftOpen> {
@@ -84,7 +97,7 @@ fn left_to_vfork_children(process: &'static Process, fd: RawFd) -> Option<LeftOp
         trace::debug(format_args!("a vfork child has a file by its path only: {error}"));
         Vec::new()
     });
-    Some(LeftOpen { slot: file.slot, fds })
+    Some(LeftOpen { slot: file.slot, fds, companion: lock_files::companion_of(&file) })
 }
 
 /// An FD of this file is about to be closed, the last one or not: vfork children that are now keep theirs, and exec with them. The caller holds
@@ -164,7 +177,7 @@ pub fn dup(process: &'static Process, call: &Call) -> Served {
 
 /// dup(2), `F_DUPFD` and pidfd_getfd(2) of this very process: the kernel chooses the number.
 pub fn duplicate(process: &'static Process, call: &Call, from: RawFd, cloexec: bool) -> Served {
-    if private_fd::is_private(from) {
+    if private_fd::is_hidden(from) {
         return Err(Errno::BADF);
     }
     if interpose::in_vfork_child() {
@@ -250,7 +263,7 @@ pub fn dup3(process: &'static Process, call: &Call) -> Served {
 
 fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Served {
     let (from, to) = (call.args[0] as RawFd, call.args[1] as RawFd);
-    if private_fd::is_private(from) || private_fd::is_private(to) {
+    if private_fd::is_hidden(from) || private_fd::is_private(to) {
         return Err(Errno::BADF);
     }
     if to as u64 >= process.fd_limit() && to >= 0 {
@@ -271,6 +284,11 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
         let left = left_to_vfork_children(process, to);
         let together = process.descriptors.lock();
         let (source, target) = (entered(process, from), entered(process, to));
+        if let Some(FileRef::Entered(target)) = &target
+            && is_last_shadow(target)
+        {
+            shadow::numbers::enter_all(process, Some(target.slot));
+        }
         let known = |target: &FileRef| leave_to_vfork_children(target, target.fds() == 1, left);
         if target.as_ref().is_none_or(known) {
             break (together, source, target);
@@ -280,6 +298,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
         STATES.forget(to);
         let result = native::call(call);
         if result >= 0 {
+            locked_inodes::give_number(to);
             STATES.learn(to, STATES.get(from));
         }
         return Ok(Reply::Value(result));
@@ -300,6 +319,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     if result < 0 {
         return Ok(Reply::Value(result));
     }
+    locked_inodes::give_number(to);
     let replaced = if let Some(source) = &source {
         enter_duplicate(process, source, to, cloexec)?
     } else {
@@ -318,7 +338,7 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
 pub fn fcntl(process: &'static Process, call: &Call) -> Served {
     let [fd, command, argument, ..] = call.args;
     let (fd, command) = (fd as RawFd, command as u32);
-    if private_fd::is_private(fd) {
+    if private_fd::is_hidden(fd) {
         return Err(Errno::BADF);
     }
     if matches!(command, sys::F_DUPFD | sys::F_DUPFD_CLOEXEC) {

@@ -14,7 +14,7 @@ use super::{DONE, Reply, Served};
 use crate::file::{self, stash_errno};
 use crate::namei::{self, Performed, Spot};
 use crate::process::{Cwd, Process};
-use crate::resolve::PathBytes;
+use crate::resolve::{PathBytes, Walk};
 use crate::working_directory::Directory;
 use crate::{native, private_fd, user};
 
@@ -113,7 +113,7 @@ fn read_foreign(process: &'static Process, call: &Call) -> Served {
             let name = &entries[from + 19..from + length];
             let name = &name[..name.iter().position(|&byte| byte == 0).unwrap_or(name.len())];
             let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok());
-            if !number.is_some_and(private_fd::is_private) {
+            if !number.is_some_and(private_fd::is_hidden) {
                 entries.copy_within(from..from + length, kept);
                 kept += length;
             }
@@ -138,24 +138,17 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
     match argument.perform(process, true, |spot| enter(process, spot))? {
         Performed::Served(()) => DONE,
         Performed::Native(Some(path)) => {
-            let result = process.moving(|| paths::with_path(call, at, &path))?;
-            if result == 0 {
-                leave(process);
-            }
-            Ok(Reply::Value(result))
+            process.moving(|| paths::with_path(call, at, &path)).map(Reply::Value)
         }
         // A link may lead to a mount, and the kernel would be content with the directory below it.
-        Performed::Native(None) => match paths::settle(process, &argument, true)? {
+        Performed::Native(None) => match paths::settle(process, &argument, Walk::plain(true))? {
             namei::Located::Served(spot) => enter(process, &spot).map(|()| Reply::Value(0)),
             namei::Located::Native(path) => {
-                let result = process.moving(|| match path {
+                let move_there = || match path {
                     Some(path) => paths::with_path(call, at, &path),
                     None => Ok(native::call(call)),
-                })?;
-                if result == 0 {
-                    leave(process);
-                }
-                Ok(Reply::Value(result))
+                };
+                process.moving(move_there).map(Reply::Value)
             }
         },
     }
@@ -163,11 +156,7 @@ pub fn chdir(process: &'static Process, call: &Call) -> Served {
 
 pub fn fchdir(process: &'static Process, call: &Call) -> Served {
     let Some(file) = file::served(process, call.args[0] as RawFd) else {
-        let result = process.moving(|| Ok(native::call(call)))?;
-        if result == 0 {
-            leave(process);
-        }
-        return Ok(Reply::Value(result));
+        return process.moving(|| Ok(native::call(call))).map(Reply::Value);
     };
     enter_file(process, &file)
 }
@@ -200,11 +189,6 @@ fn may_enter(spot: &Spot) -> Result<(), Errno> {
     access_itself(spot, 1, sys::AT_EACCESS)
 }
 
-/// The kernel has another working directory now.
-fn leave(process: &'static Process) {
-    process.set_cwd(Cwd::Unknown);
-}
-
 pub fn getcwd(process: &'static Process, call: &Call) -> Served {
     let [buffer, size, ..] = call.args;
     let served = process.with_cwd(|cwd| match cwd {
@@ -231,8 +215,9 @@ pub fn getcwd(process: &'static Process, call: &Call) -> Served {
 
 /// A new root on a mount would leave the program without its libraries, plugin and session.
 pub fn chroot(process: &'static Process, call: &Call) -> Served {
-    let reply = paths::lookup(process, call, At::cwd(0, true), |spot| {
-        attributes_at(spot, true)?;
+    let at = At::cwd(0, true);
+    let reply = paths::lookup_for_sure(process, call, at, &at.argument(call)?, |spot| {
+        may_enter(spot)?;
         Err(Errno::PERM)
     })?;
     process.root_changed();

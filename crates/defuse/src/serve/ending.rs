@@ -3,13 +3,13 @@
 //! The kernel closes the FDs, and what a plugin's handle is in memory only would be gone without a word: data that it has not passed on
 //! yet, above all. So each file is flushed and closed before. Not for plugins whose handles are a descriptor and nothing else.
 //!
-//! A signal that ends the process by its default action is postponed for that ([`struck`]) until a thread makes a call that is ours, for a moment at most. The
+//! A signal that ends the process by its default action is postponed for that ([`struck`]) until a thread makes a call that is ours or waits, for a moment at most. The
 //! next signal ends the process at once.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
-use interpose::Call;
+use interpose::{Call, End};
 use linux_raw_sys::general as sys;
 use plugin_abi::{Capabilities, Instance};
 
@@ -29,8 +29,7 @@ static WATCHING: AtomicBool = AtomicBool::new(false);
 /// The timer by which the process ends at the latest; -1 for none.
 static TIMER: AtomicI32 = AtomicI32::new(-1);
 
-/// How long an end is postponed, in nanoseconds, for a thread that computes, and for one in a call that is served.
-const MOMENT: u64 = 100_000_000;
+/// How long an end is postponed at most, in nanoseconds; for a thread that computes [`interpose`] sees to it that it is not that long.
 const LONG: u64 = 2_000_000_000;
 
 /// exit_group(2).
@@ -77,34 +76,38 @@ pub fn watch(instance: &Instance) {
 }
 
 /// A signal is about to end the process. Only atomics and system calls: see [`interpose::Handler::struck`].
-pub fn struck(process: &'static Process, signal: u32, inside: bool) -> bool {
+pub fn struck(process: &'static Process, signal: u32) -> End {
     if process.restricted.load(Ordering::Relaxed) {
-        return false;
+        return End::AtOnce;
     }
     match ENDING.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
-            set_deadline(signal, if inside { LONG } else { MOMENT });
+            set_deadline(signal);
             // All calls about FDs are ours.
             STATES.forget_range(0, u32::MAX);
             process.serving.store(1, Ordering::Release);
-            true
+            End::Postponed
         }
-        // It ends already.
-        Err(BEGUN) => {
-            set_deadline(signal, LONG);
-            true
+        // It ends already, and the next signal is one too many.
+        Err(BEGUN)
+            if ENDING
+                .compare_exchange(BEGUN, BEGUN | signal, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok() =>
+        {
+            set_deadline(signal);
+            End::Begun
         }
-        Err(_) => false,
+        Err(_) => End::AtOnce,
     }
 }
 
-/// The kernel sends the signal once more, which has its default action by then.
-fn set_deadline(signal: u32, nanoseconds: u64) {
+/// The kernel sends the signal once more, which ends the process then.
+fn set_deadline(signal: u32) {
     let event = [0, u64::from(signal), 0, 0, 0, 0, 0, 0];
     let mut timer = -1_i32;
     let (event, made) = ((&raw const event) as u64, (&raw mut timer) as u64);
     native::raw_call(sys::__NR_timer_create, [sys::CLOCK_MONOTONIC.into(), event, made, 0, 0, 0]);
-    let after = [0, 0, nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+    let after = [0, 0, LONG / 1_000_000_000, LONG % 1_000_000_000];
     native::raw_call(sys::__NR_timer_settime, [timer as u64, 0, (&raw const after) as u64, 0, 0, 0]);
     TIMER.store(timer, Ordering::Release);
 }
@@ -142,6 +145,7 @@ fn end(process: &'static Process) -> ! {
             native::raw_call(sys::__NR_pause, [0; 6]);
         }
     }
+    interpose::begin_end();
     // However long it takes: the next signal ends it.
     native::raw_call(sys::__NR_timer_delete, [TIMER.load(Ordering::Acquire) as u64, 0, 0, 0, 0, 0]);
     finish(process);

@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use stash::{Description, Kind};
 
 use super::open::STATUS;
+use super::reserved::Reserved;
 use super::{ending, locks};
-use crate::file::{self, OpenFile, identity, plugin_errno};
+use crate::file::{self, OpenFile, plugin_errno};
 use crate::lending::{self, Kept};
 use crate::mount::Mount;
 use crate::paging;
@@ -27,35 +28,6 @@ pub struct Opened {
     ready: bool,
     /// Keeps the number for it that it had had without us.
     reserved: Option<Reserved>,
-}
-
-/// The lowest free number, which the program's FD is to have: the plugin's descriptor may have to stay where the kernel opens it
-/// ([`locked_inodes`]), and would take it.
-struct Reserved {
-    fd: RawFd,
-    /// What it is a duplicate of.
-    of: RawFd,
-}
-
-impl Reserved {
-    fn new(process: &Process) -> Result<Self, Errno> {
-        lowest_free(process).map(|fd| Self { fd, of: process.arena_fd })
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        // Another thread may have closed it meanwhile, and opened something else.
-        if identity(self.fd) == identity(self.of) {
-            native::close(self.fd);
-        }
-    }
-}
-
-/// Takes the lowest free number.
-fn lowest_free(process: &Process) -> Result<RawFd, Errno> {
-    let args = [process.arena_fd as u64, sys::F_DUPFD_CLOEXEC.into(), 0, 0, 0, 0];
-    native::checked(sys::__NR_fcntl, args).map(|fd| fd as RawFd)
 }
 
 /// Runs a plugin's `open`. Descriptors it opens are moved out of the program's sight, unless the plugin
@@ -79,7 +51,7 @@ pub fn open_handle(
         let reserved = if locked_inodes::any() { Some(Reserved::new(process)?) } else { None };
         if reserved.is_none() && flags & (sys::O_CREAT | sys::O_TRUNC) != 0 {
             // `EMFILE` if the program can have no more FDs: before the plugin makes or cuts a file for nothing.
-            native::close(lowest_free(process)?);
+            drop(Reserved::new(process)?);
         }
         let file = open((flags | sys::O_CLOEXEC) as i32)?;
         mount.note_hand_over(matches!(file, Open::Native { .. }));

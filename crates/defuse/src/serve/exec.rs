@@ -23,7 +23,7 @@ use crate::next_image;
 use crate::paging;
 use crate::process::Process;
 use crate::program::{self, Header};
-use crate::resolve::PathBytes;
+use crate::resolve::{PathBytes, Walk};
 use crate::running;
 use crate::user;
 use crate::vfork;
@@ -133,7 +133,7 @@ fn execute(
 fn is_served(process: &'static Process, path: &[u8]) -> Result<bool, Errno> {
     let text = PathBytes::try_from(path).map_err(|_| Errno::NAMETOOLONG)?;
     let argument = PathArgument { dirfd: sys::AT_FDCWD, text };
-    Ok(matches!(paths::locate_for_sure(process, &argument, true)?, Located::Served(_)))
+    Ok(matches!(paths::locate_for_sure(process, &argument, Walk::plain(true))?, Located::Served(_)))
 }
 
 /// Where the program is for the kernel, what it begins with, and where it lies on a mount.
@@ -148,7 +148,7 @@ fn argument_for_interpreter(argument: &PathArgument) -> Vec<u8> {
 
 /// Finds the program that `argument` names.
 fn look_up(process: &'static Process, argument: &PathArgument, follow: bool) -> Result<Found, Errno> {
-    let spot = match paths::locate_for_sure(process, argument, follow)? {
+    let spot = match paths::locate_for_sure(process, argument, Walk::plain(follow))? {
         Located::Served(spot) => match attributes_at(&spot, true) {
             Err(Errno::LOOP) => match argument.walk(process, follow)? {
                 Located::Served(spot) => spot,

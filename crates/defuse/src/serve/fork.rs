@@ -8,7 +8,7 @@ use interpose::{ForkCall, ForkKind};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::ending;
+use super::{ending, reserved};
 use crate::mount::{self, Mount};
 use crate::process::Process;
 use crate::{
@@ -44,6 +44,10 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
             process.mounts.iter().for_each(Mount::before_vfork);
         }
         let together = process.descriptors.lock();
+        shadow::numbers::enter_all(process, None);
+        if fork.shares_files() {
+            common::lend_table(process);
+        }
         vfork::begin(vfork::Beginning {
             own_table: (!fork.shares_files()).then(mount::started),
             umask: (!shares_directory(fork)).then(|| common::umask(process)),
@@ -57,6 +61,7 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     if fork.kind == ForkKind::Fork {
         // After all calls of plugins, and after the lock of the limit: it is taken in closes, by plugins and under that.
         locked_inodes::before_fork();
+        shadow::before_fork();
         heap::before_fork();
     }
     Ok(())
@@ -89,6 +94,7 @@ fn hold_still(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     process.cwd.acquire();
     unclaimed::before_fork();
     lending::before_fork();
+    reserved::before_fork();
     process.mounts.iter().for_each(Mount::before_fork);
     lock_files::before_fork();
     paging::hold(process);
@@ -119,6 +125,7 @@ fn release_files(process: &Process) {
     for mount in process.mounts.iter().rev() {
         mount.after_fork();
     }
+    reserved::after_fork();
     lending::after_fork();
     unclaimed::after_fork();
     process.cwd.release();
@@ -132,6 +139,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
     match fork.kind {
         ForkKind::Fork => {
             heap::after_fork();
+            shadow::after_fork();
             locked_inodes::after_fork();
             nofile::after_fork();
             paging::after_fork_in_parent(process, result > 0);
@@ -142,6 +150,7 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }
             nofile::forget_child();
+            ahead::vfork_child_gone();
             sync::release_of_child();
             thread::vfork_child_gone();
             for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
@@ -152,8 +161,8 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
                 // So that the next child finds it. What is wrong with it is said again when it is needed.
                 let _ = process.mounts[number].instance();
             }
-            if result > 0 && fork.shares_files() {
-                shadow::believe_the_kernel(process);
+            if fork.shares_files() {
+                common::take_table_back(process);
             }
             paging::live::after_vfork(process);
             if result > 0
@@ -181,18 +190,21 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     process.in_chdir.store(0, Ordering::SeqCst);
     ending::in_forked_child();
     heap::after_fork();
+    shadow::after_fork();
     locked_inodes::after_fork();
     nofile::after_fork();
     locked_inodes::in_forked_child(fork.shares_files());
-    paging::after_fork_in_child(process);
+    paging::after_fork_in_child(process, fork.shares_files());
     vfork::after_fork();
     release_files(process);
     vfork::in_forked_child(parents_thread);
     lock_files::in_forked_child(fork.shares_files());
+    reserved::in_forked_child(process, fork.shares_files());
     process.mounts.iter().for_each(Mount::in_forked_child);
     for instance in process.mounts.iter().filter_map(|mount| mount.loaded()) {
         instance.fork_child();
     }
-    process.register();
+    // On memory that is a copy of the parent's, which says who that was.
+    process.register(Some(process.me()));
     common::in_child(process, fork);
 }

@@ -13,11 +13,16 @@ use crate::{native, nofile};
 /// More than messages bring. One that brings more, and exactly as many as there are numbers, is left out of account: looking costs each call.
 const LOOKED_AT: usize = 16;
 const POLLNVAL: u64 = 0x20;
-const MSG_OOB: u64 = 0x1;
-const MSG_PEEK: u64 = 0x2;
-const MSG_DONTWAIT: u64 = 0x40;
-const MSG_WAITALL: u64 = 0x100;
-const MSG_ERRQUEUE: u64 = 0x2000;
+/// linux/socket.h
+pub const MSG_OOB: u64 = 0x1;
+/// See [`MSG_OOB`].
+pub const MSG_PEEK: u64 = 0x2;
+/// See [`MSG_OOB`].
+pub const MSG_DONTWAIT: u64 = 0x40;
+/// See [`MSG_OOB`].
+pub const MSG_WAITALL: u64 = 0x100;
+/// See [`MSG_OOB`].
+pub const MSG_ERRQUEUE: u64 = 0x2000;
 
 /// Whether there may be fewer than `wanted` numbers for what is received. Those right below the limit tell: if all of them are free there are enough.
 pub fn may_be_too_few(process: &Process, wanted: usize) -> bool {

@@ -59,16 +59,21 @@ fn set_with_flags(process: &'static Process, call: &Call, flags: u32, attributes
             return set_argument(process, call, At::dir(true), &PathArgument::here()?, attributes);
         }
         let Some(file) = file::served(process, call.args[0] as RawFd) else { return Ok(Reply::Pass) };
-        check_times(attributes)?;
-        if is_path_only(&file) {
-            let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
-            spot.call(|instance, path| instance.setattr(path, attributes))?;
-        } else {
-            file.with_handle(|instance, handle| instance.fsetattr(handle, attributes))?;
-        }
-        return DONE;
+        return set_itself(process, &file, attributes);
     }
     set_at(process, call, At::dir(flags & sys::AT_SYMLINK_NOFOLLOW == 0), attributes)
+}
+
+/// What is open, however.
+fn set_itself(process: &'static Process, file: &OpenFile, attributes: &SetAttr) -> Served {
+    check_times(attributes)?;
+    if is_path_only(file) {
+        let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
+        spot.call(|instance, path| instance.setattr(path, attributes))?;
+    } else {
+        file.with_handle(|instance, handle| instance.fsetattr(handle, attributes))?;
+    }
+    DONE
 }
 
 fn mode_of(mode: u64) -> SetAttr {
@@ -91,7 +96,14 @@ fn set_argument(
     argument: &PathArgument,
     attributes: &SetAttr,
 ) -> Served {
-    paths::lookup_argument(process, call, at, argument, |spot| {
+    // It may have no name, or another by now.
+    if at.follow
+        && !is_nothing(attributes)
+        && let Some(file) = crate::proc_links::proc_fd(process, &argument.text)
+    {
+        return set_itself(process, &file, attributes);
+    }
+    let on_mount = |spot: &Spot| {
         let no_link = at.follow && !spot.directory && tells_links(spot)?;
         let times = check_times(attributes);
         // Where there is nothing to set, the plugin need not look at all.
@@ -105,7 +117,13 @@ fn set_argument(
         let attributes = SetAttr { no_link, ..*attributes };
         spot.call(|instance, path| instance.setattr(path, &attributes))?;
         Ok(0)
-    })
+    };
+    // The others are the entry's, which does not ask: see docs/posix.md.
+    if matches!(call.nr, sys::__NR_utime | sys::__NR_utimes | sys::__NR_futimesat) {
+        paths::lookup_for_sure(process, call, at, argument, on_mount)
+    } else {
+        paths::lookup_argument(process, call, at, argument, on_mount)
+    }
 }
 
 /// chown(2) that changes nobody's: a program has its set-user-ID bit no more.

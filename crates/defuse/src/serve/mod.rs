@@ -8,6 +8,7 @@ mod address_space;
 mod asynchronous;
 pub mod attributes;
 mod beside;
+mod busy;
 mod comparing;
 mod control;
 mod copying;
@@ -36,12 +37,14 @@ mod peers;
 mod pinned;
 mod receiving;
 mod refused;
+mod reserved;
 mod sandbox;
 mod scoped;
 mod sending;
 mod sockets;
 #[cfg(test)]
 mod table_tests;
+mod together;
 mod transfer;
 mod transfer_flags;
 mod two_names;
@@ -49,7 +52,7 @@ mod xattr;
 
 use std::os::fd::RawFd;
 
-use interpose::{Call, Fault, ForkCall, Handler, Outcome};
+use interpose::{Call, End, Fault, ForkCall, Handler, Outcome};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use uffd_pager::Prefaulted;
@@ -85,7 +88,7 @@ pub const DONE: Served = Ok(Reply::Value(0));
 
 /// Whether the call is about an FD that the program does not have.
 fn is_about_private_fd(call: &Call) -> bool {
-    private_fd::is_private(call.args[0] as RawFd)
+    private_fd::is_hidden(call.args[0] as RawFd)
         && table::call(call.nr)
             .is_some_and(|known| matches!(known.interest, Interest::ByFd | Interest::Closes))
 }
@@ -275,7 +278,7 @@ impl Handler for &'static Process {
         let span = trace::Span::begin();
         let served = if is_about_private_fd(call) {
             Err(Errno::BADF)
-        } else if let Some(answer) = absent::answer(call) {
+        } else if let Some(answer) = absent::answer(self, call) {
             Ok(Reply::Value(answer))
         } else {
             absent::steadily(self, call, || {
@@ -327,8 +330,8 @@ impl Handler for &'static Process {
         fork::after_in_child(self, fork);
     }
 
-    fn struck(&self, signal: u32, inside: bool) -> bool {
-        ending::struck(self, signal, inside)
+    fn struck(&self, signal: u32) -> End {
+        ending::struck(self, signal)
     }
 
     fn thirty_two_bit_calls(&self, path: &[u8], sites: u32) {

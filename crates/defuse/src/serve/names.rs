@@ -10,18 +10,18 @@ use rustix::io::Errno;
 use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served};
-use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
+use crate::namei::{self, Last, Located, PathArgument, Performed, Spot};
 use crate::paging;
 use crate::process::Process;
-use crate::resolve::PATH_MAX;
+use crate::resolve::{PATH_MAX, Walk};
 use crate::{native, user, working_directory};
 
 pub fn mkdir(process: &'static Process, call: &Call) -> Served {
-    make_directory(process, call, At::cwd(0, false), call.args[1] as u32)
+    make_directory(process, call, At::name(), call.args[1] as u32)
 }
 
 pub fn mkdirat(process: &'static Process, call: &Call) -> Served {
-    make_directory(process, call, At::dir(false), call.args[2] as u32)
+    make_directory(process, call, At::name_below(), call.args[2] as u32)
 }
 
 fn make_directory(process: &'static Process, call: &Call, at: At, mode: u32) -> Served {
@@ -43,11 +43,11 @@ pub fn masked(process: &Process, spot: &Spot, mode: u32) -> Result<u32, Errno> {
 }
 
 pub fn mknod(process: &'static Process, call: &Call) -> Served {
-    make_node(process, call, At::cwd(0, false), call.args[1] as u32, call.args[2])
+    make_node(process, call, At::name(), call.args[1] as u32, call.args[2])
 }
 
 pub fn mknodat(process: &'static Process, call: &Call) -> Served {
-    make_node(process, call, At::dir(false), call.args[2] as u32, call.args[3])
+    make_node(process, call, At::name_below(), call.args[2] as u32, call.args[3])
 }
 
 fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: u64) -> Served {
@@ -85,11 +85,11 @@ pub fn exists_or(spot: &Spot, absent: Errno) -> Errno {
 }
 
 pub fn rmdir(process: &'static Process, call: &Call) -> Served {
-    take_directory_away(process, call, At::cwd(0, false))
+    take_directory_away(process, call, At::name())
 }
 
 pub fn unlink(process: &'static Process, call: &Call) -> Served {
-    take_name_away(process, call, At::cwd(0, false))
+    take_name_away(process, call, At::name())
 }
 
 fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served {
@@ -134,14 +134,13 @@ fn unnamed(process: &'static Process, call: &Call, at: At, error: Errno) -> Serv
     };
     // The path of the kernel's to which a mount leads is another, which does not end so.
     let elsewhere = |path: &[u8]| {
-        let flags = u64::from(sys::O_PATH | sys::O_DIRECTORY | sys::O_CLOEXEC);
-        native::close(namei::look_how(sys::AT_FDCWD, path, &OpenHow { flags, mode: 0, resolve: 0 })?);
+        namei::expect_directory(sys::AT_FDCWD, path)?;
         Err(error)
     };
     match argument.perform(process, true, on_mount)? {
         Performed::Served(reply) => Ok(reply),
         Performed::Native(Some(path)) => elsewhere(&path),
-        Performed::Native(None) => match paths::settle(process, &argument, true)? {
+        Performed::Native(None) => match paths::settle(process, &argument, Walk::plain(true))? {
             Located::Served(spot) => on_mount(&spot),
             Located::Native(Some(path)) => elsewhere(&path),
             Located::Native(None) => Ok(Reply::Pass),
@@ -151,8 +150,8 @@ fn unnamed(process: &'static Process, call: &Call, at: At, error: Errno) -> Serv
 
 pub fn unlinkat(process: &'static Process, call: &Call) -> Served {
     match call.args[2] as u32 {
-        0 => take_name_away(process, call, At::dir(false)),
-        sys::AT_REMOVEDIR => take_directory_away(process, call, At::dir(false)),
+        0 => take_name_away(process, call, At::name_below()),
+        sys::AT_REMOVEDIR => take_directory_away(process, call, At::name_below()),
         _ => Ok(Reply::Pass),
     }
 }
@@ -191,11 +190,11 @@ fn remove_name(process: &'static Process, spot: &Spot) -> Result<i64, Errno> {
 }
 
 pub fn symlink(process: &'static Process, call: &Call) -> Served {
-    make_link(process, call, At::cwd(1, false))
+    make_link(process, call, At { path: 1, ..At::name() })
 }
 
 pub fn symlinkat(process: &'static Process, call: &Call) -> Served {
-    make_link(process, call, At { dirfd: Some(1), path: 2, follow: false })
+    make_link(process, call, At { dirfd: Some(1), path: 2, ..At::name() })
 }
 
 fn make_link(process: &'static Process, call: &Call, at: At) -> Served {
@@ -299,8 +298,8 @@ pub fn inotify_add_watch(process: &'static Process, call: &Call) -> Served {
     if call.args[2] as u32 & !KNOWN != 0 {
         return Ok(Reply::Pass); // EINVAL.
     }
-    let at = At { dirfd: None, path: 1, follow: call.args[2] as u32 & sys::IN_DONT_FOLLOW == 0 };
-    paths::lookup_for_sure(process, call, at, |spot| {
+    let at = At::cwd(1, call.args[2] as u32 & sys::IN_DONT_FOLLOW == 0);
+    paths::lookup_for_sure(process, call, at, &at.argument(call)?, |spot| {
         attributes_at(spot, at.follow)?;
         let instance = spot.mount.instance()?;
         // By O_PATH, since opening and closing would be events themselves, and would want permissions.

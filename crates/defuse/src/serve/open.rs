@@ -92,9 +92,9 @@ impl Asked {
         self.resolve & u64::from(words) == u64::from(words)
     }
 
-    /// Whether the links of /proc are followed that only the kernel can read.
-    pub fn magic(self) -> bool {
-        !self.resolves(sys::RESOLVE_NO_MAGICLINKS)
+    /// What links of /proc are refused with that only the kernel can read, if they are.
+    pub fn magic(self) -> Option<Errno> {
+        self.resolves(sys::RESOLVE_NO_MAGICLINKS).then_some(Errno::LOOP)
     }
 
     /// Whether a link in the last component is followed.
@@ -159,11 +159,8 @@ fn open_path(
 
 fn open_argument(process: &'static Process, call: &Call, argument: &PathArgument, asked: Asked) -> Served {
     let Asked { flags, mode, .. } = asked;
-    if !asked.magic() && argument.is_magic() {
-        return Ok(Reply::Pass); // What is magic for us is for the kernel, too.
-    }
     let follow = asked.follow();
-    if asked.magic()
+    if asked.magic().is_none()
         && follow
         && let Some(file) = crate::proc_links::proc_fd(process, &argument.text)
     {

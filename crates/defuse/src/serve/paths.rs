@@ -12,7 +12,7 @@ use super::{Reply, Served};
 use crate::namei::{self, Located, PathArgument, Performed, Spot};
 use crate::native;
 use crate::process::Process;
-use crate::resolve::PathBytes;
+use crate::resolve::{PathBytes, Walk};
 
 /// Where a call has its path, and the FD the path is relative to.
 #[derive(Clone, Copy)]
@@ -23,17 +23,34 @@ pub struct At {
     pub path: usize,
     /// Whether a symbolic link in the last component is followed.
     pub follow: bool,
+    /// See [`Walk::name`].
+    pub name: bool,
 }
 
 impl At {
     /// A path at this position, relative to the working directory.
     pub const fn cwd(path: usize, follow: bool) -> Self {
-        Self { dirfd: None, path, follow }
+        Self { dirfd: None, path, follow, name: false }
     }
 
     /// A path at position 1, relative to the FD at position 0.
     pub const fn dir(follow: bool) -> Self {
-        Self { dirfd: Some(0), path: 1, follow }
+        Self { dirfd: Some(0), path: 1, follow, name: false }
+    }
+
+    /// That of a name, at position 0, that is made or taken away.
+    pub const fn name() -> Self {
+        Self { dirfd: None, path: 0, follow: false, name: true }
+    }
+
+    /// As [`name`](Self::name), at position 1, relative to the FD at position 0.
+    pub const fn name_below() -> Self {
+        Self { dirfd: Some(0), path: 1, ..Self::name() }
+    }
+
+    /// How links in it are treated.
+    pub const fn walk(self) -> Walk {
+        Walk { name: self.name, ..Walk::plain(self.follow) }
     }
 
     /// The argument itself.
@@ -60,58 +77,82 @@ pub fn lookup_argument(
     call: &Call,
     at: At,
     argument: &PathArgument,
-    mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
+    operation: impl FnMut(&Spot) -> Result<i64, Errno>,
 ) -> Served {
-    match argument.perform(process, at.follow, &mut operation)? {
-        Performed::Served(value) => Ok(Reply::Value(value)),
-        Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
-        Performed::Native(None) => {
-            // What a relative path did not find before may have been looked for in another directory than it would be now.
-            let tried = call.tried().filter(|_| argument.is_absolute());
-            let result = tried.unwrap_or_else(|| native::call(call));
-            let follows = at.follow || argument.text.ends_with(b"/");
-            if (result >= 0 || result == NO_DATA)
-                && follows
-                && !looks_by_itself(call)
-                && leads_to_hidden(process, argument)
-            {
-                return match argument.walk(process, true)? {
-                    Located::Served(spot) => Ok(Reply::Value(operation(&spot)?)),
-                    Located::Native(_) => Ok(Reply::Value(result)),
-                };
-            }
-            // The directory under a mount is empty: what lies on the mount does not exist for the kernel. (For a mount of the module every
-            // name in it is EREMOTEIO, and its root has no extended attributes.)
-            if !absent(result) || !argument.meets_link(at.follow) {
-                return Ok(Reply::Value(result));
-            }
-            Ok(Reply::Value(match argument.walk(process, at.follow)? {
-                Located::Served(spot) => operation(&spot)?,
-                Located::Native(Some(path)) => with_path(call, at, &path)?,
-                Located::Native(None) => result,
-            }))
-        }
-    }
+    let hidden = if looks_by_itself(call) { Hidden::Seen } else { Hidden::AskAfterwards };
+    look_up(process, call, at, argument, hidden, operation)
 }
 
-/// As [`lookup`], for what has an effect, which must not be on the directory that a mount hides: asks before.
+/// As [`lookup_argument`], for what has an effect, which must not be on the directory that a mount hides: asks before.
 pub fn lookup_for_sure(
     process: &'static Process,
     call: &Call,
     at: At,
+    argument: &PathArgument,
+    operation: impl FnMut(&Spot) -> Result<i64, Errno>,
+) -> Served {
+    look_up(process, call, at, argument, Hidden::AskBefore, operation)
+}
+
+/// The kernel may come, by a link, to the directory that a mount hides, which is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    /// The caller sees it.
+    Seen,
+    /// It does no harm, but is not the answer.
+    AskAfterwards,
+    /// It must not be.
+    AskBefore,
+}
+
+fn look_up(
+    process: &'static Process,
+    call: &Call,
+    at: At,
+    argument: &PathArgument,
+    hidden: Hidden,
     mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
 ) -> Served {
-    let argument = at.argument(call)?;
-    let place = match argument.perform(process, at.follow, &mut operation)? {
+    match argument.perform_with(process, at.walk(), &mut operation)? {
         Performed::Served(value) => return Ok(Reply::Value(value)),
-        Performed::Native(Some(path)) => Located::Native(Some(path)),
-        Performed::Native(None) => settle(process, &argument, at.follow)?,
+        Performed::Native(Some(path)) => return Ok(Reply::Value(with_path(call, at, &path)?)),
+        Performed::Native(None) => {}
+    }
+    let is_hidden = || at.walk().follows(&argument.text) && leads_to_hidden(process, argument);
+    let result = if hidden == Hidden::AskBefore && is_hidden() {
+        None
+    } else {
+        // What a relative path did not find before may have been looked for in another directory than it would be now.
+        let tried = call.tried().filter(|_| argument.is_absolute());
+        Some(tried.unwrap_or_else(|| native::call(call)))
     };
-    Ok(Reply::Value(match place {
-        Located::Served(spot) => operation(&spot)?,
-        Located::Native(Some(path)) => with_path(call, at, &path)?,
-        Located::Native(None) => native::call(call),
-    }))
+    if let Some(result) = result {
+        let found = result >= 0 || result == NO_DATA;
+        // The directory under a mount is empty: what lies on the mount does not exist for the kernel. (For a mount of the module every
+        // name in it is EREMOTEIO, and its root has no extended attributes.)
+        let elsewhere = found && hidden == Hidden::AskAfterwards && is_hidden()
+            || absent(result) && argument.meets_link(at.follow);
+        if !elsewhere {
+            return Ok(Reply::Value(result));
+        }
+    }
+    let place = argument.walk_with(process, at.walk())?;
+    there(place, call, at, operation, || Ok(Reply::Value(result.unwrap_or_else(|| native::call(call)))))
+}
+
+/// Does it where the path leads: on a mount, by another path, or by the program's own words.
+fn there(
+    place: Located,
+    call: &Call,
+    at: At,
+    mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
+    itself: impl FnOnce() -> Served,
+) -> Served {
+    match place {
+        Located::Served(spot) => Ok(Reply::Value(operation(&spot)?)),
+        Located::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
+        Located::Native(None) => itself(),
+    }
 }
 
 /// There is a file, and it has no such attribute.
@@ -132,10 +173,8 @@ fn looks_by_itself(call: &Call) -> bool {
 
 /// Whether the path, which is not on a mount by its text, is by a link that of a mount point: there is a directory, but not the mount's root.
 fn leads_to_hidden(process: &Process, argument: &PathArgument) -> bool {
-    let mut name = argument.text.clone();
-    name.try_push(0).is_ok()
-        && native::stat_at(argument.dirfd, name.as_ptr() as u64)
-            .is_ok_and(|found| process.table.hidden_by(found.st_dev, found.st_ino).is_some())
+    native::stat_path(argument.dirfd, &argument.text, true)
+        .is_ok_and(|found| process.table.hidden_by(found.st_dev, found.st_ino).is_some())
 }
 
 /// Serves a call that makes a new name: before the kernel may make it, it must be sure not to lie on a mount.
@@ -146,20 +185,22 @@ pub fn create(
     mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
 ) -> Served {
     let argument = at.argument(call)?;
-    match argument.perform(process, false, &mut operation)? {
-        Performed::Served(value) => Ok(Reply::Value(value)),
-        Performed::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
-        Performed::Native(None) => {
-            let place = match pinned::make(process, call, at, &argument) {
-                Pinned::Done(result) => return Ok(Reply::Value(result)),
-                Pinned::NotNeeded => settle(process, &argument, false)?,
-                Pinned::Elsewhere => argument.walk(process, false)?,
-            };
-            match place {
-                Located::Served(spot) => Ok(Reply::Value(operation(&spot)?)),
-                Located::Native(Some(path)) => Ok(Reply::Value(with_path(call, at, &path)?)),
-                Located::Native(None) => by_kernel(process, call),
-            }
+    match argument.perform_with(process, at.walk(), &mut operation)? {
+        Performed::Served(value) => return Ok(Reply::Value(value)),
+        Performed::Native(Some(path)) => return Ok(Reply::Value(with_path(call, at, &path)?)),
+        Performed::Native(None) => {}
+    }
+    match pinned::make(process, call, at, &argument)? {
+        Pinned::Done(result) => Ok(Reply::Value(result)),
+        Pinned::NotNeeded => {
+            let place = settle(process, &argument, at.walk())?;
+            there(place, call, at, operation, || by_kernel(process, call))
+        }
+        Pinned::Elsewhere => {
+            let place = argument.walk_with(process, at.walk())?;
+            there(place, call, at, operation, || {
+                pinned::make_through_links(process, call, at, &argument).map(Reply::Value)
+            })
         }
     }
 }
@@ -171,19 +212,20 @@ pub fn by_kernel(process: &Process, call: &Call) -> Served {
 }
 
 /// Where a path that looks native leads for sure: walks if the kernel would meet a symbolic link on the way.
-pub fn settle(process: &'static Process, argument: &PathArgument, follow: bool) -> Result<Located, Errno> {
-    let meets_link = if follow { argument.meets_link(true) } else { parent_meets_link(argument) };
-    if meets_link { argument.walk(process, follow) } else { Ok(Located::Native(None)) }
+pub fn settle(process: &'static Process, argument: &PathArgument, walk: Walk) -> Result<Located, Errno> {
+    let follows = walk.follows(&argument.text);
+    let meets_link = if follows { argument.meets_link(true) } else { parent_meets_link(argument) };
+    if meets_link { argument.walk_with(process, walk) } else { Ok(Located::Native(None)) }
 }
 
 /// Where a path leads for sure, for calls with two of them.
 pub fn locate_for_sure(
     process: &'static Process,
     argument: &PathArgument,
-    follow: bool,
+    walk: Walk,
 ) -> Result<Located, Errno> {
     match argument.locate(process)? {
-        Located::Native(None) => settle(process, argument, follow),
+        Located::Native(None) => settle(process, argument, walk),
         known => Ok(known),
     }
 }

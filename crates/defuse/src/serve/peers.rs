@@ -36,7 +36,7 @@ fn with_name(process: &'static Process, call: &Call, at: usize) -> Served {
     [args[at], args[at + 1]] = name.for_kernel();
     let result = native::interruptible(call.nr, args);
     if result >= 0 {
-        let put = name.put(process, place, room).and_then(|known| user::write(length, &known));
+        let put = name.put(process, name.length(), place, room).and_then(|known| user::write(length, &known));
         if let Err(error) = put {
             if at == 1 {
                 native::close(result as RawFd); // accepted, and nobody knows
@@ -64,14 +64,21 @@ impl Name {
         [self.bytes.as_mut_ptr() as u64, &raw mut self.length as u64]
     }
 
-    /// The kernel has said its length elsewhere.
-    pub fn set_length(&mut self, length: u32) {
-        self.length = length;
+    /// Its length, as the kernel has said.
+    pub fn length(&self) -> u32 {
+        self.length
     }
 
-    /// Gives the program the name as its owner gave it, or else as the kernel has it: as much as there is `room` for. Returns its whole length.
-    pub fn put(&self, process: &Process, place: u64, room: usize) -> Result<i32, rustix::io::Errno> {
-        let bytes = &self.bytes[..(self.length as usize).min(ADDRESS_MAX)];
+    /// Gives the program the name, which is `length` bytes long for the kernel, as its owner gave it, or else as the kernel has it: as much as there is
+    /// `room` for. Returns its whole length.
+    pub fn put(
+        &self,
+        process: &Process,
+        length: u32,
+        place: u64,
+        room: usize,
+    ) -> Result<i32, rustix::io::Errno> {
+        let bytes = &self.bytes[..(length as usize).min(ADDRESS_MAX)];
         let shown = sockets::shown(process, bytes);
         let shown = shown.as_ref().map_or(bytes, |address| address.bytes());
         user::write_bytes(place, &shown[..room.min(shown.len())])?;

@@ -1,4 +1,5 @@
-//! A name made below a directory that another thread may exchange for another one meanwhile, by chdir(2) or dup2(2).
+//! A name made below a directory that another thread, or a process with the same working directory or FD table, may exchange for another one
+//! meanwhile, by chdir(2) or dup2(2).
 //!
 //! Whether there is a link to a mount on the way is asked before the kernel makes the name. Both must be about the same directory: else the name
 //! comes to lie in the hidden directory below the mount, by a link that the other directory has. So the directory that the name is to be made in is
@@ -26,22 +27,60 @@ pub enum Pinned {
     Elsewhere,
 }
 
-/// Makes the name at the path, which is nobody's by its text.
-pub fn make(process: &Process, call: &Call, at: At, argument: &PathArgument) -> Pinned {
-    let parent = argument.parent();
-    if argument.is_absolute() || parent.as_slice() == b"." || !process.threaded.load(Ordering::Acquire) {
-        return Pinned::NotNeeded;
+/// Makes the name at the path, which is nobody's by its text. `call` may have another first path than the program's.
+pub fn make(process: &Process, call: &Call, at: At, argument: &PathArgument) -> Result<Pinned, Errno> {
+    if argument.is_absolute()
+        || argument.parent().as_slice() == b"."
+        || !may_be_exchanged(process, argument.dirfd)
+    {
+        return Ok(Pinned::NotNeeded);
     }
-    let flags = u64::from(sys::O_PATH | sys::O_DIRECTORY | sys::O_CLOEXEC);
-    let how = OpenHow { flags, mode: 0, resolve: NO_SYMLINKS };
-    let directory = match namei::look_how(argument.dirfd, &parent, &how) {
-        Ok(directory) => directory,
-        Err(Errno::LOOP) => return Pinned::Elsewhere,
-        // The kernel has other things to say first, perhaps.
-        Err(_) => return Pinned::Done(native::call(call)),
+    match in_directory(process, call, at, argument, NO_SYMLINKS) {
+        Ok(made) => Ok(made.map_or(Pinned::Elsewhere, Pinned::Done)),
+        Err(Errno::LOOP) => Ok(Pinned::Elsewhere),
+        Err(error) => Err(error),
+    }
+}
+
+/// As [`make`], where links on the way were found to lead to no mount: `ENOENT` if that has changed since.
+pub fn make_through_links(
+    process: &Process,
+    call: &Call,
+    at: At,
+    argument: &PathArgument,
+) -> Result<i64, Errno> {
+    in_directory(process, call, at, argument, 0)?.ok_or(Errno::NOENT)
+}
+
+/// Whether the directory that a relative path begins in may be another at any time.
+fn may_be_exchanged(process: &Process, dirfd: RawFd) -> bool {
+    if interpose::in_vfork_child() {
+        return false; // Its table and directory are its own, and it has no other threads.
+    }
+    let others = || match dirfd {
+        sys::AT_FDCWD => process.common.place() || process.common.wanders(),
+        _ => process.common.table(),
     };
+    process.threaded.load(Ordering::Acquire) || others()
+}
+
+/// Makes the name in the directory that the kernel finds now; `None` if that is one which a mount hides. An error is what is wrong with the directory's
+/// path.
+fn in_directory(
+    process: &Process,
+    call: &Call,
+    at: At,
+    argument: &PathArgument,
+    resolve: u64,
+) -> Result<Option<i64>, Errno> {
+    let parent = argument.parent();
+    let flags = u64::from(sys::O_PATH | sys::O_DIRECTORY | sys::O_CLOEXEC);
+    // The number is one that the program may have: no other thread is to put something else there, and have it closed.
+    let _alone = process.descriptors.lock();
+    let directory = namei::look_how(argument.dirfd, &parent, &OpenHow { flags, mode: 0, resolve })?;
+    // (EREMOTEIO: it is on a mount of the module.)
     let hidden = native::fstat(directory)
-        .is_ok_and(|found| process.table.hidden_by(found.st_dev, found.st_ino).is_some());
+        .map_or(true, |found| process.table.hidden_by(found.st_dev, found.st_ino).is_some());
     let made = (!hidden).then(|| {
         let mut name = argument.text.clone();
         name.remove_front(parent.len());
@@ -51,7 +90,7 @@ pub fn make(process: &Process, call: &Call, at: At, argument: &PathArgument) -> 
         native::raw_call(number, args)
     });
     native::close(directory);
-    made.map_or(Pinned::Elsewhere, Pinned::Done)
+    Ok(made)
 }
 
 /// The call with another directory and name in the place of the path at `at`.

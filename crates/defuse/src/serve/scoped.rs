@@ -25,11 +25,15 @@ pub fn open(process: &'static Process, call: &Call, mut argument: PathArgument, 
         return Err(Errno::XDEV);
     }
     let walk = Walk {
-        follow: asked.follow(),
         links: !asked.resolves(sys::RESOLVE_NO_SYMLINKS),
-        magic: asked.magic(),
+        magic: match above {
+            _ if asked.resolves(sys::RESOLVE_NO_SYMLINKS) => Some(Errno::LOOP),
+            Above::Open => asked.magic(),
+            Above::Forbidden | Above::Itself => asked.magic().or(Some(Errno::XDEV)),
+        },
         mounts: !asked.resolves(sys::RESOLVE_NO_XDEV),
         above,
+        ..Walk::plain(asked.follow())
     };
     // Where there is no `..`, the text says whether a mount comes into it as long as there is no link.
     if !namei::has_dot_dot(&argument.text) && !argument.is_magic() {

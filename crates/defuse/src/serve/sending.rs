@@ -14,7 +14,7 @@ use crate::file::{self, FileRef};
 use crate::lending::{self, Kept};
 use crate::parcel::{DESCRIPTORS_MAX, Parcel};
 use crate::process::Process;
-use crate::{native, nofile, shadow, trace, user};
+use crate::{native, nofile, private_fd, shadow, trace, user};
 
 const MSG_DONTWAIT: u64 = 0x40;
 /// `UIO_MAXIOV`: the kernel sends no more messages at once.
@@ -107,6 +107,9 @@ fn pass_on(
     let mut passed = 0;
     let end = for_each_passed(control, length, |fd| {
         passed += 1;
+        if private_fd::is_hidden(fd) {
+            return Err(Errno::BADF);
+        }
         if let Some(file) = file::served(process, fd) {
             let together = process.descriptors.lock();
             shadow::separate(process, &file)?;

@@ -22,7 +22,7 @@ use super::names::{exists_or, masked};
 use super::{Reply, Served, paths};
 use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
 use crate::process::Process;
-use crate::resolve::PathBytes;
+use crate::resolve::{PathBytes, Walk};
 use crate::session::names::SOCKETS;
 use crate::{native, user};
 
@@ -60,10 +60,10 @@ pub fn bind(process: &'static Process, call: &Call) -> Served {
             Ok(Reply::Value(native::raw_call(call.nr, [fd, address.pointer(), address.length(), 0, 0, 0])))
         }
     };
-    match argument.perform(process, false, &mut operation)? {
+    match argument.perform_with(process, Walk::name(), &mut operation)? {
         Performed::Served(()) => super::DONE,
         Performed::Native(Some(path)) => native(Some(path)),
-        Performed::Native(None) => match paths::settle(process, &argument, false)? {
+        Performed::Native(None) => match paths::settle(process, &argument, Walk::name())? {
             Located::Served(spot) => operation(&spot).map(|()| Reply::Value(0)),
             Located::Native(path) => native(path),
         },
@@ -199,7 +199,7 @@ fn target(process: &'static Process, address: u64, length: u64) -> Result<Option
     Ok(match argument.perform(process, true, &mut operation)? {
         Performed::Served(address) => Some(address),
         Performed::Native(Some(path)) => native(Some(path))?,
-        Performed::Native(None) => match paths::settle(process, &argument, true)? {
+        Performed::Native(None) => match paths::settle(process, &argument, Walk::plain(true))? {
             Located::Served(spot) => Some(operation(&spot)?),
             Located::Native(path) => native(path)?,
         },

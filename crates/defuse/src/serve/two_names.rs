@@ -9,16 +9,16 @@ use super::attributes::attributes_at;
 use super::names::{exists_or, is_mount_point};
 use super::paths::{self, At};
 use super::pinned::{self, Pinned};
-use super::{Reply, Served, beside};
+use super::{Reply, Served, beside, busy};
 use crate::file::OpenFile;
-use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
+use crate::namei::{self, Last, Located, PathArgument, Performed, Spot};
 use crate::native;
 use crate::paging;
 use crate::process::Process;
-use crate::resolve::PathBytes;
+use crate::resolve::{PathBytes, Walk};
 
 pub fn link(process: &'static Process, call: &Call) -> Served {
-    make_hard_link(process, call, At::cwd(0, false), At::cwd(1, false))
+    make_hard_link(process, call, At::cwd(0, false), At { path: 1, ..At::name() })
 }
 
 pub fn linkat(process: &'static Process, call: &Call) -> Served {
@@ -26,8 +26,8 @@ pub fn linkat(process: &'static Process, call: &Call) -> Served {
     if flags & !(sys::AT_SYMLINK_FOLLOW | sys::AT_EMPTY_PATH) != 0 {
         return Ok(Reply::Pass);
     }
-    let old = At { dirfd: Some(0), path: 1, follow: flags & sys::AT_SYMLINK_FOLLOW != 0 };
-    let new = At { dirfd: Some(2), path: 3, follow: false };
+    let old = At::dir(flags & sys::AT_SYMLINK_FOLLOW != 0);
+    let new = At { dirfd: Some(2), path: 3, ..At::name() };
     let itself = flags & sys::AT_EMPTY_PATH != 0 && super::attributes::is_empty_text(call.args[1])?;
     let by_fd = if itself {
         namei::open_at(process, call.args[0] as i32)
@@ -51,9 +51,9 @@ fn link_file(process: &'static Process, file: &OpenFile, new: &PathArgument) -> 
         }
         file.with_handle(|instance, handle| instance.flink(handle, spot.path()))
     };
-    let linked = match paths::locate_for_sure(process, new, false) {
+    let linked = match paths::locate_for_sure(process, new, Walk::name()) {
         Ok(Located::Served(spot)) => match link(&spot) {
-            Err(Errno::LOOP) => match new.walk(process, false)? {
+            Err(Errno::LOOP) => match new.walk_with(process, Walk::name())? {
                 Located::Served(spot) => link(&spot),
                 Located::Native(_) => Err(Errno::XDEV),
             },
@@ -75,11 +75,11 @@ fn link_foreign(process: &'static Process, call: &Call, new: At) -> Served {
     if from != sys::AT_FDCWD {
         native::fstat(from)?;
     }
-    let mut place = paths::locate_for_sure(process, &argument, false)?;
+    let mut place = paths::locate_for_sure(process, &argument, Walk::name())?;
     if let Located::Served(spot) = &place
         && spot.check_parent() == Err(Errno::LOOP)
     {
-        place = argument.walk(process, false)?;
+        place = argument.walk_with(process, Walk::name())?;
     }
     match place {
         Located::Served(_) => Err(why_no_name(process, &argument)),
@@ -90,7 +90,7 @@ fn link_foreign(process: &'static Process, call: &Call, new: At) -> Served {
             let args = [from, empty, sys::AT_FDCWD as u64, name.as_ptr() as u64, flags, 0];
             Ok(Reply::Value(native::raw_call(call.nr, args)))
         }
-        Located::Native(None) => match pinned::make(process, call, new, &argument) {
+        Located::Native(None) => match pinned::make(process, call, new, &argument)? {
             Pinned::Done(result) => Ok(Reply::Value(result)),
             Pinned::NotNeeded => paths::by_kernel(process, call),
             Pinned::Elsewhere => Err(why_no_name(process, &argument)),
@@ -119,21 +119,25 @@ fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> S
         if new.directory {
             return Err(exists_or(new, Errno::NOENT));
         }
-        old.call(|instance, path| instance.link(path, new.path()))
+        old.call(|instance, path| instance.link(path, new.path())).map_err(|error| match new.check_parent() {
+            // A directory cannot be linked; but where the new name is comes first.
+            Err(Errno::LOOP) if error == Errno::PERM => Errno::LOOP,
+            _ => error,
+        })
     })
 }
 
 pub fn rename(process: &'static Process, call: &Call) -> Served {
-    change_name(process, call, At::cwd(0, false), At::cwd(1, false), 0)
+    change_name(process, call, At::name(), At { path: 1, ..At::name() }, 0)
 }
 
 pub fn renameat(process: &'static Process, call: &Call) -> Served {
-    change_name(process, call, At::dir(false), At { dirfd: Some(2), path: 3, follow: false }, 0)
+    change_name(process, call, At::name_below(), At { dirfd: Some(2), path: 3, ..At::name() }, 0)
 }
 
 pub fn renameat2(process: &'static Process, call: &Call) -> Served {
-    let new = At { dirfd: Some(2), path: 3, follow: false };
-    change_name(process, call, At::dir(false), new, call.args[4] as u32)
+    let new = At { dirfd: Some(2), path: 3, ..At::name() };
+    change_name(process, call, At::name_below(), new, call.args[4] as u32)
 }
 
 fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: u32) -> Served {
@@ -184,9 +188,13 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
 fn check_slashes(process: &Process, old: &Spot, new: &Spot, flags: u32) -> Result<(), Errno> {
     let kind = |spot: &Spot| spot.call(Instance::getattr).map(|attributes| attributes.st_mode & sys::S_IFMT);
     let exchange = flags & sys::RENAME_EXCHANGE != 0;
-    let (from, to) = (kind(old)?, kind(new));
+    let (from, to) = (kind(old), kind(new));
+    // It is elsewhere that both are to be looked for.
+    if to == Err(Errno::LOOP) {
+        return Err(Errno::LOOP);
+    }
+    let from = from?;
     match to {
-        Err(Errno::LOOP) => return Err(Errno::LOOP),
         Ok(_) if flags & sys::RENAME_NOREPLACE != 0 => return Err(Errno::EXIST),
         Err(error) if exchange => return Err(error),
         Ok(kind) if exchange && new.directory && kind != sys::S_IFDIR => return Err(Errno::NOTDIR),
@@ -286,30 +294,38 @@ fn located_pair(
             (Located::Native(None), new_argument.locate(process)?)
         }
         Located::Native(None) => {
-            let first = paths::settle(process, &old_argument, follow)?;
-            (first, paths::locate_for_sure(process, &new_argument, false)?)
+            let first = paths::settle(process, &old_argument, Walk::plain(follow))?;
+            (first, paths::locate_for_sure(process, &new_argument, Walk::name())?)
         }
-        known => (known, paths::locate_for_sure(process, &new_argument, false)?),
+        known => (known, paths::locate_for_sure(process, &new_argument, Walk::name())?),
     };
-    let (from, to) = match (first, second) {
+    match (first, second) {
         (Located::Native(from), Located::Native(to)) => {
             return native_pair(process, call, [old, new], [from, to], slashes);
         }
-        (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => (from, to),
-        _ => return Err(Errno::XDEV),
-    };
-    match operation(from, to) {
-        Err(Errno::LOOP) => {}
-        done => return done.map(|()| Reply::Value(0)),
+        (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => {
+            match operation(from, to) {
+                Err(Errno::LOOP) => {}
+                done => return done.map(|()| Reply::Value(0)),
+            }
+        }
+        // By their text; a link may lead the one to where the other is.
+        _ => {}
     }
-    let from = old_argument.walk(process, old.follow)?;
-    let to = new_argument.walk(process, false)?;
+    let from = old_argument.walk(process, follow)?;
+    let to = new_argument.walk_with(process, Walk::name())?;
     match (from, to) {
         (Located::Served(from), Located::Served(to)) if from.mount.number == to.mount.number => {
             operation(from, to).map(|()| Reply::Value(0))
         }
         (Located::Native(from), Located::Native(to)) => {
             native_pair(process, call, [old, new], [from, to], slashes)
+        }
+        (Located::Served(from), Located::Native(to)) if !links && from.is_root() => {
+            Err(busy::renamed(&from, (&new_argument, to.as_ref()), call))
+        }
+        (Located::Native(from), Located::Served(to)) if !links && to.is_root() => {
+            Err(busy::replaced(&to, (&old_argument, from.as_ref()), call))
         }
         _ => Err(Errno::XDEV),
     }
@@ -369,24 +385,18 @@ fn lookup(
         if directory && kind != sys::S_IFDIR { Err(Errno::NOTDIR) } else { Ok(Some(spot.mount.number)) }
     };
     let elsewhere = |dirfd, text: &[u8]| {
-        let nofollow = if follow { 0 } else { sys::O_NOFOLLOW };
-        let directory = if directory { sys::O_DIRECTORY } else { 0 };
-        let flags = u64::from(sys::O_PATH | sys::O_CLOEXEC | nofollow | directory);
-        namei::look_how(dirfd, text, &OpenHow { flags, mode: 0, resolve: 0 }).map(|fd| {
-            native::close(fd);
-            None
-        })
+        let found = native::stat_path(dirfd, text, follow)?;
+        let unfit = directory && found.st_mode & sys::S_IFMT != sys::S_IFDIR;
+        if unfit { Err(Errno::NOTDIR) } else { Ok(None) }
     };
     match argument.perform(process, follow, on_mount)? {
         Performed::Served(mount) => Ok(mount),
         Performed::Native(Some(path)) => elsewhere(sys::AT_FDCWD, &path),
-        Performed::Native(None) => {
-            match paths::settle(process, argument, follow || argument.text.ends_with(b"/"))? {
-                Located::Served(spot) => on_mount(&spot),
-                Located::Native(Some(path)) => elsewhere(sys::AT_FDCWD, &path),
-                Located::Native(None) => elsewhere(argument.dirfd, &argument.text),
-            }
-        }
+        Performed::Native(None) => match paths::settle(process, argument, Walk::plain(follow))? {
+            Located::Served(spot) => on_mount(&spot),
+            Located::Native(Some(path)) => elsewhere(sys::AT_FDCWD, &path),
+            Located::Native(None) => elsewhere(argument.dirfd, &argument.text),
+        },
     }
 }
 
@@ -394,33 +404,45 @@ fn lookup(
 fn native_pair(
     process: &'static Process,
     call: &Call,
-    at: [At; 2],
-    paths: [Option<PathBytes>; 2],
+    [old, new]: [At; 2],
+    [mut from, to]: [Option<PathBytes>; 2],
     slashes: [bool; 2],
 ) -> Served {
-    if paths.iter().all(Option::is_none) {
-        let new = at[1].argument(call)?;
-        return match pinned::make(process, call, at[1], &new) {
-            Pinned::Done(result) => Ok(Reply::Value(result)),
-            Pinned::NotNeeded => paths::by_kernel(process, call),
-            Pinned::Elsewhere => match new.walk(process, false)? {
-                Located::Native(None) => paths::by_kernel(process, call),
-                Located::Native(path) => native_pair(process, call, at, [None, path], slashes),
-                Located::Served(_) => Err(Errno::XDEV),
-            },
+    let mut rewritten = Call::new(call.nr, call.args);
+    if let Some(from) = &mut from {
+        put(&mut rewritten, old, from, slashes[0])?;
+    }
+    if let Some(mut to) = to {
+        put(&mut rewritten, new, &mut to, slashes[1])?;
+        return Ok(Reply::Value(native::call(&rewritten)));
+    }
+    let argument = new.argument(call)?;
+    let made = pinned::make(process, &rewritten, new, &argument)?;
+    if let Pinned::Done(result) = made {
+        return Ok(Reply::Value(result));
+    }
+    if let Pinned::Elsewhere = made {
+        return match argument.walk_with(process, new.walk())? {
+            Located::Native(None) => {
+                pinned::make_through_links(process, &rewritten, new, &argument).map(Reply::Value)
+            }
+            Located::Native(Some(mut to)) => {
+                put(&mut rewritten, new, &mut to, slashes[1])?;
+                Ok(Reply::Value(native::call(&rewritten)))
+            }
+            Located::Served(_) => Err(Errno::XDEV),
         };
     }
-    let mut args = call.args;
-    let mut names = paths;
-    for ((name, at), slash) in names.iter_mut().zip(at).zip(slashes) {
-        if let Some(name) = name {
-            let end: &[u8] = if slash && !name.ends_with(b"/") { b"/\0" } else { b"\0" };
-            name.try_extend_from_slice(end).map_err(|_| Errno::NAMETOOLONG)?;
-            args[at.path] = name.as_ptr() as u64;
-            if let Some(position) = at.dirfd {
-                args[position] = sys::AT_FDCWD as u64;
-            }
-        }
+    if from.is_none() { paths::by_kernel(process, call) } else { Ok(Reply::Value(native::call(&rewritten))) }
+}
+
+/// Has `path`, with a slash at its end if the program's has one, in the place of the program's path at `at`.
+fn put(call: &mut Call, at: At, path: &mut PathBytes, slash: bool) -> Result<(), Errno> {
+    let end: &[u8] = if slash && !path.ends_with(b"/") { b"/\0" } else { b"\0" };
+    path.try_extend_from_slice(end).map_err(|_| Errno::NAMETOOLONG)?;
+    call.args[at.path] = path.as_ptr() as u64;
+    if let Some(position) = at.dirfd {
+        call.args[position] = sys::AT_FDCWD as u64;
     }
-    Ok(Reply::Value(native::raw_call(call.nr, args)))
+    Ok(())
 }

@@ -93,11 +93,15 @@ pub fn is_with_owner(process: &Process, slot: &Slot<'_>) -> bool {
         && slot.owner().is_ok_and(|owner| owner != process.me() && process.arena.process_is_alive(owner))
 }
 
-/// Puts a shadow of `slot` at the number `fd`, which is open and has the flag close-on-exec: of a file that another process has for itself.
-pub fn place_shared(process: &'static Process, slot: SlotId, fd: RawFd) -> Result<(), Errno> {
+/// Puts a shadow of `slot` at the number `fd`, which is open and has the flag close-on-exec: of a file that another process has for itself, and of
+/// which `taken` was taken from there.
+pub fn place_shared(process: &'static Process, slot: SlotId, taken: RawFd, fd: RawFd) -> Result<(), Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
     if let ShadowProvider::Module(_) = provider(process, &shared)? {
         // What was taken is the module's shadow.
+        if taken != fd {
+            replace(process, taken, fd, true)?;
+        }
         return shared.mark_shared().map_err(stash_errno);
     }
     let shadow = folder::open(process, slot, true)?;

@@ -9,6 +9,7 @@
 //! processes were killed.
 
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -20,7 +21,8 @@ use stash::SlotId;
 use super::KIND;
 use crate::file::stash_errno;
 use crate::process::Process;
-use crate::{native, private_fd};
+use crate::sync::Lock;
+use crate::{native, nofile, private_fd};
 
 /// The private descriptor that placeholders are duplicates of; -1 until the first.
 static PLACEHOLDER: AtomicI32 = AtomicI32::new(-1);
@@ -91,13 +93,17 @@ impl Object {
     }
 
     fn open(self, path: &ArrayVec<u8, 4096>, cloexec: bool) -> Result<RawFd, Errno> {
+        native::new_fd(sys::__NR_open, self.open_call(path, cloexec))
+    }
+
+    /// The arguments of open(2).
+    fn open_call(self, path: &ArrayVec<u8, 4096>, cloexec: bool) -> [u64; 6] {
         let cloexec = if cloexec { sys::O_CLOEXEC } else { 0 };
         let kind = match self {
             Self::Directory => sys::O_RDONLY | sys::O_DIRECTORY,
             Self::File => sys::O_WRONLY,
         };
-        let args = [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0];
-        native::new_fd(sys::__NR_open, args)
+        [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0]
     }
 
     fn make(self, path: &ArrayVec<u8, 4096>) -> Result<(), Errno> {
@@ -114,11 +120,17 @@ impl Object {
         }
     }
 
-    /// The lock that a description of it may have.
-    fn lock(self) -> u32 {
+    /// Locks the description `fd` of it, beside those that there may be already: who takes a file out of a process that has it for itself makes one,
+    /// and that process, which knows nothing of it, another.
+    fn lock(self, fd: RawFd) -> Result<(), Errno> {
+        let set = |kind, byte| lock_call(fd, sys::F_OFD_SETLK, kind, byte).map(drop);
         match self {
-            Self::Directory => sys::F_RDLCK,
-            Self::File => sys::F_WRLCK,
+            Self::Directory => set(sys::F_RDLCK, WHOLE),
+            // What is open for writing can only be locked alone: each has a byte of its own.
+            Self::File => (0..DESCRIPTIONS_MAX)
+                .map(|byte| set(sys::F_WRLCK, byte..byte + 1))
+                .find(|locked| *locked != Err(Errno::AGAIN))
+                .unwrap_or(Err(Errno::NOLCK)),
         }
     }
 }
@@ -134,7 +146,7 @@ pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Err
         }
         other => other?,
     };
-    let ready = lock_call(fd, sys::F_OFD_SETLK, object.lock()).and_then(|_| {
+    let ready = object.lock(fd).and_then(|()| {
         let (_, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
         let shared = process.arena.slot(slot).map_err(stash_errno)?;
         if shared.shadow() != inode {
@@ -153,18 +165,48 @@ pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Err
 pub fn is_held(process: &Process, slot: SlotId) -> bool {
     // When it cannot be known, a leaked slot is better than one that two files share.
     let Ok(object) = Object::of(process, slot) else { return true };
-    let fd = match object.open(&object.path(process, slot), true) {
-        Ok(fd) => fd,
-        Err(error) => return error != Errno::NOENT,
+    let path = object.path(process, slot);
+    let look = || {
+        let _passing = PASSING.lock();
+        let fd = native::checked(sys::__NR_open, object.open_call(&path, true))? as RawFd;
+        let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK, WHOLE);
+        native::close(fd);
+        found
     };
-    let found = lock_call(fd, sys::F_OFD_GETLK, sys::F_WRLCK);
-    native::close(fd);
-    !matches!(found, Ok(kind) if kind == sys::F_UNLCK)
+    match look() {
+        Err(Errno::MFILE) => nofile::with_room(look),
+        looked => looked,
+    }
+    .map_or_else(|error| error != Errno::NOENT, |kind| kind != sys::F_UNLCK)
 }
 
-fn lock_call(fd: RawFd, command: u32, kind: u32) -> Result<u32, Errno> {
-    let mut lock =
-        sys::flock { l_type: kind as _, l_whence: sys::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
+/// Held while a shadow is at one of the program's numbers for a moment, to be looked at: a forked child would keep it there. Whoever has it
+/// waits for no other lock.
+static PASSING: Lock<()> = Lock::new(());
+
+/// Before a fork, as the last lock, and [`after_fork`] on both sides.
+pub fn before_fork() {
+    PASSING.acquire();
+}
+
+/// See [`before_fork`].
+pub fn after_fork() {
+    PASSING.release();
+}
+
+/// All bytes, however many there are.
+const WHOLE: Range<i64> = 0..0;
+/// Shadows of one description.
+const DESCRIPTIONS_MAX: i64 = 4096;
+
+fn lock_call(fd: RawFd, command: u32, kind: u32, bytes: Range<i64>) -> Result<u32, Errno> {
+    let mut lock = sys::flock {
+        l_type: kind as _,
+        l_whence: sys::SEEK_SET as _,
+        l_start: bytes.start,
+        l_len: bytes.end - bytes.start,
+        l_pid: 0,
+    };
     let lock_pointer = (&raw mut lock) as u64;
     native::checked(sys::__NR_fcntl, [fd as u64, u64::from(command), lock_pointer, 0, 0, 0])?;
     Ok(lock.l_type as u32)

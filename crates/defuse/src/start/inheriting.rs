@@ -28,7 +28,7 @@ pub fn inherit(
         .filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
     match known {
         Some(me) => process.set_me(me),
-        None => process.register(),
+        None => process.register(left.and_then(|left| left.made_by(pid))),
     }
     let Some(left) = left else { return Ok(()) };
     if !left.name.is_empty() {

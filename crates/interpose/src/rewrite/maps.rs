@@ -9,7 +9,7 @@ use rustix::mm::{Advice, madvise};
 
 use super::image::{Image, Segment};
 use super::near::PAGE;
-use super::query;
+use super::query::{self, Which};
 
 /// One mapping of `/proc/self/maps`.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Mapping {
 pub struct AddressMap {
     text: Vec<u8>,
     mappings: Vec<Mapping>,
+    /// There are mappings that it does not tell of.
+    partial: bool,
 }
 
 /// An object of which at least one mapping is executable.
@@ -51,11 +53,31 @@ pub struct LoadedObject<'a> {
 impl AddressMap {
     /// Reads `/proc/self/maps` with system calls of its own (openat, ioctl, read, close).
     pub fn read() -> io::Result<Self> {
+        Self::read_by(|maps| query::mappings(maps, Which::All), false)
+    }
+
+    /// The same of what is mapped from files, where the kernel can tell that alone: else all.
+    pub(crate) fn read_of_files() -> io::Result<Self> {
+        Self::read_by(|maps| query::mappings(maps, Which::OfFiles), true)
+    }
+
+    /// What is mapped in `range`, and the other parts of the objects that this is of; more where the kernel tells of all only. What it
+    /// takes does not grow with what else is mapped.
+    pub(crate) fn read_around(range: &Range<u64>) -> io::Result<Self> {
+        Self::read_by(|maps| query::mappings_around(maps, range), true)
+    }
+
+    fn read_by(ask: impl FnOnce(&OwnedFd) -> Option<query::Found>, partial: bool) -> io::Result<Self> {
         let file = openat(CWD, c"/proc/self/maps", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        match query::mappings(&file) {
-            Some((text, mappings)) => Ok(Self { text, mappings }),
+        match ask(&file) {
+            Some((text, mappings)) => Ok(Self { text, mappings, partial }),
             None => Self::read_text(&file),
         }
+    }
+
+    /// Whether there may be mappings that it does not tell of.
+    pub(super) fn is_partial(&self) -> bool {
+        self.partial
     }
 
     fn read_text(file: &OwnedFd) -> io::Result<Self> {
@@ -82,7 +104,7 @@ impl AddressMap {
             mappings.extend(parse_line(line.trim_ascii_end(), start));
             start += line.len();
         }
-        Self { text, mappings }
+        Self { text, mappings, partial: false }
     }
 
     /// All mappings, by rising address.
@@ -98,10 +120,6 @@ impl AddressMap {
     /// The objects mapped from files with something executable in them. Leaves out what overlaps one of `except`
     /// (our own library), the vdso, memory without a file, and files whose code is mapped shared: a change would go to the file.
     pub fn objects<'a>(&'a self, except: &'a [Range<u64>]) -> impl Iterator<Item = LoadedObject<'a>> {
-        // A new object begins with another file, or with the file's beginning mapped once more.
-        let belongs = |one: &Mapping, next: &Mapping| {
-            one.inode == next.inode && one.device == next.device && next.offset != 0
-        };
         self.mappings
             .chunk_by(belongs)
             .map(|mappings| LoadedObject { map: self, mappings })
@@ -112,6 +130,12 @@ impl AddressMap {
                 !object.mappings.iter().any(own)
             })
     }
+}
+
+/// Whether `next`, which follows `one`, is of the same object. A new one begins with another file, or with the file's beginning mapped once
+/// more.
+pub(super) fn belongs(one: &Mapping, next: &Mapping) -> bool {
+    one.inode == next.inode && one.device == next.device && next.offset != 0
 }
 
 impl<'a> LoadedObject<'a> {
@@ -254,19 +278,56 @@ mod tests {
     #[test]
     fn both_ways_to_read_it_agree() {
         let file = openat(CWD, c"/proc/self/maps", OFlags::RDONLY, Mode::empty()).unwrap();
-        let Some((text, mappings)) = query::mappings(&file) else { return };
-        let asked = AddressMap { text, mappings };
+        let Some((text, mappings)) = query::mappings(&file, Which::All) else { return };
+        let asked = AddressMap { text, mappings, partial: false };
         let read = AddressMap::read_text(&file).unwrap();
         // What other threads map and the heap grow meanwhile is in one only; what is from a file stays.
         let of_files = |map: &AddressMap| -> Vec<String> {
             let all = map.mappings().iter().filter(|mapping| mapping.inode != 0);
-            all.map(|m| format!("{:?} {}", Mapping { path: 0..0, ..m.clone() }, map.path(m).escape_ascii()))
-                .collect()
+            all.map(|mapping| told(map, mapping)).collect()
         };
         assert!(of_files(&read).len() > 8);
         assert_eq!(of_files(&asked), of_files(&read));
+        let files = AddressMap::read_of_files().unwrap();
+        assert_eq!(of_files(&files), of_files(&read));
+        assert!(files.mappings().len() < read.mappings().len());
         for name in [&b"[stack]"[..], b"[vdso]"] {
             assert!(asked.mappings().iter().any(|mapping| asked.path(mapping) == name));
         }
+    }
+
+    fn told(map: &AddressMap, mapping: &Mapping) -> String {
+        format!("{:?} {}", Mapping { path: 0..0, ..mapping.clone() }, map.path(mapping).escape_ascii())
+    }
+
+    #[test]
+    fn what_is_read_around_a_range_has_its_objects_whole() {
+        let whole = AddressMap::read().unwrap();
+        let described = |object: &LoadedObject<'_>| -> Vec<String> {
+            object.mappings.iter().map(|mapping| told(object.map, mapping)).collect()
+        };
+        let mut seen = 0;
+        for object in whole.objects(&[]) {
+            for mapping in object.mappings().iter().filter(|mapping| mapping.execute) {
+                // All of it, and a part: ld.so maps the first, a program may change the other.
+                for range in [mapping.range.clone(), mapping.range.start..mapping.range.start + PAGE] {
+                    let around = AddressMap::read_around(&range).unwrap();
+                    if !around.is_partial() {
+                        continue; // A kernel that tells of all only.
+                    }
+                    let found: Vec<_> = around.objects(&[]).map(|object| described(&object)).collect();
+                    assert_eq!(found, [described(&object)]);
+                    assert!(around.mappings().len() < whole.mappings().len());
+                    seen += 1;
+                }
+            }
+        }
+        println!("{seen} ranges");
+    }
+
+    #[test]
+    fn nothing_is_read_where_nothing_is_mapped() {
+        let around = AddressMap::read_around(&(PAGE..2 * PAGE)).unwrap();
+        assert!(!around.is_partial() || around.mappings().is_empty());
     }
 }

@@ -23,6 +23,8 @@ const HIGHEST: u64 = 0x7fff_ffff_f000;
 pub struct NearMemory {
     /// What is known to be in use, by rising address.
     used: Vec<Used>,
+    /// Other things may be as well.
+    partial: bool,
 }
 
 #[derive(Debug)]
@@ -33,20 +35,31 @@ struct Used {
 }
 
 impl NearMemory {
-    /// Memory that is free according to `map`. That others map something meanwhile is noticed.
+    /// Memory that is free according to `map`. That others map something meanwhile is noticed, and so is what a map of a part does not tell
+    /// of: then all is read.
     pub fn new(map: &AddressMap) -> Self {
         let used = map.mappings().iter().map(|mapping| Used {
             range: mapping.range.clone(),
             grows: map.path(mapping).starts_with(b"[stack"),
         });
-        Self { used: used.collect() }
+        Self { used: used.collect(), partial: map.is_partial() }
     }
 
     /// Maps `len` bytes, readable and writable, that code anywhere in `text` reaches.
     pub(super) fn map(&mut self, text: &Range<u64>, len: u64) -> Result<Region, Error> {
         let len = len.next_multiple_of(PAGE);
         let mut failed = Vec::new();
-        while let Some((index, start)) = self.candidate(text, len, &failed) {
+        loop {
+            let Some((index, start)) = self.candidate(text, len, &failed) else {
+                if self.partial {
+                    *self = Self::new(
+                        &AddressMap::read().map_err(|errno| Error::of("read /proc/self/maps", errno))?,
+                    );
+                    failed.clear();
+                    continue;
+                }
+                return Err(Error::NoRoom { text: text.start });
+            };
             let prot = ProtFlags::READ | ProtFlags::WRITE;
             let flags = MapFlags::PRIVATE | MapFlags::FIXED_NOREPLACE;
             let address = core::ptr::without_provenance_mut::<c_void>(start as usize);
@@ -65,7 +78,6 @@ impl NearMemory {
                 Err(errno) => return Err(Error::of("map memory for stubs", errno)),
             }
         }
-        Err(Error::NoRoom { text: text.start })
     }
 
     /// The free range nearest to the text: the index its entry would get, and its start. It lies directly below
@@ -129,5 +141,33 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: mapped by `NearMemory::map`; nothing refers to it before it is sealed.
         let _ = unsafe { munmap(self.base, self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_part_of_the_map_does_not_tell_of_is_noticed() {
+        let length = 3 * PAGE as usize;
+        // SAFETY: new memory, used here alone.
+        unsafe {
+            let base =
+                mmap_anonymous(core::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE).unwrap();
+            let start = base as u64;
+            // A mapping of its own, so that those below it are not told of.
+            let text = start + 2 * PAGE..start + 3 * PAGE;
+            mprotect(base.cast::<u8>().add(2 * PAGE as usize).cast(), PAGE as usize, MprotectFlags::empty())
+                .unwrap();
+            let map = AddressMap::read_around(&text).unwrap();
+            assert!(!map.is_partial() || map.mappings().len() == 1);
+            let region = NearMemory::new(&map).map(&text, 2 * PAGE).unwrap();
+            let found = region.start();
+            assert!(found + 2 * PAGE <= start || found >= text.end, "{found:x} for {text:x?}");
+            assert!(found.abs_diff(text.start) < REACH);
+            drop(region);
+            munmap(base, length).unwrap();
+        }
     }
 }

@@ -94,6 +94,11 @@ impl SigInfo {
         place as u64
     }
 
+    /// For a timer's: the value that it was made with.
+    pub fn timer_value(&self) -> u64 {
+        self.rest[1]
+    }
+
     /// For SIGSYS: the call's architecture, an `AUDIT_ARCH_` value.
     pub fn architecture(&self) -> u32 {
         (self.rest[1] >> 32) as u32

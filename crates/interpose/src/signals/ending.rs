@@ -2,14 +2,17 @@
 //!
 //! The thread that is struck may have locks of its allocator or of libc, which what the host does may need. So nothing is done where it
 //! was: the host waits for the next call that is offered to it. A call that waited and was ended by the signal is known to hold none; there
-//! the thread is led to `_exit` at once.
+//! the thread is led to `_exit` at once. One that was struck elsewhere may come to wait by a call that is not the host's (`pthread_join`): it is struck again
+//! and again until then ([`super::ticks`]).
 
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
-use super::{Context, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, SigInfo, actions, bit, queue_to_self, raise, wrapper};
+use super::{
+    Context, SIG_UNBLOCK, SYS_RT_SIGPROCMASK, SigInfo, actions, bit, queue_to_self, raise, ticks, wrapper,
+};
 use crate::entry::tls::{INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_NONE, PHASE_CALL, Tls};
-use crate::{RESTART, hosted, lodger, raw, serve, usercopy};
+use crate::{End, RESTART, hosted, lodger, raw, serve, usercopy};
 
 /// SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO, SIGPWR. After those that
 /// tell of a broken program (SIGABRT, SIGSEGV...) none of its memory is to be trusted, and the real-time ones are hardly ever sent to a program that
@@ -48,31 +51,53 @@ pub fn came_by_default(context: &Context) -> bool {
 ///
 /// `cut_short`: [`was_cut_short`], before the context was settled.
 pub fn strike(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls, cut_short: bool) {
-    actions::set_default(signal);
     let inside = tls.inside;
-    let alone = tls.vfork_depth > 0 || inside == INTERNAL_THREAD || lodger::is_current();
-    if alone || !serve::handler().struck(signal, inside == INSIDE) {
-        // SAFETY: it is blocked until the frame is left, and is to end the process.
-        unsafe { queue_to_self(info) };
-        return;
+    let waited = cut_short && inside == OUTSIDE && tls.pending == PENDING_NONE && tls.phase == PHASE_CALL;
+    let again = ticks::is_one(info);
+    if !again {
+        let alone = tls.vfork_depth > 0 || inside == INTERNAL_THREAD || lodger::is_current();
+        match if alone { End::AtOnce } else { serve::handler().struck(signal) } {
+            End::AtOnce => return end_at_once(signal, info),
+            // Also inside: not every call is one in which the host looks.
+            End::Postponed if !waited => ticks::begin(signal),
+            End::Postponed | End::Begun => {}
+        }
     }
     if inside == INSIDE {
         if let Some(after) = raw::interrupted(context.rip) {
             context.rip = after;
             context.rax = RESTART as u64;
         }
-    } else if inside == OUTSIDE && tls.pending == PENDING_NONE && tls.phase == PHASE_CALL && cut_short {
-        context.rip = _exit as *const () as u64;
-        context.rdi = u64::from(128 + signal);
-        context.rsp = ((context.rsp - 128) & !15) - 8;
-        hosted::stays_ours(context);
+    } else if waited {
+        leave_to_exit(signal, context);
+    } else if again && inside == OUTSIDE && ticks::was_last() {
+        end_at_once(signal, info);
     }
+}
+
+/// By its default action, as the signal's frame is left: it is blocked until then.
+fn end_at_once(signal: u32, info: &SigInfo) {
+    actions::set_default(signal);
+    // SAFETY: it is to end the process.
+    unsafe { queue_to_self(info) };
+}
+
+fn leave_to_exit(signal: u32, context: &mut Context) {
+    context.rip = _exit as *const () as u64;
+    context.rdi = u64::from(128 + signal);
+    context.rsp = ((context.rsp - 128) & !15) - 8;
+    hosted::stays_ours(context);
 }
 
 /// Whether a call that waited came back because of the signal.
 pub fn was_cut_short(context: &Context) -> bool {
     context.rax as i64 == EINTR
         && usercopy::read::<[u8; 2]>(context.rip - 2).is_ok_and(|bytes| bytes == SYSCALL)
+}
+
+/// The handler has begun to end the process: no signal that it has postponed cuts short what is done for that.
+pub fn begin_end() {
+    ticks::end();
 }
 
 /// Ends the process by this signal. Inside, where nobody waits for anything of this thread's any more.

@@ -4,9 +4,9 @@ use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU8, AtomicU64};
 
 use super::{ALL, SIG_BLOCK, SIG_SETMASK, SIG_UNBLOCK, SIGSYS, SYS_RT_SIGPROCMASK, VIRTUAL, bit, parking};
-use crate::entry::tls::{PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
-use crate::usercopy;
+use crate::entry::tls::{self, INSIDE, PENDING_MASK, PENDING_NONE, PENDING_SIGNAL, Tls, WAITING};
 use crate::{Call, RESTART, raw};
+use crate::{lodger, usercopy};
 
 const EFAULT: i64 = -14;
 const EINVAL: i64 = -22;
@@ -84,6 +84,17 @@ fn change(tls: &mut Tls, how: u64, set: Option<u64>) -> Result<u64, i64> {
             errno => return Err(errno),
         }
     }
+}
+
+/// `rt_sigprocmask(2)` of the host's own, for a moment in which no signal is to come; of real signals. Returns the mask before. What is noted in between keeps the program's mask: that of a call is
+/// the one with which it began, whatever the kernel's was when the signal came. Any thread, in handlers of the host's.
+pub fn change_signal_mask(how: u32, set: u64) -> u64 {
+    // SAFETY: the block is this thread's.
+    let tls = unsafe { &mut *tls::current() };
+    if tls.inside != INSIDE || lodger::is_current() {
+        return change_native(how.into(), set);
+    }
+    change(tls, how.into(), Some(set)).unwrap_or_default()
 }
 
 /// A signal may be noted at any instruction.

@@ -12,12 +12,13 @@ pub mod deliver;
 pub mod ending;
 pub mod mask;
 pub mod parking;
+pub mod ticks;
 mod unsettled;
 pub mod wrapper;
 
 use crate::raw;
 pub use context::{Context, SigInfo, StackDescription};
-pub use ending::{end_by, watch_endings};
+pub use ending::{begin_end, end_by, watch_endings};
 
 pub const SIGILL: u32 = 4;
 pub const SIGTRAP: u32 = 5;

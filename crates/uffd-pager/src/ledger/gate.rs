@@ -126,13 +126,6 @@ pub(crate) struct Closed<'a> {
 }
 
 impl Closed<'_> {
-    /// Whether every process but `mine` enters pages into its page tables inside only.
-    pub(crate) fn others_are_gated(&self, mine: Option<usize>) -> bool {
-        (1..SLOTS).filter(|&slot| Some(slot) != mine && self.ledger.owner(slot).is_somebody()).all(|slot| {
-            self.ledger.slot(slot).gated.load(Ordering::SeqCst) != 0 || !self.ledger.owner(slot).is_alive()
-        })
-    }
-
     /// Runs `punch`, which takes pages away, and lets readers by FD know ([`Ledger::unless_given_back`]).
     pub(crate) fn giving_back<T>(&self, punch: impl FnOnce() -> T) -> T {
         let word = &self.ledger.header().given_back;

@@ -67,6 +67,16 @@ impl PageSource for FileSource {
     }
 }
 
+/// Whether the test program is one of those that do without what newer kernels have, `tests/NAME_on_6_1.rs`.
+const AS_ON_6_1: bool = {
+    let name = module_path!().as_bytes();
+    let mut end = 0;
+    while end < name.len() && name[end] != b':' {
+        end += 1;
+    }
+    matches!(name.split_at(end).0, [.., b'_', b'6', b'_', b'1'])
+};
+
 /// The pager that SIGBUS in this process is served by. `None`, and a line that says so, without userfaultfd.
 ///
 /// The tests of a process take turns: the children of one have all that is attached to the pager, and would be counted as users of,
@@ -76,7 +86,9 @@ pub fn pager() -> Option<&'static Pager> {
     static INSTALLED: OnceLock<()> = OnceLock::new();
     take_turn();
     let pager = PAGER.get_or_init(|| {
-        Pager::new(Mode::Signal).inspect_err(|error| println!("skipped: no userfaultfd: {error}")).ok()
+        let pager =
+            Pager::new(Mode::Signal).inspect_err(|error| println!("skipped: no userfaultfd: {error}")).ok();
+        pager.map(|pager| if AS_ON_6_1 { pager.as_on_6_1() } else { pager })
     });
     let pager = pager.as_ref();
     if pager.is_none() {

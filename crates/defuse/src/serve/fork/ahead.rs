@@ -7,6 +7,9 @@
 //! when we have all of ours, and if another thread has it, we give ours back until it has not. The other ones are held at most
 //! around reading a file that is not ours, which needs no lock of ours then ([`while_held`]).
 //!
+//! A vfork child that forks does so with its parent's libc and so takes the same locks; if it is killed meanwhile, its parent forgets
+//! what stands here of it ([`vfork_child_gone`]).
+//!
 //! A guest's fork is our C library's, made inside ([`interpose::is_guest_fork`]): malloc's locks there are the plugins' own.
 
 use std::sync::OnceLock;
@@ -26,8 +29,10 @@ static BETWEEN: AtomicU32 = AtomicU32::new(0);
 static MASK: AtomicU64 = AtomicU64::new(0);
 /// The thread that holds our locks already, its fork being still to come; 0 if none does.
 static HOLDER: AtomicU32 = AtomicU32::new(0);
-/// How often a thread began or ceased to keep all FDs as they are, for a fork.
+/// How often a thread began to keep all FDs as they are, for a fork; in the lower half which thread does, 0 if none.
 static TURNS: AtomicU64 = AtomicU64::new(0);
+const TURN: u64 = 1 << 32;
+const KEEPER: u64 = TURN - 1;
 
 /// All but what a thread's own instructions raise.
 const BLOCKED: u64 = {
@@ -51,7 +56,7 @@ pub fn register(process: &'static Process) {
 extern "C" fn prepare() {
     let Some(&process) = PROCESS.get() else { return };
     let alone = !process.threaded.load(Ordering::Acquire);
-    if alone || process.restricted.load(Ordering::Relaxed) || interpose::in_vfork_child() {
+    if alone || process.restricted.load(Ordering::Relaxed) {
         return;
     }
     let fork = ForkCall { kind: ForkKind::Fork, flags: 0 };
@@ -148,13 +153,15 @@ pub(super) fn is_over() {
 
 /// This thread has the first of the locks: from now on nobody may wait for it under a lock that libc's fork takes.
 pub(super) fn begin(process: &Process) {
-    TURNS.fetch_add(1, Ordering::AcqRel);
+    // Only who holds `Process::descriptors` writes there.
+    let turn = (TURNS.load(Ordering::Relaxed) & !KEEPER).wrapping_add(TURN);
+    TURNS.store(turn | u64::from(thread::id()), Ordering::Release);
     process.descriptors.tell_waiters();
 }
 
 /// It is about to release it.
 pub(super) fn end() {
-    TURNS.fetch_add(1, Ordering::AcqRel);
+    TURNS.fetch_and(!KEEPER, Ordering::AcqRel);
 }
 
 /// In a forked child, whose thread has its parent's id yet.
@@ -165,10 +172,22 @@ pub(super) fn in_child() {
     }
 }
 
+/// The vfork child of this thread, whose id it had, has ended or has its own memory; its locks have not been released yet. It may have been killed
+/// while it made a fork.
+pub(super) fn vfork_child_gone() {
+    let me = thread::id();
+    for of_child in [&HOLDER, &BETWEEN] {
+        let _ = of_child.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+    if TURNS.load(Ordering::Acquire) & KEEPER == u64::from(me) {
+        end();
+    }
+}
+
 /// What `look` finds, if a thread that makes a fork kept all FDs as they are all the time.
 pub fn while_held<T>(look: impl FnOnce() -> T) -> Option<T> {
     let turn = TURNS.load(Ordering::Acquire);
-    if turn.is_multiple_of(2) {
+    if turn & KEEPER == 0 {
         return None;
     }
     let found = look();

@@ -1,0 +1,44 @@
+//! Receiving beside threads that close.
+//!
+//! Between the kernel's making descriptors and our having them in the table another thread must not close them, nor get the same number by another
+//! message: so they are made under `Process::descriptors`, without waiting, and what is waited for is only that there is a message.
+
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use super::last_numbers::{MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_WAITALL};
+use crate::native;
+use crate::process::Process;
+use crate::sync::Guard;
+
+const MSG_WAITFORONE: u64 = 0x10000;
+
+/// Makes the call `nr` (recvmsg or recvmmsg). With the lock, unless flags ask for what cannot be waited for like this.
+pub fn receive(process: &'static Process, nr: u32, args: [u64; 6]) -> (i64, Option<Guard<'static, ()>>) {
+    let single = nr == sys::__NR_recvmsg;
+    let at = if single { 2 } else { 3 };
+    let flags = args[at];
+    let waits = flags & MSG_DONTWAIT == 0;
+    // To wait for all messages of a vector is the kernel's to do.
+    let is_simple = single || !waits || flags & MSG_WAITFORONE != 0 && args[4] == 0;
+    if flags & (MSG_OOB | MSG_WAITALL | MSG_ERRQUEUE) != 0 || !is_simple || interpose::in_vfork_child() {
+        return (native::interruptible(nr, args), None);
+    }
+    let mut without_waiting = args;
+    without_waiting[at] |= MSG_DONTWAIT;
+    loop {
+        let together = process.descriptors.lock();
+        let received = native::raw_call(nr, without_waiting);
+        if received != -i64::from(Errno::AGAIN.raw_os_error()) || !waits {
+            return (received, Some(together));
+        }
+        drop(together);
+        // No data and no descriptors: all that is left of it is waiting, as the program would.
+        let mut nothing = [0_u64; 7];
+        let look = [args[0], nothing.as_mut_ptr() as u64, flags & !MSG_WAITFORONE | MSG_PEEK, 0, 0, 0];
+        let waited = native::interruptible(sys::__NR_recvmsg, look);
+        if waited < 0 {
+            return (waited, None);
+        }
+    }
+}
