@@ -125,8 +125,13 @@ fn step_out(tls: &mut Tls, context: &mut Context) {
 pub fn abandon(context: &mut Context, tls: &mut Tls) -> bool {
     let here = (&raw const *context) as u64;
     if stack::holds(tls, context.rsp) {
-        // Where there is no alternate stack it runs on ours, too, below its frame: half of what is left is for what it calls.
-        let below = if stack::holds(tls, here) { here - (here - tls.stack) / 2 } else { context.rsp - 1024 };
+        // Where there is no alternate stack it runs on ours, too, below its frame: half of what is left is for what it calls. Else what is
+        // spared is for the call, which goes on if the handler returns.
+        let below = if stack::holds(tls, here) {
+            here - (here - tls.stack) / 2
+        } else {
+            context.rsp - LEAST.min((context.rsp - tls.stack) / 2)
+        };
         if below > tls.stack + LEAST {
             tls.top = below & !63;
         } else if stack::holds(tls, tls.saved_rsp) {

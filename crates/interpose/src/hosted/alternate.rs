@@ -1,6 +1,7 @@
 //! The guest's alternate signal stack, of which the kernel does not know: its own is [`super::stack`]'s always.
 
 use super::stack;
+use crate::entry::stack as handler_stack;
 use crate::entry::tls::Tls;
 use crate::signals::{Context, NO_ALT, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, StackDescription};
 use crate::usercopy;
@@ -67,8 +68,9 @@ pub fn at_delivery(tls: &mut Tls) -> StackDescription {
 
 /// A handler's frame is about to be used by the kernel.
 pub fn restore(tls: &mut Tls, context: &mut Context) {
-    // One that was left where it was says what the kernel knows.
-    if tls.own_alt != 0 && !stack::holds(tls, (&raw const *context) as u64) {
+    let here = (&raw const *context) as u64;
+    // One that was left where it was, on either of our stacks, says what the kernel knows.
+    if tls.own_alt != 0 && !stack::holds(tls, here) && !handler_stack::holds(tls, here) {
         set(tls, context.stack);
         context.stack = stack::own(tls);
     }

@@ -182,10 +182,10 @@ fn futex(address: u64, operation: u64, value: u64) {
 }
 
 /// The end of a thread of the guest that runs on one of ours: what the kernel does as a thread ends, as far as it concerns the guest's
-/// memory, and then the end of our thread. All signals are blocked, really.
+/// memory, and then the end of our thread. All signals are blocked, really, until what is the guest's is done.
 pub fn end(tls: &mut Tls) -> ! {
     let (frame, clear_tid) = (tls.host_frame, tls.clear_tid);
-    // Those in `VIRTUAL`, too: the guest's memory is made sure of before it is used, and one that comes when the C library has opened them again is passed on.
+    // Those in `VIRTUAL`, too: the guest's memory is made sure of before it is used.
     tls.parked = VIRTUAL;
     tls.virtual_mask = VIRTUAL;
     tls.pending = PENDING_NONE;
@@ -196,6 +196,10 @@ pub fn end(tls: &mut Tls) -> ! {
     tls.host_frame = 0;
     tls.inside = INTERNAL_THREAD;
     clear(clear_tid);
+    // From here on the guest's memory is of no concern, but the C library and the plugins end their parts of the thread: what dispatch catches of that must come through, and
+    // a signal for the guest is parked as it comes.
+    tls.parked = 0;
+    keep_signals_from_own_thread();
     // SAFETY: what `become_guest` was called with; nobody returns to the frames below.
     unsafe { interpose_end_host_thread(frame) }
 }

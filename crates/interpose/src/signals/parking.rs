@@ -56,8 +56,10 @@ unsafe fn queue_to_process(info: &SigInfo) {
         let process = raw::syscall1(SYS_GETPID, 0) as u64;
         let number = u64::from(info.signal());
         if raw::syscall3(SYS_RT_SIGQUEUEINFO, process, number, (&raw const *info) as u64) < 0 {
-            // Only the first thread may say that kill(2) sent it: better without its sender than for this thread alone.
-            raw::syscall2(SYS_KILL, process, number);
+            // Only the first thread may say that kill(2) sent it: better without its sender than for this thread alone, and better that than not at all.
+            if raw::syscall2(SYS_KILL, process, number) < 0 {
+                queue_to_self(info);
+            }
         }
     }
 }
