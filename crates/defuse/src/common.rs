@@ -156,11 +156,17 @@ fn begin(process: &'static Process, mark: impl FnOnce(&AtomicU32) -> u32) {
 
 /// Before a child of vfork that uses our FD table, while other threads of ours do. All files are shadows.
 pub fn lend_table(process: &'static Process) {
+    if interpose::in_vfork_child() {
+        return; // What is said of the parent's table is not its own to say.
+    }
     begin(process, |table| table.fetch_add(CHILD, Ordering::AcqRel));
 }
 
 /// It is gone, or was never there.
 pub fn take_table_back(process: &'static Process) {
+    if interpose::in_vfork_child() {
+        return;
+    }
     let one_less = |table: u32| table.checked_sub(CHILD);
     if process.common.table.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(CHILD) {
         is_own(process);

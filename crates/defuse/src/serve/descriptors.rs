@@ -13,6 +13,7 @@ use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile};
 use crate::process::{EXCHANGES, Process, STATES};
+use crate::sync::Guard;
 use crate::vfork::{self, LeftOpen};
 use crate::{common, lock_files, locked_inodes, native, private_fd, restoring, shadow, trace};
 
@@ -145,16 +146,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
             vfork::closes_on_exec(None);
             process.files.cloexec_range(first, last);
         } else {
-            let mut served = Vec::new();
-            process.files.for_each(|fd, _, _| {
-                if (first..=last).contains(&(fd as u32)) {
-                    served.push(fd);
-                }
-            });
-            for fd in served {
-                // close_range(2) ignores the errors of single FDs.
-                let _ = give_up(process, fd, true);
-            }
+            together = Some(give_up_range(process, first, last));
             STATES.forget_range(first, last);
         }
     }
@@ -169,6 +161,32 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
     locked_inodes::ranges_without(first, last, |from, to| private_fd::ranges_without(from, to, &mut close));
     drop(together);
     Ok(Reply::Value(result))
+}
+
+/// Gives up every served FD from `first` to `last`, also those that the table learns of when others are given up. Until the lock is given back no other comes
+/// there.
+fn give_up_range(process: &'static Process, first: u32, last: u32) -> Guard<'static, ()> {
+    let mut stay = Vec::new();
+    loop {
+        let together = process.descriptors.lock();
+        shadow::numbers::enter_all(process, None);
+        let mut served = Vec::new();
+        process.files.for_each(|fd, _, _| {
+            if (first..=last).contains(&(fd as u32)) && !stay.contains(&fd) {
+                served.push(fd);
+            }
+        });
+        if served.is_empty() {
+            return together;
+        }
+        drop(together);
+        for fd in served {
+            // close_range(2) ignores the errors of single FDs.
+            if give_up(process, fd, true).is_err() && process.files.get(fd).is_some() {
+                stay.push(fd);
+            }
+        }
+    }
 }
 
 pub fn dup(process: &'static Process, call: &Call) -> Served {

@@ -44,6 +44,8 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
             process.mounts.iter().for_each(Mount::before_vfork);
         }
         let together = process.descriptors.lock();
+        // What other threads have opened meanwhile.
+        shadow::separate_rest(process)?;
         shadow::numbers::enter_all(process, None);
         if fork.shares_files() {
             common::lend_table(process);

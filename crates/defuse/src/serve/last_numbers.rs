@@ -7,6 +7,7 @@
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use super::together;
 use crate::process::Process;
 use crate::{native, nofile};
 
@@ -54,7 +55,7 @@ pub fn receive(process: &Process, nr: u32, args: [u64; 6]) -> Option<(i64, u64)>
         // The kernel looks at the time when it has received a message.
         (without_waiting[2], without_waiting[4]) = (1, 0);
     }
-    loop {
+    for _ in 0..together::ROUNDS {
         // No data and no descriptors: all that is left of it is waiting, as the program would.
         let look = [args[0], nothing.as_mut_ptr() as u64, flags | MSG_PEEK, 0, 0, 0];
         let waited = native::interruptible(sys::__NR_recvmsg, look);
@@ -67,4 +68,5 @@ pub fn receive(process: &Process, nr: u32, args: [u64; 6]) -> Option<(i64, u64)>
         }
         // Another thread was quicker.
     }
+    None
 }

@@ -89,8 +89,8 @@ fn receive(process: &'static Process, call: &Call, messages: impl Fn(Option<u64>
             // Another thread has taken the memory away. What comes after it the program will never know of.
             let lost = settled[index + 1..].iter().flat_map(|fitted| &fitted.fds);
             lost.for_each(|&fd| match process.files.get(fd) {
-                Some(_) => drop(descriptors::give_up(process, fd, true)),
-                None => locked_inodes::close_excess(fd),
+                Some(_) if !interpose::in_vfork_child() => drop(descriptors::give_up(process, fd, true)),
+                _ => locked_inodes::close_excess(fd),
             });
             return if index > 0 { Ok(Reply::Value(index as i64)) } else { Err(error) };
         }

@@ -12,6 +12,9 @@ use crate::process::Process;
 use crate::sync::Guard;
 
 const MSG_WAITFORONE: u64 = 0x10000;
+/// Others may be quicker as often, but that there is something to be received, and nothing is, may also be so for ever: a datagram socket that is shut down for
+/// receiving says to who waits that this is the end, and to who does not that there is nothing yet.
+pub const ROUNDS: usize = 16;
 
 /// Makes the call `nr` (recvmsg or recvmmsg). With the lock, unless flags ask for what cannot be waited for like this.
 pub fn receive(process: &'static Process, nr: u32, args: [u64; 6]) -> (i64, Option<Guard<'static, ()>>) {
@@ -26,7 +29,7 @@ pub fn receive(process: &'static Process, nr: u32, args: [u64; 6]) -> (i64, Opti
     }
     let mut without_waiting = args;
     without_waiting[at] |= MSG_DONTWAIT;
-    loop {
+    for _ in 0..ROUNDS {
         let together = process.descriptors.lock();
         let received = native::raw_call(nr, without_waiting);
         if received != -i64::from(Errno::AGAIN.raw_os_error()) || !waits {
@@ -41,4 +44,5 @@ pub fn receive(process: &'static Process, nr: u32, args: [u64; 6]) -> (i64, Opti
             return (waited, None);
         }
     }
+    (native::interruptible(nr, args), None)
 }

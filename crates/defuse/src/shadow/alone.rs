@@ -104,6 +104,8 @@ pub fn place_shared(process: &'static Process, slot: SlotId, taken: RawFd, fd: R
         }
         return shared.mark_shared().map_err(stash_errno);
     }
+    // Who lists the numbers of the slot must not meet the one that it has for a moment.
+    let _together = (!interpose::in_vfork_child()).then(|| process.descriptors.lock());
     let shadow = folder::open(process, slot, true)?;
     let replaced = replace(process, shadow, fd, true);
     native::close(shadow);

@@ -21,7 +21,7 @@ use stash::SlotId;
 use super::KIND;
 use crate::file::stash_errno;
 use crate::process::Process;
-use crate::sync::Lock;
+use crate::sync::{Guard, Lock};
 use crate::{native, nofile, private_fd};
 
 /// The private descriptor that placeholders are duplicates of; -1 until the first.
@@ -181,8 +181,13 @@ pub fn is_held(process: &Process, slot: SlotId) -> bool {
 }
 
 /// Held while a shadow is at one of the program's numbers for a moment, to be looked at: a forked child would keep it there. Whoever has it
-/// waits for no other lock.
+/// waits for no other lock but the heap's, which a fork takes later.
 static PASSING: Lock<()> = Lock::new(());
+
+/// As long as the guard is held there is no such shadow. Whoever has it waits for no other lock but the heap's.
+pub fn nothing_passes() -> Guard<'static, ()> {
+    PASSING.lock()
+}
 
 /// Before a fork, as the last lock, and [`after_fork`] on both sides.
 pub fn before_fork() {

@@ -11,7 +11,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::SlotId;
 
-use super::{is_cloexec, known, slot_behind};
+use super::{folder, is_cloexec, known, slot_behind};
 use crate::file::OpenFile;
 use crate::process::{Process, STATES};
 use crate::sync::Lock;
@@ -29,6 +29,12 @@ pub fn one_is_made() {
     ANY.store(true, Ordering::Release);
 }
 
+/// Nobody knows what has come.
+pub fn look_again() {
+    LOOKED.store(false, Ordering::Release);
+    ANY.store(true, Ordering::Release);
+}
+
 /// The descriptor `fd` has come from another process. The caller holds `Process::descriptors`, in no vfork child.
 pub fn has_come(process: &'static Process, fd: RawFd, cloexec: bool) {
     if process.files.get(fd).is_some() || !may_look(process) {
@@ -38,8 +44,7 @@ pub fn has_come(process: &'static Process, fd: RawFd, cloexec: bool) {
     if let Some(file) = known(process, slot) {
         enter(process, fd, &file, cloexec);
     } else {
-        LOOKED.store(false, Ordering::Release);
-        ANY.store(true, Ordering::Release);
+        look_again();
     }
 }
 
@@ -56,7 +61,7 @@ fn enter(process: &Process, fd: RawFd, file: &Ref<'_, OpenFile>, cloexec: bool) 
 
 /// Enters all numbers of the file in `slot`, or of all files that the table has. The caller holds `Process::descriptors`, in no vfork child.
 pub fn enter_all(process: &'static Process, slot: Option<SlotId>) {
-    if !ANY.load(Ordering::Acquire) || !may_look(process) {
+    if !ANY.load(Ordering::Acquire) || interpose::in_vfork_child() || !may_look(process) {
         return;
     }
     let mut several = SEVERAL.lock();
@@ -64,7 +69,10 @@ pub fn enter_all(process: &'static Process, slot: Option<SlotId>) {
     if LOOKED.swap(true, Ordering::AcqRel) && are_known {
         return;
     }
-    let Ok(mut found) = all_shadows(process) else { return };
+    let Ok(mut found) = all_shadows(process) else {
+        LOOKED.store(false, Ordering::Release);
+        return;
+    };
     found.sort_unstable_by_key(|(slot, _)| slot.to_bits());
     let groups = found.chunk_by(|(one, _), (other, _)| one == other).filter(|group| group.len() > 1);
     let mut left = Vec::new();
@@ -87,11 +95,14 @@ fn all_shadows(process: &Process) -> Result<Vec<(SlotId, RawFd)>, Errno> {
     let path = c"/proc/self/fd".as_ptr() as u64;
     let directory = native::new_fd(sys::__NR_open, [path, flags, 0, 0, 0, 0])?;
     let mut found = Vec::new();
+    // What is there for a moment only is no number of the program's. To list takes no lock but the heap's.
+    let passing = folder::nothing_passes();
     let listed = listing::for_each_name(directory, |name| {
         let fd = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
         found.extend(fd.and_then(|fd| Some((slot_behind(process, fd, &native::fstat(fd))?, fd))));
         Ok(())
     });
+    drop(passing);
     native::close(directory);
     listed.map(|()| found)
 }
