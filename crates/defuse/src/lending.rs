@@ -83,6 +83,7 @@ fn try_offer(process: &'static Process, file: &OpenFile, kept: Kept) -> Result<D
         other => Err(other),
     })?;
     description.inode = [attributes.st_dev, attributes.st_ino];
+    description.access = description.kept.first().map_or(0, |&fd| restoring::access_of(fd));
     let nameless = attributes.st_nlink == 0 && !description.kept.is_empty();
     let mut keeps = false;
     if nameless && !interpose::in_vfork_child() {
@@ -155,7 +156,15 @@ pub fn borrow(
         fds.push(take_out(lender.pid, fd, slot)?);
         Ok(())
     });
-    let opened = taken.and_then(|()| instance.restore(&description.described, &fds).map_err(plugin_errno));
+    // Under its number there may be another descriptor of the same file by now.
+    let known = description.inode != [0; 2];
+    let same = |()| match known && restoring::access_of(fds[0]) != description.access {
+        true => Err(Errno::SRCH),
+        false => Ok(()),
+    };
+    let opened = taken
+        .and_then(same)
+        .and_then(|()| instance.restore(&description.described, &fds).map_err(plugin_errno));
     if opened.is_err() {
         fds.into_iter().for_each(locked_inodes::close);
     }

@@ -16,20 +16,22 @@ use crate::resolve::PATH_MAX;
 use crate::serve::ending;
 use crate::shadow::Form;
 use crate::unclaimed::Claim;
-use crate::{lending, lock_files, locked_inodes, private_fd, trace};
+use crate::{lending, lock_files, locked_inodes, native, private_fd, trace};
 
 /// Bytes that a plugin's description of one handle is given first.
 const BLOB_USUAL: usize = 256;
 /// The most bytes of a plugin's description of one handle.
 const BLOB_MAX: usize = 16 * 1024;
 /// What stands before it: device and inode, number of kept descriptors, then their numbers.
-const HEAD: usize = size_of::<[u64; 2]>() + 4 * (1 + KEPT_MAX);
+const HEAD: usize = size_of::<[u64; 2]>() + 4 * (2 + KEPT_MAX);
 
 /// What a plugin says of a handle, so that it can be made again.
 #[derive(Default)]
 pub struct Description {
     /// Device and inode number of the file; 0 where nobody asked.
     pub inode: [u64; 2],
+    /// What the first descriptor is open for, as [`access_of`] says; 0 where nobody asked.
+    pub access: u32,
     /// The descriptors that the new handle is to have.
     pub kept: Vec<RawFd>,
     /// The plugin's own words.
@@ -41,6 +43,7 @@ impl Description {
     pub fn to_blob(&self) -> Vec<u8> {
         let mut blob = Vec::with_capacity(HEAD + self.described.len());
         self.inode.iter().for_each(|part| blob.extend_from_slice(&part.to_ne_bytes()));
+        blob.extend_from_slice(&self.access.to_ne_bytes());
         blob.extend_from_slice(&(self.kept.len() as u32).to_ne_bytes());
         let unused = std::iter::repeat(&-1);
         self.kept
@@ -58,8 +61,9 @@ impl Description {
         let inode = [0, 8].map(|at| u64::from_ne_bytes(inode[at..at + 8].try_into().unwrap_or_default()));
         let mut numbers =
             numbers.chunks_exact(4).map(|number| number.try_into().map_or(-1, i32::from_ne_bytes));
+        let access = numbers.next()? as u32;
         let count = usize::try_from(numbers.next()?).ok().filter(|&count| count <= KEPT_MAX)?;
-        Some(Self { inode, kept: numbers.take(count).collect(), described: described.to_vec() })
+        Some(Self { inode, access, kept: numbers.take(count).collect(), described: described.to_vec() })
     }
 
     /// What the slot says now.
@@ -81,6 +85,12 @@ impl Description {
             error => stash_errno(error),
         })
     }
+}
+
+/// What `fd` is open for: its access mode, and whether it appends. 0 if it is closed.
+pub fn access_of(fd: RawFd) -> u32 {
+    let flags = native::raw_call(sys::__NR_fcntl, [fd as u64, sys::F_GETFL.into(), 0, 0, 0, 0]);
+    u32::try_from(flags).map_or(0, |flags| flags & (sys::O_ACCMODE | sys::O_PATH | sys::O_APPEND))
 }
 
 /// A handle with descriptors of its own for a file that has those of another process, with which this one has its FD table in
@@ -130,7 +140,7 @@ pub fn describe(file: &OpenFile) -> Result<Description, Errno> {
         saved => saved?,
     }
     described.truncate(sizes.len);
-    Ok(Description { inode: [0; 2], kept: kept[..sizes.kept].to_vec(), described })
+    Ok(Description { inode: [0; 2], access: 0, kept: kept[..sizes.kept].to_vec(), described })
 }
 
 /// A handle of this process for the description in `slot`: from what its last holder saved, or else by its path.
@@ -278,7 +288,7 @@ mod tests {
             Arena::create(file.as_fd(), &ArenaConfig { slots: 64, processes: 64, blocks: 64 }).unwrap();
         let me = arena.register_process().unwrap();
         let slot = arena.alloc_slot(me, &stash::Description::default()).unwrap();
-        let said = Description { inode: [1, 2], kept: vec![3], described: vec![7; 3000] };
+        let said = Description { inode: [1, 2], access: 5, kept: vec![3], described: vec![7; 3000] };
         let say = |thread| {
             let guard = slot.lock(Holder::new(me, thread)).unwrap();
             guard.set_blob(&said.to_blob()).unwrap();
