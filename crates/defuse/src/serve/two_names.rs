@@ -327,6 +327,9 @@ fn located_pair(
         (Located::Native(from), Located::Served(to)) if !links && to.is_root() => {
             Err(busy::replaced(&to, (&old_argument, from.as_ref()), call))
         }
+        (Located::Served(from), Located::Served(to)) if !links && (from.is_root() || to.is_root()) => {
+            Err(busy::among_mounts(process, &from, (&new_argument, &to), call))
+        }
         _ => Err(Errno::XDEV),
     }
 }
