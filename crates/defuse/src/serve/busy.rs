@@ -17,13 +17,13 @@ use crate::resolve::PathBytes;
 pub type Name<'a> = (&'a PathArgument, Option<&'a PathBytes>);
 
 /// Why the mount point at `root` cannot have the name `to`.
-pub fn renamed(root: &Spot, to: Name<'_>, call: &Call) -> Errno {
-    why(root, to, |found| in_place_of(found, call))
+pub fn renamed(process: &Process, root: &Spot, to: Name<'_>, call: &Call) -> Errno {
+    why(process, root, to, |found| in_place_of(found, call))
 }
 
 /// Why what has the name `from` cannot take the place of the mount point at `root`.
-pub fn replaced(root: &Spot, from: Name<'_>, call: &Call) -> Errno {
-    why(root, from, |found| in_its_place(found, call))
+pub fn replaced(process: &Process, root: &Spot, from: Name<'_>, call: &Call) -> Errno {
+    why(process, root, from, |found| in_its_place(found, call))
 }
 
 /// Why there can be no such rename where both are on mounts, not on the same one, and one is a mount point.
@@ -36,7 +36,7 @@ pub fn among_mounts(process: &Process, from: &Spot, to: (&PathArgument, &Spot), 
         (Some(_), Some(_)) => in_its_place(kind_of(from), call),
         // Two points in the kernel's directories: it finds one there.
         (None, None) => match PathBytes::try_from(to.mount.point().to_bytes()) {
-            Ok(point) => renamed(from, (to_name, Some(&point)), call),
+            Ok(point) => renamed(process, from, (to_name, Some(&point)), call),
             Err(_) => Errno::XDEV,
         },
     }
@@ -86,7 +86,15 @@ fn flags_of(call: &Call) -> u32 {
 }
 
 /// `EXDEV` if the two names are not on one mount of the kernel's, else what `within` says of what is found at the other one.
-fn why(root: &Spot, (argument, path): Name<'_>, within: impl FnOnce(Result<u32, Errno>) -> Errno) -> Errno {
+fn why(
+    process: &Process,
+    root: &Spot,
+    (argument, path): Name<'_>,
+    within: impl FnOnce(Result<u32, Errno>) -> Errno,
+) -> Errno {
+    if name_lies_on(process, root).is_some() {
+        return Errno::XDEV;
+    }
     let other = match path {
         Some(path) => PathArgument { dirfd: sys::AT_FDCWD, text: path.clone() },
         None => argument.clone(),
