@@ -110,6 +110,16 @@ pub fn statx_path(directory: RawFd, path: &[u8], mask: u32) -> Result<sys::statx
     Ok(unsafe { found.assume_init() })
 }
 
+/// statx(2) of the NUL-terminated `path`, as far as it is known without asking a file system that is somewhere else.
+pub fn statx_as_known(path: &CStr, mask: u32) -> Result<sys::statx, Errno> {
+    let mut found = MaybeUninit::<sys::statx>::uninit();
+    let (name, address) = (path.as_ptr() as u64, found.as_mut_ptr() as u64);
+    let (here, flags) = (sys::AT_FDCWD as u64, u64::from(sys::AT_STATX_DONT_SYNC));
+    checked(sys::__NR_statx, [here, name, flags, mask.into(), address, 0])?;
+    // SAFETY: the kernel filled in the whole structure when it reported success.
+    Ok(unsafe { found.assume_init() })
+}
+
 fn with_nul(path: &[u8]) -> Result<ArrayVec<u8, { PATH_MAX + 1 }>, Errno> {
     let mut name = ArrayVec::new();
     name.try_extend_from_slice(path).map_err(|_| Errno::NAMETOOLONG)?;

@@ -10,8 +10,9 @@
 //! - `stat`, `lstat`, `newfstatat`, `statx`, `access`, `faccessat`, `faccessat2`, `readlink`, `readlinkat`: as they are. `ENOENT` and
 //!   `ENOTDIR`, `EREMOTEIO` and `EOPNOTSUPP` are offered, as the handler may serve what the kernel does not have, and so is an inode of the
 //!   list, which may stand for something else.
-//! - `unlink`, `rmdir`, `unlinkat`, `truncate`, and the families of `chmod` and `chown` and `utimensat`: so, too. They are made anew only when
-//!   they failed like that, and so had no effect.
+//! - `unlink`, `unlinkat`, `truncate`, and the families of `chmod` and `chown` and `utimensat`: so, too. They are made anew only when
+//!   they failed like that, and so had no effect. What takes a directory away (`rmdir`, `unlinkat` with `AT_REMOVEDIR`) is always offered: it
+//!   does not tell what that stood for.
 //!
 //! [`Call::tried`](crate::Call::tried) tells a handler what came out. If names tend to be absent from the directory of a path
 //! ([`absence`]), a look-up is not made but offered as [`Call::guessed_absent`](crate::Call::guessed_absent): the handler can ask for the

@@ -158,11 +158,11 @@ const fn host_class(interest: Interest) -> u8 {
 const fn path_class(nr: u32) -> Option<u8> {
     Some(match nr {
         2 => PATH_OPEN,
-        4 => PATH_STAT,
-        6 | 21 | 89 => PATH_FIRST,
-        // truncate, rmdir, unlink, chmod, chown, lchown
-        76 | 84 | 87 | 90 | 92 | 94 => PATH_ALTER_FIRST,
-        // fchownat, unlinkat, fchmodat, utimensat, fchmodat2
+        4 | 6 => PATH_STAT,
+        21 | 89 => PATH_FIRST,
+        // truncate, unlink, chmod, chown, lchown
+        76 | 87 | 90 | 92 | 94 => PATH_ALTER_FIRST,
+        // fchownat, unlinkat (but with AT_REMOVEDIR: then it is always offered), fchmodat, utimensat, fchmodat2
         260 | 263 | 268 | 280 | 452 => PATH_ALTER_SECOND,
         257 => PATH_OPEN_AT,
         262 => PATH_STAT_AT,

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::paths::At;
 use super::{Reply, Served};
+use crate::native;
 use crate::openat2::{look, why_not};
 use crate::process::{EXCHANGES, Process, RELATIVE_FOREIGN, STATES};
 use crate::resolve::PATH_MAX;
@@ -63,13 +64,10 @@ pub fn answer(process: &Process, call: &Call) -> Option<i64> {
 }
 
 /// The look, for which a number is used that the program may have: not where another thread may put something else there meanwhile, which would be
-/// closed.
+/// closed. (A lock would keep that from happening, for as long as a file system takes to answer.)
 fn unless_others<R>(process: &Process, look: impl FnOnce() -> R) -> Option<R> {
-    if interpose::in_vfork_child() || !process.threaded.load(Ordering::Acquire) {
-        return Some(look());
-    }
-    let _alone = process.descriptors.try_lock()?;
-    Some(look())
+    let alone = interpose::in_vfork_child() || !process.threaded.load(Ordering::Acquire);
+    alone.then(look)
 }
 
 /// Not 0 and the same before and after what was looked for below the directory: that was in one and the same, which is nobody's.
@@ -87,10 +85,14 @@ fn foreign_mark(directory: RawFd) -> u32 {
 /// Serves a call. Once more if it finds nothing while another thread was changing the working directory, or what an FD is: that may have been to
 /// a mount, after it was known to be elsewhere, and then there was nothing for the kernel.
 pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Served) -> Served {
+    // While a chdir(2) is under way, which may take any time, the kernel tells whether it has changed the directory already.
+    let state = || {
+        let moving = process.in_chdir.load(Ordering::SeqCst) != 0;
+        let changes = (process.cwd_changes.load(Ordering::SeqCst), EXCHANGES.load(Ordering::SeqCst));
+        (moving.then(|| kernels_directory(process)), changes)
+    };
     loop {
-        let changes = || (process.cwd_changes.load(Ordering::SeqCst), EXCHANGES.load(Ordering::SeqCst));
-        let steady = || process.in_chdir.load(Ordering::SeqCst) == 0;
-        let before = steady().then(changes);
+        let before = state();
         let served = serve();
         let error = match &served {
             Ok(Reply::Value(value)) => *value,
@@ -101,10 +103,22 @@ pub fn steadily(process: &Process, call: &Call, mut serve: impl FnMut() -> Serve
         // have been looked for before, and one after. A shadow that stands for the directory is none, and the module's is nobody's.
         let nothing = [Errno::NOENT, Errno::ACCESS, Errno::XDEV, Errno::NOTDIR, Errno::REMOTEIO]
             .map(|none| -i64::from(none.raw_os_error()));
-        if !nothing.contains(&error) || steady() && before == Some(changes()) || !is_by_path(process, call) {
+        if !nothing.contains(&error) || before == state() || !is_by_path(process, call) {
             return served;
         }
     }
+}
+
+/// The kernel's working directory: mount, device and inode. No file system is asked anew, and so none waited for. None if the program may have
+/// forbidden itself to ask.
+#[cold]
+fn kernels_directory(process: &Process) -> Option<(u64, u32, u32, u64)> {
+    if process.restricted.load(Ordering::Relaxed) {
+        return None;
+    }
+    let mask = sys::STATX_INO | sys::STATX_MNT_ID;
+    let here = native::statx_as_known(c".", mask).ok()?;
+    Some((here.stx_mnt_id, here.stx_dev_major, here.stx_dev_minor, here.stx_ino))
 }
 
 /// Whether the call goes by a path, and has no effect when it finds nothing.

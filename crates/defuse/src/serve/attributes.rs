@@ -81,7 +81,6 @@ pub fn statx(process: &'static Process, call: &Call) -> Served {
     unhide(
         process,
         &argument,
-        at.walk().follows(&argument.text),
         served,
         |attributes, root| user::write(buffer, &extended(attributes, mask as u32, root)),
         || {
@@ -115,7 +114,6 @@ fn stat_path(process: &'static Process, call: &Call, at: At, buffer: usize) -> S
     unhide(
         process,
         &argument,
-        at.walk().follows(&argument.text),
         served,
         |attributes, _| user::write(buffer, attributes),
         || {
@@ -149,15 +147,11 @@ fn link_mode(process: &'static Process, argument: &PathArgument, at: At) -> Opti
 fn unhide(
     process: &'static Process,
     argument: &PathArgument,
-    follow: bool,
     served: Reply,
     write: impl FnOnce(&Stat, What<'_>) -> Result<(), Errno>,
     found: impl FnOnce() -> Option<(u64, u64)>,
 ) -> Served {
     let Reply::Value(0) = served else { return Ok(served) };
-    if !follow {
-        return Ok(served);
-    }
     let hidden = found().and_then(|(device, inode)| process.table.hidden_by(device, inode));
     if let Some(mount) = hidden
         && argument.meets_link(true)

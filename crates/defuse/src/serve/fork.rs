@@ -189,7 +189,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     ahead::in_child();
     let parents_thread = thread::id();
     thread::after_fork_in_child();
-    process.in_chdir.store(0, Ordering::SeqCst);
+    let moving = process.in_chdir.swap(0, Ordering::SeqCst) != 0;
     ending::in_forked_child();
     heap::after_fork();
     shadow::after_fork();
@@ -209,4 +209,8 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     // On memory that is a copy of the parent's, which says who that was.
     process.register(Some(process.me()));
     common::in_child(process, fork);
+    if moving {
+        // Another thread's chdir(2), which is not here to say what has come of it.
+        process.know_cwd_of_kernel();
+    }
 }

@@ -97,7 +97,12 @@ fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served
         return Ok(Reply::Pass);
     }
     let error = match at.argument(call)?.last() {
-        Last::Name => return paths::lookup(process, call, at, |spot| remove_directory(process, spot)),
+        Last::Name => {
+            let argument = at.argument(call)?;
+            return paths::lookup_for_sure(process, call, at, &argument, |spot| {
+                remove_directory(process, spot)
+            });
+        }
         Last::Dot => Errno::INVAL,
         Last::DotDot => Errno::NOTEMPTY,
         Last::Root => Errno::BUSY,

@@ -79,7 +79,7 @@ pub fn lookup_argument(
     argument: &PathArgument,
     operation: impl FnMut(&Spot) -> Result<i64, Errno>,
 ) -> Served {
-    let hidden = if looks_by_itself(call) { Hidden::Seen } else { Hidden::AskAfterwards };
+    let hidden = if needs_no_question(call) { Hidden::Seen } else { Hidden::AskAfterwards };
     look_up(process, call, at, argument, hidden, operation)
 }
 
@@ -97,7 +97,7 @@ pub fn lookup_for_sure(
 /// The kernel may come, by a link, to the directory that a mount hides, which is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hidden {
-    /// The caller sees it.
+    /// The caller sees it, or the call has no success with it, and the same error.
     Seen,
     /// It does no harm, but is not the answer.
     AskAfterwards,
@@ -118,7 +118,7 @@ fn look_up(
         Performed::Native(Some(path)) => return Ok(Reply::Value(with_path(call, at, &path)?)),
         Performed::Native(None) => {}
     }
-    let is_hidden = || at.walk().follows(&argument.text) && leads_to_hidden(process, argument);
+    let is_hidden = || leads_to_hidden(process, argument, at.walk().follows(&argument.text));
     let result = if hidden == Hidden::AskBefore && is_hidden() {
         None
     } else {
@@ -158,22 +158,26 @@ fn there(
 /// There is a file, and it has no such attribute.
 const NO_DATA: i64 = -(linux_raw_sys::errno::ENODATA as i64);
 
-/// Whether it is told which directory it has found, or only that there is one.
-fn looks_by_itself(call: &Call) -> bool {
-    const SUCH: [u32; 6] = [
+/// Whether it is told which directory it has found, or only that there is one, or fails with any.
+fn needs_no_question(call: &Call) -> bool {
+    const SUCH: [u32; 9] = [
         sys::__NR_stat,
         sys::__NR_newfstatat,
         sys::__NR_statx,
         sys::__NR_access,
         sys::__NR_faccessat,
         sys::__NR_faccessat2,
+        sys::__NR_readlink,
+        sys::__NR_readlinkat,
+        sys::__NR_unlink,
     ];
-    SUCH.contains(&call.nr)
+    SUCH.contains(&call.nr) || call.nr == sys::__NR_unlinkat && call.args[2] == 0
 }
 
-/// Whether the path, which is not on a mount by its text, is by a link that of a mount point: there is a directory, but not the mount's root.
-fn leads_to_hidden(process: &Process, argument: &PathArgument) -> bool {
-    native::stat_path(argument.dirfd, &argument.text, true)
+/// Whether the path, which is not on a mount by its text, is by a link that of a mount point: there is a directory, but not the mount's root. The link
+/// may be any but one in the last place that is not followed.
+fn leads_to_hidden(process: &Process, argument: &PathArgument, follows: bool) -> bool {
+    native::stat_path(argument.dirfd, &argument.text, follows)
         .is_ok_and(|found| process.table.hidden_by(found.st_dev, found.st_ino).is_some())
 }
 

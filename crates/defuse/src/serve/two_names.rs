@@ -322,10 +322,13 @@ fn located_pair(
             native_pair(process, call, [old, new], [from, to], slashes)
         }
         (Located::Served(from), Located::Native(to)) if !links && from.is_root() => {
-            Err(busy::renamed(&from, (&new_argument, to.as_ref()), call))
+            Err(busy::renamed(process, &from, (&new_argument, to.as_ref()), call))
         }
         (Located::Native(from), Located::Served(to)) if !links && to.is_root() => {
-            Err(busy::replaced(&to, (&old_argument, from.as_ref()), call))
+            Err(busy::replaced(process, &to, (&old_argument, from.as_ref()), call))
+        }
+        (Located::Served(from), Located::Served(to)) if !links && (from.is_root() || to.is_root()) => {
+            Err(busy::among_mounts(process, &from, (&new_argument, &to), call))
         }
         _ => Err(Errno::XDEV),
     }

@@ -23,6 +23,12 @@ macro_rules! by_path {
             "mov fs:[r11 + {original} + 32], r8\n",
             "mov fs:[r11 + {original} + 40], r9\n",
             "mov fs:[r11 + {number}], eax\n",
+            // unlinkat with AT_REMOVEDIR: the directory must be known not to stand for something else.
+            "cmp eax, 263\n",
+            "jne .Lbp_begin\n",
+            "test edx, 0x200\n",
+            "jne .Lbp_offer\n",
+            ".Lbp_begin:\n",
             ".irp n, 0, 1, 2, 3, 4\n",
             "movaps [rcx - 80 + 16 * \\n], xmm\\n\n",
             ".endr\n",

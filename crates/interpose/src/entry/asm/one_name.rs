@@ -25,6 +25,8 @@ macro_rules! one_name {
             "sub rcx, {own_buffer}\n",
             "cmp eax, 4\n",
             "je .Lbp_as_lstat\n",
+            "cmp eax, 6\n",
+            "je .Lbp_does_not_anyway\n",
             "cmp eax, 262\n",
             "je .Lbp_in_r10\n",
             "bts edx, 8\n",
@@ -63,6 +65,8 @@ macro_rules! one_name_done {
             "jb .Lbp_one_by_number\n",
             // As it was asked: perhaps without following.
             "mov ecx, fs:[r11 + {number}]\n",
+            "cmp ecx, 6\n",
+            "je .Lbp_not_there\n",
             "cmp ecx, 262\n",
             "je .Lbp_flags_r10\n",
             "cmp ecx, 332\n",
@@ -76,10 +80,10 @@ macro_rules! one_name_done {
             ".Lbp_one_followed:\n",
             "mov byte ptr [rip + {name_absent}], 1\n",
             "jmp .Lbp_tried\n",
-            // lstat, readlink, readlinkat, rmdir, unlink, unlinkat, lchown never follow.
+            // readlink, readlinkat, unlink, unlinkat, lchown never follow.
             ".Lbp_one_by_number:\n",
             "mov ecx, fs:[r11 + {number}]\n",
-            ".irp number, 6, 89, 267, 84, 87, 263, 94\n",
+            ".irp number, 89, 267, 87, 263, 94\n",
             "cmp ecx, \\number\n",
             "je .Lbp_not_there\n",
             ".endr\n",
