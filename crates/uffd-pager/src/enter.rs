@@ -21,21 +21,22 @@ const MOST: u64 = 64;
 
 impl Pager {
     /// Enters resident pages that are not entered, up to one that is missing: protected against stores, but those that are open. Nothing where the kernel
-    /// enters them by itself.
-    pub(crate) fn enter_pages(&self, mapping: &Mapping, pages: &Range<u64>) {
+    /// enters them by itself, or where something else is mapped by now; only those that are `awaited` while the mappings are being changed.
+    pub(crate) fn enter_pages(&self, mapping: &Mapping, pages: &Range<u64>, awaited: &Range<u64>) {
         let pages = intersection(pages, &mapping.pages());
+        let awaited = intersection(awaited, &pages);
         if !mapping.tracked || pages.is_empty() {
             return;
         }
-        if self.features.enters_protected() {
-            self.uffd.enter_each(&mapping.addresses(&pages), Access::Protected);
-            return;
-        }
-        let steady = self.table.steady_in_fault();
-        match steady.as_ref().and_then(|steady| Some((steady, steady.same(mapping, &pages)?))) {
-            Some((steady, row)) if row.tracked => self.enter_protected(steady, row, &pages),
+        let in_one_step = self.features.enters_protected();
+        let steady = if in_one_step { self.table.steady() } else { self.table.steady_in_fault() };
+        if let Some(steady) = steady {
+            steady.parts(mapping, &pages).for_each(|(row, part)| self.enter_protected(&steady, row, &part));
+        } else if in_one_step {
+            self.uffd.enter_each(&mapping.addresses(&awaited), Access::Protected);
+        } else {
             // Open, and with that dirty, they can be entered in any case. An error is one of the next touch.
-            _ => drop(self.open_unsteadily(mapping, &pages)),
+            let _ = self.open_unsteadily(mapping, &awaited);
         }
     }
 
