@@ -52,7 +52,8 @@ impl Pager {
     fn enter_in_steps(&self, mapping: &Mapping, pages: &Range<u64>) -> std::result::Result<(), Errno> {
         let attached = &*mapping.attached;
         let (ledger, slot) = (&attached.ledger, attached.slot());
-        let mut buffer = self.buffers.take(attached.entering()).ok_or(Errno::DEADLK)?;
+        // Whoever brings pages in has a buffer already: all of them might wait for each other's.
+        let mut buffer = self.buffers.try_take(attached.entering()).ok_or(Errno::BUSY)?;
         let (before, after) = buffer.bytes().split_at_mut(MOST as usize * PAGE);
         let _alone = attached.steps.as_ref().map(Steps::wait);
         let mut rest = pages.clone();
