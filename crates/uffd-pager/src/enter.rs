@@ -2,12 +2,13 @@
 //!
 //! Where pages can be stored to the kernel enters none by itself. From 6.4 on it does at our word and in one step (`UFFDIO_CONTINUE_MODE_WP`). Before, a page is
 //! entered open and protected then, and other threads may store to it in between: so it is entered as dirty before that, and struck off again
-//! if it holds what it held.
+//! if it holds what it held and nobody wrote it back meanwhile.
 
 use crate::attached::Attached;
 use crate::mapping::Mapping;
 use crate::page::{PAGE, intersection, offset_of};
 use crate::pager::Pager;
+use crate::resident::first_hole;
 use crate::signals::{Blocked, block_all};
 use crate::table::Steady;
 use crate::uffd::Access;
@@ -64,7 +65,11 @@ impl Pager {
             let entered = if is_open {
                 self.uffd.enter_each(&memory, Access::AsMapped)
             } else {
+                // A page that is missing would look like one of zeros, and others may bring it in.
+                let resident = first_hole(&attached.cache.pages, &run).map_or(run.end, |hole| hole.start);
+                let (run, memory) = (run.start..resident, mapping.addresses(&(run.start..resident)));
                 let size = memory.len();
+                let written = ledger.times_written();
                 read_resident(attached, &run, &mut before[..size])?;
                 ledger.mark(slot, run.clone());
                 let entered = self.uffd.enter_each(&memory, Access::AsMapped);
@@ -74,7 +79,8 @@ impl Pager {
                     .and_then(|()| read_resident(attached, &run, &mut after[..size]));
                 let both = before[..size].chunks(PAGE).zip(after[..size].chunks(PAGE));
                 for (page, (before, after)) in run.clone().zip(both) {
-                    if closed.is_ok() && before == after {
+                    // What it holds again may not be what the source was given in between.
+                    if closed.is_ok() && before == after && !ledger.written_since(written, page) {
                         ledger.clear(slot, page..page + 1);
                     } else {
                         attached.opened(1);
