@@ -47,16 +47,25 @@ impl Buffers {
         }
         let mut backoff = Backoff::default();
         loop {
-            for (index, (user, what)) in self.users.iter().enumerate() {
-                if user.load(Ordering::Relaxed) == 0
-                    && user.compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed).is_ok()
-                {
-                    what.store(purpose, Ordering::Relaxed);
-                    return Some(Buffer { buffers: self, index });
-                }
+            let buffer = self.try_take(purpose);
+            if buffer.is_some() {
+                return buffer;
             }
             backoff.pause();
         }
+    }
+
+    /// A buffer for this thread, which may have one that others wait for. `None`: all are in use.
+    pub(crate) fn try_take(&self, purpose: usize) -> Option<Buffer<'_>> {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.users.iter().enumerate().find_map(|(index, (user, what))| {
+            if user.load(Ordering::Relaxed) != 0 {
+                return None;
+            }
+            user.compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed).ok()?;
+            what.store(purpose, Ordering::Relaxed);
+            Some(Buffer { buffers: self, index })
+        })
     }
 
     /// Whether this thread has a buffer for that purpose.
@@ -124,5 +133,14 @@ mod tests {
         });
         drop(taken);
         assert!(buffers.take(9).is_some());
+    }
+
+    #[test]
+    fn who_may_not_wait_for_a_buffer_does_without() {
+        let buffers = Buffers::new().expect("address space");
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.try_take(1)).collect();
+        assert_eq!(taken.len(), COUNT);
+        drop(taken);
+        assert!(buffers.try_take(1).is_some());
     }
 }

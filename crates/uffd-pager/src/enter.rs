@@ -2,12 +2,13 @@
 //!
 //! Where pages can be stored to the kernel enters none by itself. From 6.4 on it does at our word and in one step (`UFFDIO_CONTINUE_MODE_WP`). Before, a page is
 //! entered open and protected then, and other threads may store to it in between: so it is entered as dirty before that, and struck off again
-//! if it holds what it held.
+//! if it holds what it held and nobody wrote it back meanwhile.
 
 use crate::attached::Attached;
 use crate::mapping::Mapping;
 use crate::page::{PAGE, intersection, offset_of};
 use crate::pager::Pager;
+use crate::resident::first_hole;
 use crate::signals::{Blocked, block_all};
 use crate::table::Steady;
 use crate::uffd::Access;
@@ -21,21 +22,22 @@ const MOST: u64 = 64;
 
 impl Pager {
     /// Enters resident pages that are not entered, up to one that is missing: protected against stores, but those that are open. Nothing where the kernel
-    /// enters them by itself.
-    pub(crate) fn enter_pages(&self, mapping: &Mapping, pages: &Range<u64>) {
+    /// enters them by itself, or where something else is mapped by now; only those that are `awaited` while the mappings are being changed.
+    pub(crate) fn enter_pages(&self, mapping: &Mapping, pages: &Range<u64>, awaited: &Range<u64>) {
         let pages = intersection(pages, &mapping.pages());
+        let awaited = intersection(awaited, &pages);
         if !mapping.tracked || pages.is_empty() {
             return;
         }
-        if self.features.enters_protected() {
-            self.uffd.enter_each(&mapping.addresses(&pages), Access::Protected);
-            return;
-        }
-        let steady = self.table.steady_in_fault();
-        match steady.as_ref().and_then(|steady| Some((steady, steady.same(mapping, &pages)?))) {
-            Some((steady, row)) if row.tracked => self.enter_protected(steady, row, &pages),
+        let in_one_step = self.features.enters_protected();
+        let steady = if in_one_step { self.table.steady() } else { self.table.steady_in_fault() };
+        if let Some(steady) = steady {
+            steady.parts(mapping, &pages).for_each(|(row, part)| self.enter_protected(&steady, row, &part));
+        } else if in_one_step {
+            self.uffd.enter_each(&mapping.addresses(&awaited), Access::Protected);
+        } else {
             // Open, and with that dirty, they can be entered in any case. An error is one of the next touch.
-            _ => drop(self.open_unsteadily(mapping, &pages)),
+            let _ = self.open_unsteadily(mapping, &awaited);
         }
     }
 
@@ -51,7 +53,8 @@ impl Pager {
     fn enter_in_steps(&self, mapping: &Mapping, pages: &Range<u64>) -> std::result::Result<(), Errno> {
         let attached = &*mapping.attached;
         let (ledger, slot) = (&attached.ledger, attached.slot());
-        let mut buffer = self.buffers.take(attached.entering()).ok_or(Errno::DEADLK)?;
+        // Whoever brings pages in has a buffer already: all of them might wait for each other's.
+        let mut buffer = self.buffers.try_take(attached.entering()).ok_or(Errno::BUSY)?;
         let (before, after) = buffer.bytes().split_at_mut(MOST as usize * PAGE);
         let _alone = attached.steps.as_ref().map(Steps::wait);
         let mut rest = pages.clone();
@@ -62,7 +65,11 @@ impl Pager {
             let entered = if is_open {
                 self.uffd.enter_each(&memory, Access::AsMapped)
             } else {
+                // A page that is missing would look like one of zeros, and others may bring it in.
+                let resident = first_hole(&attached.cache.pages, &run).map_or(run.end, |hole| hole.start);
+                let (run, memory) = (run.start..resident, mapping.addresses(&(run.start..resident)));
                 let size = memory.len();
+                let written = ledger.times_written();
                 read_resident(attached, &run, &mut before[..size])?;
                 ledger.mark(slot, run.clone());
                 let entered = self.uffd.enter_each(&memory, Access::AsMapped);
@@ -72,7 +79,8 @@ impl Pager {
                     .and_then(|()| read_resident(attached, &run, &mut after[..size]));
                 let both = before[..size].chunks(PAGE).zip(after[..size].chunks(PAGE));
                 for (page, (before, after)) in run.clone().zip(both) {
-                    if closed.is_ok() && before == after {
+                    // What it holds again may not be what the source was given in between.
+                    if closed.is_ok() && before == after && !ledger.written_since(written, page) {
                         ledger.clear(slot, page..page + 1);
                     } else {
                         attached.opened(1);

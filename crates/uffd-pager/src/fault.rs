@@ -97,8 +97,8 @@ impl Pager {
         }
         // Up to a page that is not there, in both directions.
         let block = page / BLOCK * BLOCK..page / BLOCK * BLOCK + BLOCK;
-        self.enter_pages(mapping, &(page..filled.pages.end.max(block.end)));
-        self.enter_pages(mapping, &(filled.pages.start.min(block.start)..page));
+        self.enter_pages(mapping, &(page..filled.pages.end.max(block.end)), &(page..page + 1));
+        self.enter_pages(mapping, &(filled.pages.start.min(block.start)..page), &(page..page));
         Ok(Served::Entered)
     }
 

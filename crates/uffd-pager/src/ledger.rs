@@ -24,10 +24,11 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 use std::mem::offset_of;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg04");
+const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg05");
 /// Owners' slots and the orphans' one: as many processes can have one file attached, less one.
 pub(crate) const SLOTS: usize = 128;
 /// The slot of pages whose writer is gone.
@@ -61,6 +62,8 @@ pub(crate) struct Header {
     reserved: AtomicU64,
     /// What `reserved` is going to be: who takes a slot meanwhile reserves that much.
     reserving: AtomicU64,
+    /// Another value each time that orphans were written back.
+    written: AtomicU64,
     slots: [Slot; SLOTS],
 }
 
@@ -225,6 +228,23 @@ impl Ledger {
     /// The child has claimed its slot, or there is none.
     pub(crate) fn expect_no_more(&self) {
         self.header().expected.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The source has what these orphans hold, or held a moment ago. Counted before they are struck off: see [`Ledger::written_since`].
+    pub(crate) fn written(&self, pages: Range<u64>) {
+        self.header().written.fetch_add(1, Ordering::SeqCst);
+        self.clear(ORPHANS, pages);
+    }
+
+    /// To be compared with later.
+    pub(crate) fn times_written(&self) -> u64 {
+        self.header().written.load(Ordering::SeqCst)
+    }
+
+    /// Whether any process may have given the source what the page held at any time since [`Ledger::times_written`] was `before`.
+    pub(crate) fn written_since(&self, before: u64, page: u64) -> bool {
+        // In this order: whoever has struck the orphan off before the first look has counted before that.
+        self.count(ORPHANS, page..page + 1) != 0 || self.times_written() != before
     }
 
     fn owner(&self, slot: usize) -> Owner {

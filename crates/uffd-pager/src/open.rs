@@ -8,6 +8,7 @@ use crate::memory;
 use crate::page::{PAGE, intersection, pages_of};
 use crate::pager::Pager;
 use crate::room::Room;
+use crate::table::Steady;
 use crate::uffd::Access;
 use rustix::io::Errno;
 use std::ops::Range;
@@ -40,49 +41,68 @@ impl Pager {
         let filled = self.bring_in(attached, page, room, Some(&Placing { mapping, open: pages.clone() }))?;
         if filled.entered.contains(&page) {
             let done = intersection(&filled.entered, &pages);
-            self.open(mapping, &(pages.start..done.start))?;
-            self.open(mapping, &(done.end..pages.end))?;
+            self.open_beside(mapping, &(pages.start..done.start));
+            self.open_beside(mapping, &(done.end..pages.end));
             return Ok(Served::Entered);
         }
         // Those around it only as far as nothing is missing: so first the one that the thread waits for.
         let mut at_once = self.open(mapping, &(page..page + 1))?;
-        at_once &= self.open(mapping, &(page + 1..pages.end))?;
-        at_once &= self.open(mapping, &(pages.start..page))?;
+        at_once &= self.open_beside(mapping, &(page + 1..pages.end));
+        at_once &= self.open_beside(mapping, &(pages.start..page));
         Ok(if at_once { Served::Entered } else { Served::Ready(pages) })
     }
 
     /// Enters pages as dirty and lets them be stored to, up to one that is missing. Whether a store to any of them needs no fault at all now, not even one that
-    /// the kernel serves by itself.
+    /// the kernel serves by itself. Nothing is done where something else is mapped by now: whoever touches that meets another fault.
     pub(crate) fn open(&self, mapping: &Mapping, pages: &Range<u64>) -> std::result::Result<bool, Errno> {
         if pages.is_empty() {
             return Ok(true);
         }
-        let attached = &*mapping.attached;
-        attached.opening(pages);
-        if let Some(steady) = self.table.steady_in_fault()
-            && steady.same(mapping, pages).is_some_and(|row| row.tracked)
-        {
-            // Nobody closes pages meanwhile.
-            let mut at_once = true;
-            let mut rest = pages.clone();
-            while let Some((run, was_open)) = attached.ledger.first_run(attached.slot(), rest.clone()) {
-                rest.start = run.end;
-                attached.mark(&run);
-                at_once &= self.open_run(mapping, &run, was_open)?;
-            }
-            return Ok(at_once);
+        if let Some(steady) = self.table.steady_in_fault() {
+            return self.open_steadily(&steady, mapping, pages);
         }
         self.open_unsteadily(mapping, pages)?;
         Ok(false)
     }
 
-    /// As [`Pager::open`], where the mappings are being changed.
+    /// As [`Pager::open`], for pages that nobody waits for: not where the mappings are being changed, and what fails is left as it is.
+    fn open_beside(&self, mapping: &Mapping, pages: &Range<u64>) -> bool {
+        if pages.is_empty() {
+            return true;
+        }
+        let Some(steady) = self.table.steady_in_fault() else { return false };
+        self.open_steadily(&steady, mapping, pages).unwrap_or(false)
+    }
+
+    fn open_steadily(
+        &self,
+        steady: &Steady<'_>,
+        mapping: &Mapping,
+        pages: &Range<u64>,
+    ) -> std::result::Result<bool, Errno> {
+        let mut at_once = true;
+        for (row, part) in steady.parts(mapping, pages) {
+            let attached = &*row.attached;
+            attached.opening(&part);
+            // Nobody closes pages meanwhile.
+            let mut rest = part;
+            while let Some((run, was_open)) = attached.ledger.first_run(attached.slot(), rest.clone()) {
+                rest.start = run.end;
+                attached.mark(&run);
+                at_once &= self.open_run(row, &run, was_open)?;
+            }
+        }
+        Ok(at_once)
+    }
+
+    /// As [`Pager::open`], where the mappings are being changed: for pages that somebody waits for.
     pub(crate) fn open_unsteadily(
         &self,
         mapping: &Mapping,
         pages: &Range<u64>,
     ) -> std::result::Result<(), Errno> {
         let (attached, memory) = (&*mapping.attached, mapping.addresses(pages));
+        attached.opening(pages);
         // Who writes back takes the entry away and then protects: if that fell between our two steps,
         // the pages would be open and not entered.
         loop {

@@ -87,7 +87,7 @@ impl Pager {
         if write && part.tracked {
             self.open(part, &pages)?;
         } else {
-            self.enter_pages(part, &pages);
+            self.enter_pages(part, &pages, &pages);
         }
         Ok(())
     }

@@ -176,6 +176,26 @@ impl Steady<'_> {
             && row.page_at(memory.start) == mapping.page_at(memory.start);
         is_same.then_some(row)
     }
+
+    /// What of these pages of `mapping` is still where it was at an earlier look, and served alike: the mappings that have it now.
+    pub(crate) fn parts<'a>(
+        &'a self,
+        mapping: &'a Mapping,
+        pages: &Range<u64>,
+    ) -> impl Iterator<Item = (&'a Mapping, Range<u64>)> {
+        // SAFETY: as in `same`.
+        let rows = unsafe { &*self.table.rows.load(Ordering::SeqCst) };
+        let memory = mapping.addresses(pages);
+        overlapping(rows, &memory).iter().filter_map(move |row| {
+            let here = crate::page::intersection(&row.memory, &memory);
+            let is_same = !here.is_empty()
+                && Arc::ptr_eq(&row.attached, &mapping.attached)
+                && row.sharing == mapping.sharing
+                && row.tracked == mapping.tracked
+                && row.page_at(here.start) == mapping.page_at(here.start);
+            is_same.then(|| (row, row.part(&here).pages()))
+        })
+    }
 }
 
 impl Drop for Steady<'_> {

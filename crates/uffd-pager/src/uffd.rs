@@ -130,32 +130,27 @@ impl Uffd {
     /// Enters the pages of `memory` into the page table, as the mapping allows. Returns how far it came: to the end, or to a page that
     /// is there already or is not resident, or for which there is no memory.
     pub(crate) fn enter_open(&self, memory: &Range<usize>) -> usize {
-        let mut at = memory.start;
-        while at < memory.end {
-            match self.enter(&(at..memory.end), 0) {
-                Ok(()) => return memory.end,
-                Err((Errno::AGAIN, entered)) => at += entered,
-                Err(_) => return at,
-            }
-        }
-        at
+        self.enter_until(memory, 0, false)
     }
 
     /// Enters the resident pages of `memory` into the page table as far as they are not there. Returns how far it came: to the end, or to
     /// one that is not resident, or for which there is no memory. [`Access::Protected`]: since 6.4 ([`Features::enters_protected`]).
     pub(crate) fn enter_each(&self, memory: &Range<usize>, access: Access) -> usize {
-        let mode = if access == Access::Protected { CONTINUE_MODE_WP } else { 0 };
-        let mut at = memory.start;
-        while at < memory.end {
-            match self.enter(&(at..memory.end), mode) {
-                Ok(()) => return memory.end,
-                // One is there already.
-                Err((Errno::EXIST, _)) => at += crate::PAGE,
-                Err((Errno::AGAIN, entered)) => at += entered,
-                Err(_) => return at,
+        self.enter_until(memory, if access == Access::Protected { CONTINUE_MODE_WP } else { 0 }, true)
+    }
+
+    fn enter_until(&self, memory: &Range<usize>, mode: u64, past_those_there: bool) -> usize {
+        let mut rest = Rest::of(memory);
+        while let Some(part) = rest.part() {
+            match self.enter(&part, mode) {
+                Ok(()) => rest.done(part.len()),
+                Err((Errno::EXIST, _)) if past_those_there => rest.done(crate::PAGE),
+                Err((Errno::AGAIN, entered)) => rest.done(entered),
+                Err((Errno::NOENT, _)) if rest.halve() => {}
+                Err(_) => return part.start,
             }
         }
-        at
+        memory.end
     }
 
     /// EAGAIN, and the bytes that were entered: a part was done, or the memory map was being changed.
@@ -214,13 +209,17 @@ impl Uffd {
     /// Write-protects the pages, absent ones too, or ends the protection and wakes who waits for that.
     pub(crate) fn write_protect(&self, memory: &Range<usize>, protect: bool) -> Result<(), Errno> {
         let mode = if protect { WRITEPROTECT_MODE_WP } else { 0 };
-        loop {
-            let mut arg = kernel::uffdio_writeprotect { range: range(memory), mode };
+        let mut rest = Rest::of(memory);
+        while let Some(part) = rest.part() {
+            let mut arg = kernel::uffdio_writeprotect { range: range(&part), mode };
             match self.call::<{ request::UFFDIO_WRITEPROTECT }, _>(&mut arg) {
+                Ok(()) => rest.done(part.len()),
                 Err(Errno::AGAIN) => {}
-                other => return other,
+                Err(Errno::NOENT) if rest.halve() => {}
+                Err(errno) => return Err(errno),
             }
         }
+        Ok(())
     }
 
     /// Makes the absent pages give SIGBUS, in kernel mode EHWPOISON, until they are unmapped (6.6).
@@ -242,6 +241,39 @@ impl Uffd {
         let fd = self.fd.load(Ordering::Relaxed);
         // SAFETY: if there is one it is open from construction to drop; `replace` leaves another open one.
         if fd < 0 { Err(Errno::NODEV) } else { Ok(unsafe { BorrowedFd::borrow_raw(fd) }) }
+    }
+}
+
+/// Memory that is gone through a part at a time. The kernel takes a range only within one of its own mappings (write protection: before 6.4), else
+/// it is ENOENT; mlock(2) and madvise(2) of a part make two of one of ours.
+struct Rest {
+    memory: Range<usize>,
+    /// What is tried at once reaches up to here.
+    end: usize,
+}
+
+impl Rest {
+    fn of(memory: &Range<usize>) -> Self {
+        Self { memory: memory.clone(), end: memory.end }
+    }
+
+    /// What is to be tried next.
+    fn part(&self) -> Option<Range<usize>> {
+        (!self.memory.is_empty()).then_some(self.memory.start..self.end)
+    }
+
+    fn done(&mut self, bytes: usize) {
+        self.memory.start += bytes;
+        if self.memory.start >= self.end {
+            self.end = self.memory.end;
+        }
+    }
+
+    /// Tries the first half alone. Whether there is one.
+    fn halve(&mut self) -> bool {
+        let pages = (self.end - self.memory.start) / crate::PAGE;
+        self.end = self.memory.start + pages.div_ceil(2) * crate::PAGE;
+        pages > 1
     }
 }
 

@@ -165,7 +165,7 @@ impl View {
                 self.ledger.mark(ORPHANS, run.clone());
                 let written = self.write_run(&write, &mut buffer, run.clone());
                 if written.is_ok() {
-                    self.ledger.clear(ORPHANS, run);
+                    self.ledger.written(run);
                 }
                 result = result.and(written);
             }

@@ -183,7 +183,7 @@ fn write_out(attached: &Attached, buffer: &mut Buffer<'_>, dirty: &Dirty) -> std
             write_pages(attached, buffer, &data)?;
             rest.start = data.end;
         }
-        attached.ledger.clear(ORPHANS, run);
+        attached.ledger.written(run);
         Ok(())
     })
 }
