@@ -206,7 +206,8 @@ fn stage_from(
     }
     running::note_start(process);
     let mut temporary = copy.clone();
-    write!(temporary, "~{}", crate::thread::id()).map_err(cut)?;
+    // Threads of two PID name spaces of a session may have one number.
+    write!(temporary, "~{:x}-{}", process.me().to_bits(), crate::thread::id()).map_err(cut)?;
     write_copy(&mut temporary, attributes.st_mode & 0o777, read)?;
     put(&mut temporary, &mut copy.clone())?;
     Ok((PathBytes::try_from(copy.as_slice())?, Header::Other))

@@ -76,6 +76,12 @@ pub fn try_lock() -> bool {
     taken
 }
 
+/// Whether this thread has it; `None` where that cannot be told.
+pub fn is_ours() -> Option<bool> {
+    let Found { word, .. } = FOUND.get()?.as_ref()?;
+    Some(word.owner.load(Ordering::Relaxed) == thread_pointer())
+}
+
 /// More than anybody takes it in one thread.
 const TIMES: u32 = 23;
 /// Bytes of the library's data on each side of the list.

@@ -35,6 +35,8 @@ struct Thread {
     brief: AtomicU32,
     /// Not 0 while a plugin sets a record lock of the program.
     locking: AtomicU32,
+    /// Not 0 from before a fork takes the lock of the list of streams until it has given it back.
+    listing: AtomicU32,
     /// Mapped memory that a call of the program uses which the kernel was given last.
     kept: AtomicPtr<Vec<Kept>>,
 }
@@ -98,6 +100,11 @@ pub fn locking<R>(set: impl FnOnce() -> R) -> R {
     let result = set();
     locking.store(0, Ordering::Relaxed);
     result
+}
+
+/// Notes whether this thread has the lock of the list of streams for a fork, or is about to take it. Returns what was noted before.
+pub fn set_listing(listing: bool) -> bool {
+    current().listing.swap(listing.into(), Ordering::Relaxed) != 0
 }
 
 /// The vfork child of this thread, which had its thread-locals, has ended or has its own memory. It may have been killed in [`locking`].

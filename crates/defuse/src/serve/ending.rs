@@ -44,6 +44,7 @@ pub fn exit_group(process: &'static Process, call: &Call) -> Served {
 
 /// Flushes and closes all files.
 fn finish(process: &'static Process) {
+    interpose::begin_end();
     live::leave(process);
     let concerned = concerned(process);
     if concerned.is_empty() {
@@ -83,6 +84,10 @@ pub fn struck(process: &'static Process, signal: u32) -> End {
     match ENDING.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
             set_deadline(signal);
+            if ENDING.load(Ordering::SeqCst) & BEGUN != 0 {
+                // Who began it may have found no timer yet.
+                drop_deadline();
+            }
             // All calls about FDs are ours.
             STATES.forget_range(0, u32::MAX);
             process.serving.store(1, Ordering::Release);
@@ -109,7 +114,11 @@ fn set_deadline(signal: u32) {
     native::raw_call(sys::__NR_timer_create, [sys::CLOCK_MONOTONIC.into(), event, made, 0, 0, 0]);
     let after = [0, 0, LONG / 1_000_000_000, LONG % 1_000_000_000];
     native::raw_call(sys::__NR_timer_settime, [timer as u64, 0, (&raw const after) as u64, 0, 0, 0]);
-    TIMER.store(timer, Ordering::Release);
+    TIMER.store(timer, Ordering::SeqCst);
+}
+
+fn drop_deadline() {
+    native::raw_call(sys::__NR_timer_delete, [TIMER.swap(-1, Ordering::SeqCst) as u64, 0, 0, 0, 0, 0]);
 }
 
 /// Before a call is served. While the process ends it does not come back: it would not find its files.
@@ -139,15 +148,14 @@ fn is_of_allocator(call: &Call) -> bool {
 
 #[cold]
 fn end(process: &'static Process) -> ! {
-    let signal = ENDING.fetch_or(BEGUN, Ordering::AcqRel);
+    let signal = ENDING.fetch_or(BEGUN, Ordering::SeqCst);
     if signal & BEGUN != 0 {
         loop {
             native::raw_call(sys::__NR_pause, [0; 6]);
         }
     }
-    interpose::begin_end();
     // However long it takes: the next signal ends it.
-    native::raw_call(sys::__NR_timer_delete, [TIMER.load(Ordering::Acquire) as u64, 0, 0, 0, 0, 0]);
+    drop_deadline();
     finish(process);
     interpose::end_by(signal)
 }

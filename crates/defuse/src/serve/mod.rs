@@ -330,6 +330,11 @@ impl Handler for &'static Process {
         fork::after_in_child(self, fork);
     }
 
+    fn thread_exit(&self) {
+        // It may be the one that was struck, and the others make no call that is ours.
+        ending::after_call(self);
+    }
+
     fn struck(&self, signal: u32) -> End {
         ending::struck(self, signal)
     }

@@ -54,12 +54,14 @@ pub fn strike(signal: u32, info: &SigInfo, context: &mut Context, tls: &mut Tls,
     let inside = tls.inside;
     let waited = cut_short && inside == OUTSIDE && tls.pending == PENDING_NONE && tls.phase == PHASE_CALL;
     let again = ticks::is_one(info);
-    if !again {
+    if again {
+        ticks::came(inside == INSIDE);
+    } else {
         let alone = tls.vfork_depth > 0 || inside == INTERNAL_THREAD || lodger::is_current();
         match if alone { End::AtOnce } else { serve::handler().struck(signal) } {
             End::AtOnce => return end_at_once(signal, info),
             // Also inside: not every call is one in which the host looks.
-            End::Postponed if !waited => ticks::begin(signal),
+            End::Postponed if !waited => ticks::begin(signal, inside == INSIDE),
             End::Postponed | End::Begun => {}
         }
     }

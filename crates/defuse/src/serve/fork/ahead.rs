@@ -68,6 +68,7 @@ extern "C" fn prepare() {
     } else {
         // A handler of the program's that opens a file would wait for its own thread.
         let mask = BLOCKED & !set_mask(sys::SIG_BLOCK, BLOCKED);
+        thread::set_listing(true);
         let held = hold_with_streams(process, hold);
         MASK.store(mask, Ordering::Relaxed);
         BETWEEN.store(thread::id(), Ordering::Release);
@@ -110,12 +111,14 @@ extern "C" fn in_parent() {
     let mask = MASK.load(Ordering::Relaxed);
     BETWEEN.store(0, Ordering::Release);
     stream_list::unlock();
+    thread::set_listing(false);
     set_mask(sys::SIG_UNBLOCK, mask);
 }
 
 extern "C" fn in_forked_child() {
     if BETWEEN.swap(0, Ordering::AcqRel) != 0 {
         stream_list::reset();
+        thread::set_listing(false);
         // And no others: of those that a thread's own instructions raise the fork has unblocked what was parked for the parent.
         set_mask(sys::SIG_UNBLOCK, MASK.load(Ordering::Relaxed));
     }
@@ -176,6 +179,10 @@ pub(super) fn in_child() {
 /// while it made a fork.
 pub(super) fn vfork_child_gone() {
     let me = thread::id();
+    if thread::set_listing(false) && stream_list::is_ours() == Some(true) {
+        // The child had this thread's pointer, by which the library knows who has it.
+        stream_list::unlock();
+    }
     for of_child in [&HOLDER, &BETWEEN] {
         let _ = of_child.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
