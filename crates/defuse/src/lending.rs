@@ -157,14 +157,9 @@ pub fn borrow(
         Ok(())
     });
     // Under its number there may be another descriptor of the same file by now.
-    let known = description.inode != [0; 2];
-    let same = |()| match known && restoring::access_of(fds[0]) != description.access {
-        true => Err(Errno::SRCH),
-        false => Ok(()),
-    };
-    let opened = taken
-        .and_then(same)
-        .and_then(|()| instance.restore(&description.described, &fds).map_err(plugin_errno));
+    let is_other = || description.inode != [0; 2] && restoring::access_of(fds[0]) != description.access;
+    let taken = taken.and_then(|()| if is_other() { Err(Errno::SRCH) } else { Ok(()) });
+    let opened = taken.and_then(|()| instance.restore(&description.described, &fds).map_err(plugin_errno));
     if opened.is_err() {
         fds.into_iter().for_each(locked_inodes::close);
     }
