@@ -41,9 +41,14 @@ pub fn answer(process: &Process, call: &Call) -> Option<i64> {
     let path = usercopy::read_cstr(call.args[at.path], &mut buffer).ok()?;
     // The directory may be another at each moment. What was tried before may have been tried in that.
     let mark = (path.first() != Some(&b'/')).then(|| foreign_mark(dirfd));
-    let why = match tried {
-        Some(_) => Some(why_not(dirfd, path, at.follow)),
-        None => unless_others(process, || look(dirfd, path, at.follow).err())?,
+    let why = if tried.is_some() {
+        Some(why_not(dirfd, path, at.follow))
+    } else if let Some(why) = unless_others(process, || look(dirfd, path, at.follow).err()) {
+        why
+    } else {
+        // So that the entry does not go on guessing in vain.
+        interpose::absence(path, false);
+        return None;
     };
     if mark.is_some_and(|mark| mark == 0 || mark != foreign_mark(dirfd)) {
         return None;

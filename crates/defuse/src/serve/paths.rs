@@ -160,8 +160,9 @@ const NO_DATA: i64 = -(linux_raw_sys::errno::ENODATA as i64);
 
 /// Whether it is told which directory it has found, or only that there is one, or fails with any.
 fn needs_no_question(call: &Call) -> bool {
-    const SUCH: [u32; 9] = [
+    const SUCH: [u32; 10] = [
         sys::__NR_stat,
+        sys::__NR_lstat,
         sys::__NR_newfstatat,
         sys::__NR_statx,
         sys::__NR_access,
