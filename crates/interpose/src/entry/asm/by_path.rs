@@ -363,6 +363,9 @@ macro_rules! by_path {
             "je .Lbp_not_there\n",
             "cmp rax, -20\n",
             "je .Lbp_not_there\n",
+            // EREMOTEIO: a mount where all is refused has come to lie on the way.
+            "cmp rax, -121\n",
+            "je .Lbp_not_there\n",
             "cmp rax, -40\n",
             "je .Lbp_commit\n",
             "cmp rax, -22\n",
