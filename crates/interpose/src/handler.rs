@@ -66,6 +66,17 @@ pub trait Handler: Sync + 'static {
     fn mapped_executable(&self, _address: u64, _length: u64) {}
 }
 
+/// What [`Handler::struck`] says of a signal that is to end the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It does.
+    AtOnce,
+    /// The handler ends the process by it, at its next call.
+    Postponed,
+    /// The process is being ended already.
+    Begun,
+}
+
 /// A fault of a memory access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
@@ -159,15 +170,4 @@ mod tests {
         assert_eq!(ForkKind::from_flags(CLONE_VM | CLONE_THREAD), ForkKind::Thread);
         assert_eq!(ForkKind::from_flags(CLONE_VM | CLONE_FILES), ForkKind::SharedVm);
     }
-}
-
-/// What [`Handler::struck`] says of a signal that is to end the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// It does.
-    AtOnce,
-    /// The handler ends the process by it, at its next call.
-    Postponed,
-    /// The process is being ended already.
-    Begun,
 }
