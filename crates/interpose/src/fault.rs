@@ -114,7 +114,7 @@ fn is_on_alternate(context: &Context) -> bool {
 fn step_out(tls: &mut Tls, context: &mut Context) {
     tls.set_inside(OUTSIDE);
     context.mask &= !VIRTUAL | tls.parked;
-    if pending(tls) == PENDING_SIGNAL {
+    if tls.pending() == PENDING_SIGNAL {
         parking::raise_all(tls, None);
     }
 }
@@ -148,15 +148,10 @@ pub fn abandon(context: &mut Context, tls: &mut Tls) -> bool {
         context.stack = StackDescription::from_words(tls.alt);
         alt::switch_on(tls);
     }
-    let held_back = pending(tls) != PENDING_NONE;
+    let held_back = tls.pending() != PENDING_NONE;
     if held_back {
         context.mask = tls.mask & !VIRTUAL | tls.parked;
         parking::raise_all(tls, None);
     }
     held_back
-}
-
-fn pending(tls: &Tls) -> u8 {
-    // SAFETY: a plain byte of this thread, which a signal may change at any instruction.
-    unsafe { (&raw const tls.pending).read_volatile() }
 }

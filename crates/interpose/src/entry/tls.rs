@@ -125,6 +125,12 @@ impl Tls {
         unsafe { (&raw mut self.inside).write_volatile(inside) };
         compiler_fence(SeqCst);
     }
+
+    /// [`Tls::pending`], which a signal may change at any instruction.
+    pub fn pending(&self) -> u8 {
+        // SAFETY: a byte of this thread.
+        unsafe { (&raw const self.pending).read_volatile() }
+    }
 }
 
 pub const SIZE: usize = size_of::<Tls>();

@@ -86,7 +86,7 @@ fn delivered(
         return RETURN;
     }
     settle(context, tls);
-    if pending(tls) != PENDING_NONE {
+    if tls.pending() != PENDING_NONE {
         // Another signal was noted while this one looked around: all are blocked, queue both.
         requeue(info, context, tls);
         return RETURN;
@@ -111,20 +111,15 @@ fn for_lodger(signal: u32, info: &SigInfo, context: &Context, tls: &Tls) -> Opti
     RETURN
 }
 
-/// A signal may change these at any instruction.
+/// A signal may change it at any instruction.
 fn inside(tls: &Tls) -> u8 {
     // SAFETY: a plain byte of this thread.
     unsafe { (&raw const tls.inside).read_volatile() }
 }
 
-fn pending(tls: &Tls) -> u8 {
-    // SAFETY: as above.
-    unsafe { (&raw const tls.pending).read_volatile() }
-}
-
 /// In the last instructions of a call all is restored already: completes them. Returns whether that was so.
 fn settle_inside(context: &mut Context, tls: &mut Tls) -> bool {
-    if pending(tls) != PENDING_NONE {
+    if tls.pending() != PENDING_NONE {
         return false;
     }
     let before = context.rip;
@@ -224,7 +219,7 @@ fn hold_back(info: &SigInfo, context: &mut Context, tls: &mut Tls) {
         tls.mask = context.mask;
         tls.info = *info;
     } else {
-        if pending(tls) == PENDING_SIGNAL {
+        if tls.pending() == PENDING_SIGNAL {
             tls.mask &= context.mask;
         }
         let signal = bit(info.signal());

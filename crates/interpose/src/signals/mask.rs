@@ -61,7 +61,7 @@ fn combined(how: u64, mask: u64, set: u64) -> u64 {
 /// Changes the program's mask of real signals. While a signal is held back the kernel's mask is not the program's.
 fn change(tls: &mut Tls, how: u64, set: Option<u64>) -> Result<u64, i64> {
     loop {
-        if pending(tls) != PENDING_NONE {
+        if tls.pending() != PENDING_NONE {
             let previous = tls.mask;
             if let Some(set) = set {
                 tls.mask = combined(how, previous, set);
@@ -95,12 +95,6 @@ pub fn change_signal_mask(how: u32, set: u64) -> u64 {
         return change_native(how.into(), set);
     }
     change(tls, how.into(), Some(set)).unwrap_or_default()
-}
-
-/// A signal may be noted at any instruction.
-fn pending(tls: &Tls) -> u8 {
-    // SAFETY: a plain byte of this thread.
-    unsafe { (&raw const tls.pending).read_volatile() }
 }
 
 /// Virtual signals that processes sent while they were blocked.

@@ -81,10 +81,8 @@ pub fn take_waiting(tls: &mut Tls, which: u64) -> u64 {
 
 /// Whether signals are held back that the program is to be told of as the call is left.
 pub fn has_held_back(tls: &mut Tls) -> bool {
-    // SAFETY: a plain byte of this thread, which a signal may change at any instruction.
-    let noted = unsafe { (&raw const tls.pending).read_volatile() } == PENDING_SIGNAL;
     let blocked = tls.virtual_mask & indispensable();
-    noted || waiting(tls).load(Relaxed) & !blocked != 0
+    tls.pending() == PENDING_SIGNAL || waiting(tls).load(Relaxed) & !blocked != 0
 }
 
 /// Sends those once more that came while another signal was held back.
@@ -107,10 +105,7 @@ pub fn raise_all(tls: &mut Tls, info: Option<&SigInfo>) {
     // have done all this. What cannot be blocked is not: the way out may be by the program's own restorer, whose call is caught.)
     mask::set_native(mask::everything() & !indispensable());
     // SAFETY: plain memory of this thread, which such a signal may have changed.
-    let noted = unsafe {
-        ((&raw const tls.pending).read_volatile() == PENDING_SIGNAL)
-            .then(|| (&raw const tls.info).read_volatile())
-    };
+    let noted = (tls.pending() == PENDING_SIGNAL).then(|| unsafe { (&raw const tls.info).read_volatile() });
     tls.pending = PENDING_NONE;
     // SAFETY: all are blocked.
     unsafe {
