@@ -163,18 +163,17 @@ pub(crate) struct Steady<'a> {
 }
 
 impl Steady<'_> {
+    fn overlapping(&self, memory: &Range<usize>) -> &[Mapping] {
+        // SAFETY: arrays are replaced by who changes the table; that waits until `steadying` is 0.
+        overlapping(unsafe { &*self.table.rows.load(Ordering::SeqCst) }, memory)
+    }
+
     /// The mapping that has these pages where `mapping`, of which they are, had them at an earlier look.
     pub(crate) fn same(&self, mapping: &Mapping, pages: &Range<u64>) -> Option<&Mapping> {
-        // SAFETY: arrays are replaced by who changes the table; that waits until `steadying` is 0.
-        let rows = unsafe { &*self.table.rows.load(Ordering::SeqCst) };
         let memory = mapping.addresses(pages);
-        let row = overlapping(rows, &memory).first()?;
+        let row = self.overlapping(&memory).first()?;
         let covers = row.memory.start <= memory.start && memory.end <= row.memory.end;
-        let is_same = covers
-            && Arc::ptr_eq(&row.attached, &mapping.attached)
-            && row.sharing == mapping.sharing
-            && row.page_at(memory.start) == mapping.page_at(memory.start);
-        is_same.then_some(row)
+        (covers && have_same(row, mapping, memory.start)).then_some(row)
     }
 
     /// What of these pages of `mapping` is still where it was at an earlier look, and served alike: the mappings that have it now.
@@ -183,17 +182,12 @@ impl Steady<'_> {
         mapping: &'a Mapping,
         pages: &Range<u64>,
     ) -> impl Iterator<Item = (&'a Mapping, Range<u64>)> {
-        // SAFETY: as in `same`.
-        let rows = unsafe { &*self.table.rows.load(Ordering::SeqCst) };
         let memory = mapping.addresses(pages);
-        overlapping(rows, &memory).iter().filter_map(move |row| {
+        self.overlapping(&memory).iter().filter_map(move |row| {
             let here = crate::page::intersection(&row.memory, &memory);
-            let is_same = !here.is_empty()
-                && Arc::ptr_eq(&row.attached, &mapping.attached)
-                && row.sharing == mapping.sharing
-                && row.tracked == mapping.tracked
-                && row.page_at(here.start) == mapping.page_at(here.start);
-            is_same.then(|| (row, row.part(&here).pages()))
+            let is_alike =
+                !here.is_empty() && row.tracked == mapping.tracked && have_same(row, mapping, here.start);
+            is_alike.then(|| (row, row.part(&here).pages()))
         })
     }
 }
@@ -202,6 +196,13 @@ impl Drop for Steady<'_> {
     fn drop(&mut self) {
         self.table.steadying.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Whether both have the same page of the same source at this address, shared or private.
+fn have_same(one: &Mapping, other: &Mapping, address: usize) -> bool {
+    Arc::ptr_eq(&one.attached, &other.attached)
+        && one.sharing == other.sharing
+        && one.page_at(address) == other.page_at(address)
 }
 
 fn overlapping<'a>(rows: &'a [Mapping], memory: &Range<usize>) -> &'a [Mapping] {
