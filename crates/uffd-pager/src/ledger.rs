@@ -72,7 +72,6 @@ struct Slot {
     owner: AtomicU64,
     /// Faults being served.
     in_flight: AtomicU32,
-    _unused: AtomicU32,
     pins: pins::Pins,
 }
 

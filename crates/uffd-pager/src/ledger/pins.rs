@@ -14,7 +14,6 @@ const LENGTH_BITS: u32 = 24;
 pub(super) struct Pins {
     /// Ranges that are not listed.
     others: AtomicU32,
-    _unused: u32,
     /// First page and length; 0 for none.
     listed: [AtomicU64; LISTED],
 }
@@ -155,7 +154,7 @@ mod tests {
     use super::*;
 
     fn pins() -> Pins {
-        Pins { others: AtomicU32::new(0), _unused: 0, listed: Default::default() }
+        Pins { others: AtomicU32::new(0), listed: Default::default() }
     }
 
     fn held(pins: &Pins) -> Pinned {
