@@ -132,10 +132,7 @@ impl Pager {
             self.uffd.enter_open(&memory);
             return Ok(true);
         }
-        let mut rest = entered;
-        while rest < memory.end {
-            rest = self.uffd.enter_open(&(rest + PAGE..memory.end));
-        }
+        self.uffd.enter_each(&(entered + PAGE..memory.end), Access::AsMapped);
         self.uffd.write_protect(&memory, false)?;
         Ok(was_open)
     }
