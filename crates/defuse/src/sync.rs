@@ -50,12 +50,6 @@ impl<T> Lock<T> {
         Guard { lock: self }
     }
 
-    /// The lock if it is free now. Not in a vfork child.
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        let taken = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed);
-        taken.is_ok().then(|| Guard { lock: self })
-    }
-
     /// As [`lock`](Self::lock), unless `instead` has an answer: asked before each wait, and again when the holder has called
     /// [`tell_waiters`](Self::tell_waiters). Not in a vfork child.
     pub fn lock_unless<R>(&self, instead: impl FnMut() -> Option<R>) -> Result<Guard<'_, T>, R> {
