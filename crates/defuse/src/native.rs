@@ -103,19 +103,18 @@ pub fn stat_at(directory: RawFd, path: u64) -> Result<sys::stat, Errno> {
 /// statx(2) of `path`, relative to `directory`, with links followed.
 pub fn statx_path(directory: RawFd, path: &[u8], mask: u32) -> Result<sys::statx, Errno> {
     let name = with_nul(path)?;
-    let mut found = MaybeUninit::<sys::statx>::uninit();
-    let address = found.as_mut_ptr() as u64;
-    checked(sys::__NR_statx, [directory as u64, name.as_ptr() as u64, 0, mask.into(), address, 0])?;
-    // SAFETY: the kernel filled in the whole structure when it reported success.
-    Ok(unsafe { found.assume_init() })
+    statx_with(directory, name.as_ptr() as u64, 0, mask)
 }
 
 /// statx(2) of the NUL-terminated `path`, as far as it is known without asking a file system that is somewhere else.
 pub fn statx_as_known(path: &CStr, mask: u32) -> Result<sys::statx, Errno> {
+    statx_with(sys::AT_FDCWD, path.as_ptr() as u64, sys::AT_STATX_DONT_SYNC, mask)
+}
+
+fn statx_with(directory: RawFd, path: u64, flags: u32, mask: u32) -> Result<sys::statx, Errno> {
     let mut found = MaybeUninit::<sys::statx>::uninit();
-    let (name, address) = (path.as_ptr() as u64, found.as_mut_ptr() as u64);
-    let (here, flags) = (sys::AT_FDCWD as u64, u64::from(sys::AT_STATX_DONT_SYNC));
-    checked(sys::__NR_statx, [here, name, flags, mask.into(), address, 0])?;
+    let address = found.as_mut_ptr() as u64;
+    checked(sys::__NR_statx, [directory as u64, path, flags.into(), mask.into(), address, 0])?;
     // SAFETY: the kernel filled in the whole structure when it reported success.
     Ok(unsafe { found.assume_init() })
 }
