@@ -135,7 +135,8 @@ pub fn admit_lodger(process: &'static Process, fork: &ForkCall) {
 /// Before clone makes somebody who uses our FD table and not, or not only, what we know of it. All files are shadows; for a
 /// child with a memory of its own the caller holds `Process::descriptors`.
 pub fn share_table(process: &'static Process, fork: &ForkCall) {
-    begin(process, |table| table.fetch_or(OTHERS, Ordering::AcqRel));
+    process.common.table.fetch_or(OTHERS, Ordering::AcqRel);
+    begin(process);
     if fork.kind == ForkKind::Fork {
         keep_directory(process);
         process.files.for_each(|_, file, _| {
@@ -146,8 +147,8 @@ pub fn share_table(process: &'static Process, fork: &ForkCall) {
     }
 }
 
-fn begin(process: &'static Process, mark: impl FnOnce(&AtomicU32) -> u32) {
-    mark(process.common.table);
+/// [`Common::table`] says so already.
+fn begin(process: &'static Process) {
     fence(Ordering::SeqCst);
     STATES.forget_range(0, u32::MAX);
     nofile::show(process, process.nofile().0);
@@ -159,7 +160,8 @@ pub fn lend_table(process: &'static Process) {
     if interpose::in_vfork_child() {
         return; // What is said of the parent's table is not its own to say.
     }
-    begin(process, |table| table.fetch_add(CHILD, Ordering::AcqRel));
+    process.common.table.fetch_add(CHILD, Ordering::AcqRel);
+    begin(process);
 }
 
 /// It is gone, or was never there.
