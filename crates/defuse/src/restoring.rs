@@ -22,7 +22,7 @@ use crate::{lending, lock_files, locked_inodes, native, private_fd, trace};
 const BLOB_USUAL: usize = 256;
 /// The most bytes of a plugin's description of one handle.
 const BLOB_MAX: usize = 16 * 1024;
-/// What stands before it: device and inode, number of kept descriptors, then their numbers.
+/// What stands before it: device and inode, [`Description::access`], number of kept descriptors, then their numbers.
 const HEAD: usize = size_of::<[u64; 2]>() + 4 * (2 + KEPT_MAX);
 
 /// What a plugin says of a handle, so that it can be made again.
