@@ -93,12 +93,12 @@ pub fn unlink(process: &'static Process, call: &Call) -> Served {
 }
 
 fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served {
-    if is_magic_link(process, &at.argument(call)?) {
+    let argument = at.argument(call)?;
+    if is_magic_link(process, &argument) {
         return Ok(Reply::Pass);
     }
-    let error = match at.argument(call)?.last() {
+    let error = match argument.last() {
         Last::Name => {
-            let argument = at.argument(call)?;
             return paths::lookup_for_sure(process, call, at, &argument, |spot| {
                 remove_directory(process, spot)
             });
@@ -111,11 +111,12 @@ fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served
 }
 
 fn take_name_away(process: &'static Process, call: &Call, at: At) -> Served {
-    if is_magic_link(process, &at.argument(call)?) {
+    let argument = at.argument(call)?;
+    if is_magic_link(process, &argument) {
         return Ok(Reply::Pass);
     }
-    match at.argument(call)?.last() {
-        Last::Name => paths::lookup(process, call, at, |spot| remove_name(process, spot)),
+    match argument.last() {
+        Last::Name => paths::lookup_argument(process, call, at, &argument, |spot| remove_name(process, spot)),
         _ => unnamed(process, call, at, Errno::ISDIR),
     }
 }
@@ -129,10 +130,10 @@ fn is_magic_link(process: &'static Process, argument: &PathArgument) -> bool {
 
 /// A call that needs a name, and has a path that ends in `.` or `..`: `error`, if the path leads to a mount at all.
 fn unnamed(process: &'static Process, call: &Call, at: At, error: Errno) -> Served {
-    if namei::directory_itself(process, &at.argument(call)?).is_some() {
+    let argument = at.argument(call)?;
+    if namei::directory_itself(process, &argument).is_some() {
         return Err(error);
     }
-    let argument = at.argument(call)?;
     let on_mount = |spot: &Spot| {
         attributes_at(spot, true)?;
         Err(error)
