@@ -282,7 +282,7 @@ fn has_record_locks(fd: RawFd) -> bool {
     while let Ok(read @ 1..) = rustix::io::read(&list, &mut part) {
         text.extend_from_slice(&part[..read]);
     }
-    let pid = native::raw_call(sys::__NR_getpid, [0; 6]);
+    let pid = native::pid();
     String::from_utf8_lossy(&text).lines().any(|line| {
         // `1: POSIX  ADVISORY  WRITE 4711 08:01:1234 0 EOF`
         let words: Vec<_> = line.split_ascii_whitespace().collect();

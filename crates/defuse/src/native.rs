@@ -29,6 +29,11 @@ pub fn thread_id() -> u32 {
     raw_call(sys::__NR_gettid, [0; 6]) as u32
 }
 
+/// getpid(2).
+pub fn pid() -> u32 {
+    raw_call(sys::__NR_getpid, [0; 6]) as u32
+}
+
 /// Makes the call `nr` with `args`; a value or `-errno`.
 pub fn raw_call(nr: u32, args: [u64; 6]) -> i64 {
     // SAFETY: the arguments are the program's own, or name memory of ours that the caller keeps alive; the kernel checks

@@ -2,7 +2,6 @@
 
 use std::os::fd::RawFd;
 
-use linux_raw_sys::general as sys;
 use plugin_abi::Instance;
 use rustix::io::Errno;
 
@@ -50,7 +49,7 @@ fn own_proc(path: &[u8]) -> Option<&[u8]> {
     let (owner, rest) = rest.split_at(rest.iter().position(|&byte| byte == b'/')?);
     let own = match owner {
         b"self" | b"thread-self" => true,
-        pid => parse(pid)? == u32::try_from(native::raw_call(sys::__NR_getpid, [0; 6])).ok()?,
+        pid => parse(pid)? == native::pid(),
     };
     own.then(|| skip_task(rest))
 }

@@ -118,9 +118,8 @@ fn find() -> Option<Found> {
 
 /// Copies a page of this process's memory, if there is one.
 fn read(address: usize, words: &mut [u64; PAGE / 8]) -> bool {
-    let pid = native::raw_call(sys::__NR_getpid, [0; 6]) as u64;
     let (to, from) = ([words.as_mut_ptr() as u64, PAGE as u64], [address as u64, PAGE as u64]);
-    let args = [pid, to.as_ptr() as u64, 1, from.as_ptr() as u64, 1, 0];
+    let args = [native::pid().into(), to.as_ptr() as u64, 1, from.as_ptr() as u64, 1, 0];
     native::raw_call(sys::__NR_process_vm_readv, args) == PAGE as i64
 }
 

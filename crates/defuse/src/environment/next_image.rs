@@ -38,10 +38,6 @@ pub struct NextImage<'a> {
     pub leaves: bool,
 }
 
-fn own_pid() -> u32 {
-    native::raw_call(sys::__NR_getpid, [0; 6]) as u32
-}
-
 /// An environment for exec.
 pub struct Environment {
     pointers: Vec<u64>,
@@ -90,7 +86,7 @@ impl Environment {
         let inheritance = Inheritance {
             process: token.map(ExecToken::process).or(own),
             // One that is not intercepted might hand it on to a process of another pid namespace.
-            child_of: (own.is_none() && outsider.is_none()).then(|| (process.me(), own_pid())),
+            child_of: (own.is_none() && outsider.is_none()).then(|| (process.me(), native::pid())),
             arena,
             serving: process.serving.load(Ordering::Relaxed) != 0,
             // A vfork child has none.

@@ -3,7 +3,6 @@
 use std::os::fd::RawFd;
 
 use interpose::Call;
-use linux_raw_sys::general as sys;
 
 use super::{Reply, Served};
 use crate::process::Process;
@@ -18,9 +17,9 @@ pub fn kcmp(process: &'static Process, call: &Call) -> Served {
     if kind != KCMP_FILE || interpose::in_vfork_child() {
         return Ok(Reply::Pass);
     }
-    let this = native::raw_call(sys::__NR_getpid, [0; 6]);
+    let this = native::pid();
     for (pid, fd) in [(first, one), (second, other)] {
-        if i64::from(pid as i32) == this
+        if pid as u32 == this
             && let Some(file) = file::served(process, fd as RawFd)
         {
             let _together = process.descriptors.lock();

@@ -69,7 +69,7 @@ pub fn watch(instance: &Instance) {
     // What others keep in this process's memory only is gone in any case.
     let unconcerned = Capabilities::BARE_FD.union(Capabilities::PROCESS_LOCAL);
     // The kernel keeps the first process of a PID namespace from signals that it does not handle.
-    if instance.capabilities().intersects(unconcerned) || native::raw_call(sys::__NR_getpid, [0; 6]) == 1 {
+    if instance.capabilities().intersects(unconcerned) || native::pid() == 1 {
         return;
     }
     WATCHING.store(true, Ordering::Relaxed);

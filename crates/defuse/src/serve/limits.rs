@@ -30,7 +30,7 @@ pub fn setrlimit(process: &'static Process, call: &Call) -> Served {
 
 pub fn prlimit64(process: &'static Process, call: &Call) -> Served {
     let [pid, resource, new, old, ..] = call.args;
-    let this = pid as i32 == 0 || i64::from(pid as i32) == native::raw_call(sys::__NR_getpid, [0; 6]);
+    let this = pid as u32 == 0 || pid as u32 == native::pid();
     if resource as u32 != sys::RLIMIT_NOFILE || !this {
         return Ok(Reply::Pass);
     }

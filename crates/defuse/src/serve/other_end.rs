@@ -14,7 +14,7 @@ use crate::process::Process;
 /// handed its end on: then the user has to do.
 pub fn is_of_session(process: &Process, socket: RawFd) -> bool {
     let Ok([pid, user, _]) = native::peer_credentials(socket) else { return false };
-    if i64::from(pid) == native::raw_call(sys::__NR_getpid, [0; 6]) {
+    if pid == native::pid() {
         return true;
     }
     let Ok(here) = process.arena.process(process.me()) else { return false };

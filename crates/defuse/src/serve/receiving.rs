@@ -260,7 +260,7 @@ fn asks_for_more(message: u64) -> bool {
 pub fn pidfd_getfd(process: &'static Process, call: &Call) -> Served {
     let wanted = call.args[1] as RawFd;
     let pid = pid_of(call.args[0] as RawFd);
-    if pid.is_some_and(|pid| i64::from(pid) == native::raw_call(sys::__NR_getpid, [0; 6])) {
+    if pid == Some(native::pid()) {
         return duplicate(process, call, wanted, true);
     }
     let alone = || pid.and_then(|pid| shadow::alone_in(process, pid, wanted));

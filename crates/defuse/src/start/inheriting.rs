@@ -22,7 +22,7 @@ pub fn inherit(
     process: &'static Process,
     left: Option<&Inheritance>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let pid = native::raw_call(sys::__NR_getpid, [0; 6]) as u32;
+    let pid = native::pid();
     let known = left
         .and_then(|left| left.process)
         .filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
