@@ -165,14 +165,14 @@ impl Drop for Content {
 impl Content {
     /// Whether the plugin is there: it is loaded under no lock of ours.
     pub fn can_be_entered(&self, process: &Process) -> bool {
-        let mount = process.arena.slot(self.slot).map_or(usize::MAX, |slot| slot.mount() as usize);
-        process.mounts.get(mount).is_none_or(|mount| mount.loaded().is_some())
+        let mount = process.arena.slot(self.slot).ok().and_then(|slot| process.mount_of(&slot));
+        mount.is_none_or(|mount| mount.loaded().is_some())
     }
 
     /// Has the plugin there.
     pub fn load(&self, process: &Process) {
         if let Ok(slot) = process.arena.slot(self.slot)
-            && let Some(mount) = process.mounts.get(slot.mount() as usize)
+            && let Some(mount) = process.mount_of(&slot)
         {
             // What is wrong with it is said again when it is needed.
             let _ = mount.instance();

@@ -189,6 +189,11 @@ impl Process {
         Holder::new(self.me(), thread)
     }
 
+    /// The mount that the file of `slot` is on. Others may have written there: it may be none.
+    pub fn mount_of(&self, slot: &Slot<'_>) -> Option<&Mount> {
+        self.mounts.get(slot.mount() as usize)
+    }
+
     /// A slot for a new description. Now and then those of ended processes are freed first.
     pub fn allocate_slot(&'static self, description: &Description<'_>) -> Result<Slot<'static>, Errno> {
         self.carried.free_closed(self);

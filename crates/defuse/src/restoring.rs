@@ -146,7 +146,7 @@ pub fn describe(file: &OpenFile) -> Result<Description, Errno> {
 /// A handle of this process for the description in `slot`: from what its last holder saved, or else by its path.
 pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<OpenFile, Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
-    let instance = process.mounts.get(shared.mount() as usize).ok_or(Errno::IO)?.instance()?;
+    let instance = process.mount_of(&shared).ok_or(Errno::IO)?.instance()?;
     let open_flags = shared.user_words()[0].load(Ordering::Relaxed) as u32;
     ending::watch(instance);
     let restored = match form {
@@ -169,7 +169,7 @@ pub fn restore(process: &'static Process, slot: SlotId, form: Form) -> Result<Op
 /// A handle for the description in `slot`, of a descriptor that its owner's plugin has, if that is all there is to a handle.
 pub fn restore_from(process: &'static Process, slot: SlotId, fd: RawFd) -> Result<OpenFile, Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
-    let instance = process.mounts.get(shared.mount() as usize).ok_or(Errno::IO)?.instance()?;
+    let instance = process.mount_of(&shared).ok_or(Errno::IO)?.instance()?;
     if !instance.capabilities().contains(Capabilities::BARE_FD) {
         return Err(Errno::OPNOTSUPP);
     }
@@ -186,7 +186,7 @@ pub fn restore_of(
     fds: &[RawFd],
 ) -> Result<OpenFile, Errno> {
     let shared = process.arena.slot(slot).map_err(stash_errno)?;
-    let instance = process.mounts.get(shared.mount() as usize).ok_or(Errno::IO)?.instance()?;
+    let instance = process.mount_of(&shared).ok_or(Errno::IO)?.instance()?;
     ending::watch(instance);
     let opened = instance.restore(described, fds).map_err(plugin_errno)?;
     file_of(process, &shared, Form::Shadow, opened)

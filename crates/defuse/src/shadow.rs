@@ -119,7 +119,7 @@ fn place_by(
 
 fn provider<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p ShadowProvider, Errno> {
     let flags = slot.user_words()[0].load(Ordering::Relaxed) as u32;
-    process.mounts.get(slot.mount() as usize).map(|mount| mount.shadows.of(flags)).ok_or(Errno::IO)
+    process.mount_of(slot).map(|mount| mount.shadows.of(flags)).ok_or(Errno::IO)
 }
 
 /// Makes `file` a shadow if it is not one: from here on other processes may get it.

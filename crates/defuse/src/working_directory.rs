@@ -120,7 +120,7 @@ impl Directory {
         if self.file.get().is_none() && !interpose::in_vfork_child() {
             // Before the lock is taken: the dynamic linker may be locked by a thread that waits for it.
             let slot = self.process.arena.slot(self.slot).ok()?;
-            self.process.mounts.get(slot.mount() as usize)?.instance().ok()?;
+            self.process.mount_of(&slot)?.instance().ok()?;
             // Fork waits for this lock, so no child sees a half-made value.
             let _one_at_a_time = self.process.rebuilding.lock();
             if self.file.get().is_none() {

@@ -137,7 +137,7 @@ fn load_plugin(process: &'static Process, fd: RawFd) {
     }
     if let Some(slot) = shadow::slot_behind(process, fd, &native::fstat(fd))
         && let Ok(slot) = process.arena.slot(slot)
-        && let Some(mount) = process.mounts.get(slot.mount() as usize)
+        && let Some(mount) = process.mount_of(&slot)
     {
         // What is wrong with it is said again when it is needed.
         let _ = mount.instance();

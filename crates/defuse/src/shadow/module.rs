@@ -191,7 +191,7 @@ pub fn slot_of(process: &Process, fd: RawFd) -> Option<SlotId> {
     }
     let id = SlotId::from_bits(ident.token ^ session_bits(process));
     let slot = process.arena.slot(id).ok()?;
-    let mount = process.mounts.get(slot.mount() as usize)?;
+    let mount = process.mount_of(&slot)?;
     // Whoever may open shadows can choose a token; but not who he is.
     let believed = matches!(mount.shadows, ShadowProvider::Module(_)) && opener(&slot) == ident.uid;
     believed.then_some(id)
@@ -219,7 +219,7 @@ fn file_system_user() -> u32 {
 
 /// Where the file of `slot` is mounted.
 fn point_of<'p>(process: &'p Process, slot: &Slot<'_>) -> Result<&'p CStr, Errno> {
-    process.mounts.get(slot.mount() as usize).map(Mount::point).ok_or(Errno::IO)
+    process.mount_of(slot).map(Mount::point).ok_or(Errno::IO)
 }
 
 fn open_root(point: &CStr) -> Result<RawFd, Errno> {
