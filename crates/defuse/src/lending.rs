@@ -191,11 +191,10 @@ fn private_of(pid: u32, inode: [u64; 2], flags: u32) -> Result<RawFd, Errno> {
     let directory = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
     let list = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, directory, 0, 0, 0, 0])?;
     let mut found = None;
-    let listed = listing::for_each_name(list, |name| {
-        let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok());
-        let Some(fd) = number.filter(|&fd| found.is_none() && fd as u32 >= private_fd::base()) else {
-            return Ok(());
-        };
+    let listed = listing::for_each_number(list, |fd| {
+        if found.is_some() || (fd as u32) < private_fd::base() {
+            return;
+        }
         let path = format!("/proc/{pid}/fd/{fd}\0");
         let is_it = CStr::from_bytes_with_nul(path.as_bytes())
             .is_ok_and(|path| native::stat(path).is_ok_and(|stat| [stat.st_dev, stat.st_ino] == inode))
@@ -203,7 +202,6 @@ fn private_of(pid: u32, inode: [u64; 2], flags: u32) -> Result<RawFd, Errno> {
         if is_it {
             found = Some(fd);
         }
-        Ok(())
     });
     native::close(list);
     listed.and(found.ok_or(Errno::SRCH))

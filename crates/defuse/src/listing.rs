@@ -7,6 +7,16 @@ use rustix::io::Errno;
 
 use crate::native;
 
+/// Calls `each` with every number in the open directory, a `/proc/PID/fd`.
+pub fn for_each_number(directory: RawFd, mut each: impl FnMut(RawFd)) -> Result<(), Errno> {
+    for_each_name(directory, |name| {
+        if let Some(number) = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
+            each(number);
+        }
+        Ok(())
+    })
+}
+
 /// Calls `each` with every name in the open directory but `.` and `..`, until one is an error.
 pub fn for_each_name(
     directory: RawFd,

@@ -97,10 +97,8 @@ fn all_shadows(process: &Process) -> Result<Vec<(SlotId, RawFd)>, Errno> {
     let mut found = Vec::new();
     // What is there for a moment only is no number of the program's. To list takes no lock but the heap's.
     let passing = folder::nothing_passes();
-    let listed = listing::for_each_name(directory, |name| {
-        let fd = std::str::from_utf8(name).ok().and_then(|name| name.parse().ok());
-        found.extend(fd.and_then(|fd| Some((slot_behind(process, fd, &native::fstat(fd))?, fd))));
-        Ok(())
+    let listed = listing::for_each_number(directory, |fd| {
+        found.extend(slot_behind(process, fd, &native::fstat(fd)).map(|slot| (slot, fd)));
     });
     drop(passing);
     native::close(directory);

@@ -1,17 +1,19 @@
 //! What this image takes over from the one before it.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
+use rustix::io::Errno;
 
 use crate::carried::{self, Mark};
 use crate::environment::Inheritance;
 use crate::process::{Cwd, Process};
 use crate::resolve::PathBytes;
 use crate::{
-    lock_files, locked_inodes, native, private_fd, serve, shadow, trace, unclaimed, working_directory,
+    listing, lock_files, locked_inodes, native, private_fd, serve, shadow, trace, unclaimed,
+    working_directory,
 };
 
 /// linux/prctl.h
@@ -126,19 +128,14 @@ fn keep_what_was_inherited(
 }
 
 /// Calls `each` for every open FD of this process.
-pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Box<dyn std::error::Error>> {
+pub fn for_each_open_fd(mut each: impl FnMut(RawFd)) -> Result<(), Errno> {
     let flags = u64::from(sys::O_RDONLY | sys::O_DIRECTORY | sys::O_CLOEXEC);
-    let opened = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
-    // SAFETY: the kernel has just given us this descriptor.
-    let directory = unsafe { OwnedFd::from_raw_fd(opened) };
-    let own = directory.as_raw_fd();
-    let mut entries = rustix::fs::Dir::new(directory)?;
-    while let Some(entry) = entries.read() {
-        if let Ok(fd) = entry?.file_name().to_string_lossy().parse::<RawFd>()
-            && fd != own
-        {
+    let directory = native::new_fd(sys::__NR_open, [c"/proc/self/fd".as_ptr() as u64, flags, 0, 0, 0, 0])?;
+    let listed = listing::for_each_number(directory, |fd| {
+        if fd != directory {
             each(fd);
         }
-    }
-    Ok(())
+    });
+    native::close(directory);
+    listed
 }
