@@ -216,7 +216,7 @@ pub fn getcwd(process: &'static Process, call: &Call) -> Served {
 /// A new root on a mount would leave the program without its libraries, plugin and session.
 pub fn chroot(process: &'static Process, call: &Call) -> Served {
     let at = At::cwd(0, true);
-    let reply = paths::lookup_for_sure(process, call, at, &at.argument(call)?, |spot| {
+    let reply = paths::lookup(process, call, at, |spot| {
         may_enter(spot)?;
         Err(Errno::PERM)
     })?;

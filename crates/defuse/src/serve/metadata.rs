@@ -118,12 +118,7 @@ fn set_argument(
         spot.call(|instance, path| instance.setattr(path, &attributes))?;
         Ok(0)
     };
-    // The others are the entry's, which does not ask: see docs/posix.md.
-    if matches!(call.nr, sys::__NR_utime | sys::__NR_utimes | sys::__NR_futimesat) {
-        paths::lookup_for_sure(process, call, at, argument, on_mount)
-    } else {
-        paths::lookup_argument(process, call, at, argument, on_mount)
-    }
+    paths::lookup_argument(process, call, at, argument, on_mount)
 }
 
 /// chown(2) that changes nobody's: a program has its set-user-ID bit no more.

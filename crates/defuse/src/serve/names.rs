@@ -99,7 +99,7 @@ fn take_directory_away(process: &'static Process, call: &Call, at: At) -> Served
     }
     let error = match argument.last() {
         Last::Name => {
-            return paths::lookup_for_sure(process, call, at, &argument, |spot| {
+            return paths::lookup_argument(process, call, at, &argument, |spot| {
                 remove_directory(process, spot)
             });
         }
@@ -305,7 +305,7 @@ pub fn inotify_add_watch(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass); // EINVAL.
     }
     let at = At::cwd(1, call.args[2] as u32 & sys::IN_DONT_FOLLOW == 0);
-    paths::lookup_for_sure(process, call, at, &at.argument(call)?, |spot| {
+    paths::lookup(process, call, at, |spot| {
         attributes_at(spot, at.follow)?;
         let instance = spot.mount.instance()?;
         // By O_PATH, since opening and closing would be events themselves, and would want permissions.

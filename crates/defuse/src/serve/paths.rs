@@ -77,42 +77,9 @@ pub fn lookup_argument(
     call: &Call,
     at: At,
     argument: &PathArgument,
-    operation: impl FnMut(&Spot) -> Result<i64, Errno>,
-) -> Served {
-    let hidden = if needs_no_question(call) { Hidden::Seen } else { Hidden::AskAfterwards };
-    look_up(process, call, at, argument, hidden, operation)
-}
-
-/// As [`lookup_argument`], for what has an effect, which must not be on the directory that a mount hides: asks before.
-pub fn lookup_for_sure(
-    process: &'static Process,
-    call: &Call,
-    at: At,
-    argument: &PathArgument,
-    operation: impl FnMut(&Spot) -> Result<i64, Errno>,
-) -> Served {
-    look_up(process, call, at, argument, Hidden::AskBefore, operation)
-}
-
-/// The kernel may come, by a link, to the directory that a mount hides, which is there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Hidden {
-    /// The caller sees it, or the call has no success with it, and the same error.
-    Seen,
-    /// It does no harm, but is not the answer.
-    AskAfterwards,
-    /// It must not be.
-    AskBefore,
-}
-
-fn look_up(
-    process: &'static Process,
-    call: &Call,
-    at: At,
-    argument: &PathArgument,
-    hidden: Hidden,
     mut operation: impl FnMut(&Spot) -> Result<i64, Errno>,
 ) -> Served {
+    let hidden = Hidden::of(call);
     match argument.perform_with(process, at.walk(), &mut operation)? {
         Performed::Served(value) => return Ok(Reply::Value(value)),
         Performed::Native(Some(path)) => return Ok(Reply::Value(with_path(call, at, &path)?)),
@@ -158,21 +125,48 @@ fn there(
 /// There is a file, and it has no such attribute.
 const NO_DATA: i64 = -(linux_raw_sys::errno::ENODATA as i64);
 
-/// Whether it is told which directory it has found, or only that there is one, or fails with any.
-fn needs_no_question(call: &Call) -> bool {
-    const SUCH: [u32; 10] = [
-        sys::__NR_stat,
-        sys::__NR_lstat,
-        sys::__NR_newfstatat,
-        sys::__NR_statx,
-        sys::__NR_access,
-        sys::__NR_faccessat,
-        sys::__NR_faccessat2,
-        sys::__NR_readlink,
-        sys::__NR_readlinkat,
-        sys::__NR_unlink,
-    ];
-    SUCH.contains(&call.nr) || call.nr == sys::__NR_unlinkat && call.args[2] == 0
+/// The kernel may come, by a link, to the directory that a mount hides, which is there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    /// The caller is told which directory it has found, or only that there is one, or fails with any.
+    Seen,
+    /// It does no harm, but is not the answer.
+    AskAfterwards,
+    /// The call would have an effect on it, which must not be.
+    AskBefore,
+}
+
+impl Hidden {
+    fn of(call: &Call) -> Self {
+        match call.nr {
+            sys::__NR_stat
+            | sys::__NR_lstat
+            | sys::__NR_newfstatat
+            | sys::__NR_statx
+            | sys::__NR_access
+            | sys::__NR_faccessat
+            | sys::__NR_faccessat2
+            | sys::__NR_readlink
+            | sys::__NR_readlinkat
+            | sys::__NR_unlink => Self::Seen,
+            sys::__NR_unlinkat if call.args[2] as u32 == 0 => Self::Seen,
+            sys::__NR_unlinkat
+            | sys::__NR_rmdir
+            | sys::__NR_utime
+            | sys::__NR_utimes
+            | sys::__NR_futimesat
+            | sys::__NR_setxattr
+            | sys::__NR_lsetxattr
+            | sys::__NR_setxattrat
+            | sys::__NR_removexattr
+            | sys::__NR_lremovexattr
+            | sys::__NR_removexattrat
+            | sys::__NR_inotify_add_watch
+            | sys::__NR_chroot => Self::AskBefore,
+            // Those that change modes, owners and times and are not above are the entry's, which does not ask: see docs/posix.md.
+            _ => Self::AskAfterwards,
+        }
+    }
 }
 
 /// Whether the path, which is not on a mount by its text, is by a link that of a mount point: there is a directory, but not the mount's root. The link

@@ -42,24 +42,7 @@ fn at_path(
         }
         spot.call(|instance, path| operation(&Subject::Path(instance, path)))
     };
-    if changes(call) {
-        paths::lookup_for_sure(process, call, at, argument, on_mount)
-    } else {
-        paths::lookup_argument(process, call, at, argument, on_mount)
-    }
-}
-
-/// Whether it sets an attribute or takes it away.
-fn changes(call: &Call) -> bool {
-    const SUCH: [u32; 6] = [
-        sys::__NR_setxattr,
-        sys::__NR_lsetxattr,
-        sys::__NR_setxattrat,
-        sys::__NR_removexattr,
-        sys::__NR_lremovexattr,
-        sys::__NR_removexattrat,
-    ];
-    SUCH.contains(&call.nr)
+    paths::lookup_argument(process, call, at, argument, on_mount)
 }
 
 fn on_fd(process: &'static Process, call: &Call, operation: Operation<'_>) -> Served {
