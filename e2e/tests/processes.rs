@@ -61,6 +61,9 @@ same_as_plain! {
     /// A descriptor that cannot be taken out of its process is opened by way of /proc.
     passed_without_leave_to_take: script(r#"cd "$MNT"; "$FIX/confining" taking "$FIX/parcels" appending"#).fixture("confining").fixture("parcels");
 
+    /// A table that was a vfork child's, too, is not believed before it has been compared with the kernel's.
+    table_had_in_common: script(r#"cd "$MNT"; "$FIX/one_table""#).fixture_with("one_table", &["-pthread"]);
+
     /// What other threads do to the FDs that a vfork child has before it execs.
     closed_beside_vfork_children: script(r#"cd "$MNT"; "$FIX/closing_beside""#).fixture_with("closing_beside", &["-pthread"]);
 

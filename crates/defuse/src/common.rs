@@ -167,10 +167,7 @@ pub fn take_table_back(process: &'static Process) {
     if interpose::in_vfork_child() {
         return;
     }
-    let one_less = |table: u32| table.checked_sub(CHILD);
-    if process.common.table.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(CHILD) {
-        is_own(process);
-    }
+    give_up(process, |table| table.checked_sub(CHILD));
 }
 
 /// In the child of a fork.
@@ -219,14 +216,29 @@ pub fn own_table(process: &'static Process) {
 
 /// Nobody else uses the FD table any more.
 fn leave_table(process: &'static Process) {
-    if process.common.table.swap(0, Ordering::AcqRel) != 0 {
-        is_own(process);
-    }
+    give_up(process, |table| (table != 0).then_some(0));
 }
 
-fn is_own(process: &'static Process) {
-    nofile::show(process, process.nofile().0);
-    shadow::believe_the_kernel(process);
+/// One more who uses the FD table is gone: what is left of them is as `less` says, if there was one. Our other threads ask the kernel until the table
+/// knows what they have left there.
+fn give_up(process: &'static Process, less: impl Fn(u32) -> Option<u32>) {
+    loop {
+        let before = process.common.table.load(Ordering::Acquire);
+        let Some(left) = less(before) else { return };
+        if left == 0 {
+            shadow::believe_the_kernel(process);
+        }
+        // Another one may have come, or gone: then it has to be found out anew who is the last.
+        let exchanged =
+            process.common.table.compare_exchange(before, left, Ordering::AcqRel, Ordering::Acquire);
+        if exchanged.is_err() {
+            continue;
+        }
+        if left == 0 {
+            nofile::show(process, process.nofile().0);
+        }
+        return;
+    }
 }
 
 /// The descriptors of the working directory will be those of two processes: neither closes them.
