@@ -18,10 +18,11 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::SlotId;
 
+use crate::file::OpenFile;
 use crate::lending::{self, Kept};
 use crate::process::{Cwd, Process, STATES};
 use crate::working_directory::{self, Directory};
-use crate::{native, nofile, restoring, shadow, trace, vfork};
+use crate::{native, nofile, paging, restoring, shadow, trace, vfork};
 
 /// Which of it there is.
 pub struct Common {
@@ -138,12 +139,18 @@ pub fn share_table(process: &'static Process, fork: &ForkCall) {
     begin(process, |table| table.fetch_or(OTHERS, Ordering::AcqRel));
     if fork.kind == ForkKind::Fork {
         keep_directory(process);
-        process.files.for_each(|_, file, _| {
+        for_each_open(process, |file| {
             if restoring::describe(file).is_err() || crate::lock_files::concern(file) {
                 file.lend();
             }
         });
     }
+}
+
+/// Calls `run` for each open file, also those that only a mapping keeps; for some more than once.
+fn for_each_open(process: &Process, mut run: impl FnMut(&OpenFile)) {
+    process.files.for_each(|_, file, _| run(file));
+    paging::live::for_each_file(process, run);
 }
 
 fn begin(process: &'static Process, mark: impl FnOnce(&AtomicU32) -> u32) {
@@ -180,7 +187,7 @@ pub fn in_child(process: &'static Process, fork: &ForkCall) {
         return;
     }
     let mut renewed = Vec::new();
-    process.files.for_each(|_, file, _| {
+    for_each_open(process, |file| {
         if !file.is_lent() && !renewed.contains(&file.slot) {
             renewed.push(file.slot);
             match restoring::renew(file) {
