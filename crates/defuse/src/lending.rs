@@ -193,7 +193,7 @@ fn private_of(pid: u32, inode: [u64; 2], flags: u32) -> Result<RawFd, Errno> {
     let mut found = None;
     let listed = listing::for_each_name(list, |name| {
         let number = std::str::from_utf8(name).ok().and_then(|name| name.parse::<RawFd>().ok());
-        let Some(fd) = number.filter(|&fd| found.is_none() && fd as u32 >= private_fd::base()) else {
+        let Some(fd) = number.filter(|&fd| found.is_none() && private_fd::may_be_private(fd)) else {
             return Ok(());
         };
         let path = format!("/proc/{pid}/fd/{fd}\0");
