@@ -61,6 +61,9 @@ same_as_plain! {
     /// A descriptor that cannot be taken out of its process is opened by way of /proc.
     passed_without_leave_to_take: script(r#"cd "$MNT"; "$FIX/confining" taking "$FIX/parcels" appending"#).fixture("confining").fixture("parcels");
 
+    /// No less than a socket is set to receive, and what another thread does with a number as soon as it has come.
+    received_beside_threads: script(r#"cd "$MNT"; "$FIX/receiving""#).fixture_with("receiving", &["-pthread"]);
+
     /// A table that was a vfork child's, too, is not believed before it has been compared with the kernel's.
     table_had_in_common: script(r#"cd "$MNT"; "$FIX/one_table""#).fixture_with("one_table", &["-pthread"]);
 
