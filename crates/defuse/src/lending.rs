@@ -125,6 +125,29 @@ pub fn take_over(process: &'static Process, file: &OpenFile) {
     }
 }
 
+/// Before an exec, which closes what this process keeps: from now on who else has the file says where its descriptors are.
+pub fn give_up_all(process: &Process) {
+    change_keeping(process, KEEPER, 0);
+}
+
+/// The exec has failed: this process keeps what nobody else has taken on since.
+pub fn keep_all(process: &Process) {
+    change_keeping(process, 0, KEEPER);
+}
+
+fn change_keeping(process: &Process, from: u64, to: u64) {
+    if interpose::in_vfork_child() {
+        return; // It is its parent who keeps them.
+    }
+    let me = u64::from(process.me().to_bits());
+    for lent in &*LENT.lock() {
+        if let Ok(slot) = process.arena.slot(lent.slot) {
+            let lender = &slot.user_words()[LENDER];
+            let _ = lender.compare_exchange(me | from, me | to, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Closes what nobody can come for any more.
 fn take_back(process: &'static Process) {
     let mut lent = LENT.lock();
