@@ -67,6 +67,9 @@ same_as_plain! {
     /// A table that was a vfork child's, too, is not believed before it has been compared with the kernel's.
     table_had_in_common: script(r#"cd "$MNT"; "$FIX/one_table""#).fixture_with("one_table", &["-pthread"]);
 
+    /// What is closed waits for a peer, who works with files.
+    closed_while_others_wait: script(r#"cd "$MNT"; "$FIX/lingering""#).fixture_with("lingering", &["-pthread"]);
+
     /// What other threads do to the FDs that a vfork child has before it execs.
     closed_beside_vfork_children: script(r#"cd "$MNT"; "$FIX/closing_beside""#).fixture_with("closing_beside", &["-pthread"]);
 
