@@ -67,6 +67,9 @@ same_as_plain! {
     /// A table that was a vfork child's, too, is not believed before it has been compared with the kernel's.
     table_had_in_common: script(r#"cd "$MNT"; "$FIX/one_table""#).fixture_with("one_table", &["-pthread"]);
 
+    /// A number that a plugin has for a moment is closed by another thread.
+    closed_at_random: script(r#"cd "$MNT"; "$FIX/at_random""#).fixture_with("at_random", &["-pthread"]);
+
     /// What is closed waits for a peer, who works with files.
     closed_while_others_wait: script(r#"cd "$MNT"; "$FIX/lingering""#).fixture_with("lingering", &["-pthread"]);
 
