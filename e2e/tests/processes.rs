@@ -61,6 +61,18 @@ same_as_plain! {
     /// A descriptor that cannot be taken out of its process is opened by way of /proc.
     passed_without_leave_to_take: script(r#"cd "$MNT"; "$FIX/confining" taking "$FIX/parcels" appending"#).fixture("confining").fixture("parcels");
 
+    /// No less than a socket is set to receive, and what another thread does with a number as soon as it has come.
+    received_beside_threads: script(r#"cd "$MNT"; "$FIX/receiving""#).fixture_with("receiving", &["-pthread"]);
+
+    /// A table that was a vfork child's, too, is not believed before it has been compared with the kernel's.
+    table_had_in_common: script(r#"cd "$MNT"; "$FIX/one_table""#).fixture_with("one_table", &["-pthread"]);
+
+    /// A number that a plugin has for a moment is closed by another thread.
+    closed_at_random: script(r#"cd "$MNT"; "$FIX/at_random""#).fixture_with("at_random", &["-pthread"]);
+
+    /// What is closed waits for a peer, who works with files.
+    closed_while_others_wait: script(r#"cd "$MNT"; "$FIX/lingering""#).fixture_with("lingering", &["-pthread"]);
+
     /// What other threads do to the FDs that a vfork child has before it execs.
     closed_beside_vfork_children: script(r#"cd "$MNT"; "$FIX/closing_beside""#).fixture_with("closing_beside", &["-pthread"]);
 

@@ -18,10 +18,11 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 use stash::SlotId;
 
+use crate::file::OpenFile;
 use crate::lending::{self, Kept};
 use crate::process::{Cwd, Process, STATES};
 use crate::working_directory::{self, Directory};
-use crate::{native, nofile, restoring, shadow, trace, vfork};
+use crate::{native, nofile, paging, restoring, shadow, trace, vfork};
 
 /// Which of it there is.
 pub struct Common {
@@ -139,12 +140,18 @@ pub fn share_table(process: &'static Process, fork: &ForkCall) {
     begin(process);
     if fork.kind == ForkKind::Fork {
         keep_directory(process);
-        process.files.for_each(|_, file, _| {
+        for_each_open(process, |file| {
             if restoring::describe(file).is_err() || crate::lock_files::concern(file) {
                 file.lend();
             }
         });
     }
+}
+
+/// Calls `run` for each open file, also those that only a mapping keeps; for some more than once.
+fn for_each_open(process: &Process, mut run: impl FnMut(&OpenFile)) {
+    process.files.for_each(|_, file, _| run(file));
+    paging::live::for_each_file(process, run);
 }
 
 /// [`Common::table`] says so already.
@@ -169,10 +176,7 @@ pub fn take_table_back(process: &'static Process) {
     if interpose::in_vfork_child() {
         return;
     }
-    let one_less = |table: u32| table.checked_sub(CHILD);
-    if process.common.table.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(CHILD) {
-        is_own(process);
-    }
+    give_up(process, |table| table.checked_sub(CHILD));
 }
 
 /// In the child of a fork.
@@ -185,7 +189,7 @@ pub fn in_child(process: &'static Process, fork: &ForkCall) {
         return;
     }
     let mut renewed = Vec::new();
-    process.files.for_each(|_, file, _| {
+    for_each_open(process, |file| {
         if !file.is_lent() && !renewed.contains(&file.slot) {
             renewed.push(file.slot);
             match restoring::renew(file) {
@@ -221,14 +225,29 @@ pub fn own_table(process: &'static Process) {
 
 /// Nobody else uses the FD table any more.
 fn leave_table(process: &'static Process) {
-    if process.common.table.swap(0, Ordering::AcqRel) != 0 {
-        is_own(process);
-    }
+    give_up(process, |table| (table != 0).then_some(0));
 }
 
-fn is_own(process: &'static Process) {
-    nofile::show(process, process.nofile().0);
-    shadow::believe_the_kernel(process);
+/// One more who uses the FD table is gone: what is left of them is as `less` says, if there was one. Our other threads ask the kernel until the table
+/// knows what they have left there.
+fn give_up(process: &'static Process, less: impl Fn(u32) -> Option<u32>) {
+    loop {
+        let before = process.common.table.load(Ordering::Acquire);
+        let Some(left) = less(before) else { return };
+        if left == 0 {
+            shadow::believe_the_kernel(process);
+        }
+        // Another one may have come, or gone: then it has to be found out anew who is the last.
+        let exchanged =
+            process.common.table.compare_exchange(before, left, Ordering::AcqRel, Ordering::Acquire);
+        if exchanged.is_err() {
+            continue;
+        }
+        if left == 0 {
+            nofile::show(process, process.nofile().0);
+        }
+        return;
+    }
 }
 
 /// The descriptors of the working directory will be those of two processes: neither closes them.

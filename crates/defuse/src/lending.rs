@@ -125,6 +125,29 @@ pub fn take_over(process: &'static Process, file: &OpenFile) {
     }
 }
 
+/// Before an exec, which closes what this process keeps: from now on who else has the file says where its descriptors are.
+pub fn give_up_all(process: &Process) {
+    change_keeping(process, KEEPER, 0);
+}
+
+/// The exec has failed: this process keeps what nobody else has taken on since.
+pub fn keep_all(process: &Process) {
+    change_keeping(process, 0, KEEPER);
+}
+
+fn change_keeping(process: &Process, from: u64, to: u64) {
+    if interpose::in_vfork_child() {
+        return; // It is its parent who keeps them.
+    }
+    let me = u64::from(process.me().to_bits());
+    for lent in &*LENT.lock() {
+        if let Ok(slot) = process.arena.slot(lent.slot) {
+            let lender = &slot.user_words()[LENDER];
+            let _ = lender.compare_exchange(me | from, me | to, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Closes what nobody can come for any more.
 fn take_back(process: &'static Process) {
     let mut lent = LENT.lock();
@@ -192,7 +215,7 @@ fn private_of(pid: u32, inode: [u64; 2], flags: u32) -> Result<RawFd, Errno> {
     let list = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, directory, 0, 0, 0, 0])?;
     let mut found = None;
     let listed = listing::for_each_number(list, |fd| {
-        if found.is_some() || (fd as u32) < private_fd::base() {
+        if found.is_some() || !private_fd::may_be_private(fd) {
             return;
         }
         let path = format!("/proc/{pid}/fd/{fd}\0");

@@ -23,7 +23,7 @@ use gate::Gate;
 use crate::process::STATES;
 use crate::sync::Lock;
 use crate::unclaimed::set_cloexec;
-use crate::{native, private_fd, thread, user};
+use crate::{lock_files, native, private_fd, thread, user};
 
 pub use exec::{for_exec, inherit};
 
@@ -266,8 +266,25 @@ pub fn close_excess(fd: RawFd) {
     }
 }
 
-/// Whether this process has record locks on what `fd` is, as the kernel lists them (`proc_locks(5)`). One file may be taken for another of the same inode number.
+/// Whether this process has record locks on what `fd` is. One file may be taken for another of the same inode number.
 fn has_record_locks(fd: RawFd) -> bool {
+    first_in_the_way(fd).unwrap_or_else(|| is_listed(fd))
+}
+
+/// As [`has_record_locks`], without a descriptor for it. Locks of a description are never the process's own, so to them the process's record locks are in
+/// the way; but the kernel tells of the first one only, and another process's may be the first.
+fn first_in_the_way(fd: RawFd) -> Option<bool> {
+    let mut lock = lock_files::whole_file(sys::F_WRLCK);
+    let args = [fd as u64, sys::F_OFD_GETLK.into(), &raw mut lock as u64, 0, 0, 0];
+    native::checked(sys::__NR_fcntl, args).ok()?;
+    if lock.l_type as u32 == sys::F_UNLCK {
+        return Some(false);
+    }
+    (i64::from(lock.l_pid) == native::raw_call(sys::__NR_getpid, [0; 6])).then_some(true)
+}
+
+/// As [`has_record_locks`], by the kernel's list (`proc_locks(5)`).
+fn is_listed(fd: RawFd) -> bool {
     let inode = match native::fstat(fd) {
         Ok(stat) if stat.st_mode & sys::S_IFMT == sys::S_IFREG => Some(stat.st_ino),
         Ok(_) => return false,
@@ -330,8 +347,24 @@ mod tests {
     fn the_kernel_tells_which_files_this_process_has_locked() {
         let [locked, other] = [(); 2].map(|()| tempfile::NamedTempFile::new().unwrap());
         let again = locked.reopen().unwrap();
-        assert!(!has_record_locks(again.as_raw_fd()));
+        let (again, other) = (again.as_raw_fd(), other.as_raw_fd());
+        assert_eq!((first_in_the_way(again), is_listed(again)), (Some(false), false));
         rustix::fs::fcntl_lock(locked.as_file(), rustix::fs::FlockOperation::LockExclusive).unwrap();
-        assert!(has_record_locks(again.as_raw_fd()) && !has_record_locks(other.as_raw_fd()));
+        assert_eq!((first_in_the_way(again), is_listed(again)), (Some(true), true));
+        assert_eq!((first_in_the_way(other), is_listed(other)), (Some(false), false));
+    }
+
+    #[test]
+    fn locks_of_others_do_not_hide_those_of_this_process() {
+        let locked = tempfile::NamedTempFile::new().unwrap();
+        let again = locked.reopen().unwrap();
+        let mut lock = lock_files::whole_file(sys::F_RDLCK);
+        let args = [again.as_raw_fd() as u64, sys::F_OFD_SETLK.into(), &raw mut lock as u64, 0, 0, 0];
+        // Another description's is in the way first, and no process's.
+        native::checked(sys::__NR_fcntl, args).unwrap();
+        let third = locked.reopen().unwrap();
+        assert_eq!((first_in_the_way(third.as_raw_fd()), has_record_locks(third.as_raw_fd())), (None, false));
+        rustix::fs::fcntl_lock(locked.as_file(), rustix::fs::FlockOperation::LockShared).unwrap();
+        assert!(has_record_locks(third.as_raw_fd()));
     }
 }

@@ -267,12 +267,14 @@ pub fn after_fork_in_parent(process: &Process, made: bool) {
 
 /// After a fork, in the child, before anything allocates: what is mapped anew must find its place free.
 pub fn after_fork_in_child(process: &Process, shares_files: bool) {
-    if shares_files && let Some(pager) = process.paging.pager() {
-        pager.leave_descriptor();
-    }
     if let Some(pager) = process.paging.pager()
         && let Err(error) = crate::nofile::with_room(|| {
-            pager.after_fork_in_child().map_err(|error| {
+            let go_on = if shares_files {
+                Pager::after_fork_in_child_with_common_descriptors
+            } else {
+                Pager::after_fork_in_child
+            };
+            go_on(pager).map_err(|error| {
                 crate::trace::error(format_args!("mapped files are not there after a fork: {error}"));
                 error.errno()
             })

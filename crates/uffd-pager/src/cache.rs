@@ -6,6 +6,7 @@ use crate::ledger::Ledger;
 use crate::page::PAGE;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
 
 /// Largest source for which a cache can be made when nothing else is said: 64 GiB.
 pub const DEFAULT_CAPACITY: u64 = 64 << 30;
@@ -63,6 +64,16 @@ impl Cache {
     pub fn set_limit(&self, bytes: u64) -> Result<()> {
         Ledger::map(&self.ledger)?.set_limit(bytes.div_ceil(PAGE as u64));
         Ok(())
+    }
+
+    /// By numbers of its own, in a child that has its FD table in common with its parent ([`Held::renew`]).
+    ///
+    /// # Safety
+    /// This is the only thread of the process, and no borrow of the files is in use.
+    pub(crate) unsafe fn renew(&self, home: fn(OwnedFd) -> OwnedFd) -> std::result::Result<(), Errno> {
+        // SAFETY: as the caller says. Both, so that none is closed that is the parent's.
+        let [pages, ledger] = unsafe { [self.pages.renew(home), self.ledger.renew(home)] };
+        pages.and(ledger)
     }
 
     /// The pages' file.

@@ -4,6 +4,7 @@
 //! a page of zeros into the cache that everybody shares. So a child whose program got past these calls
 //! has nothing there, and gets SIGSEGV.
 
+use crate::attached::Attached;
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
 use crate::mapping::{Mapping, Sharing};
@@ -78,24 +79,30 @@ impl Pager {
         self.table.release();
     }
 
-    /// To be called in a child that has its FD table in common with its parent, before [`Pager::after_fork_in_child`]: the userfaultfd there is the
-    /// parent's to close.
-    pub fn leave_descriptor(&self) {
-        self.uffd.leave();
-    }
-
     /// To be called in the child before its program goes on: maps and registers everything again, at the same
     /// addresses. With an error some mappings are missing: touching them is SIGSEGV. A
     /// `monitor::Monitor` must be started again after it.
     ///
     /// Without [`Pager::before_fork`] in the parent, what was stored to private mappings is lost in the child.
     pub fn after_fork_in_child(&self) -> Result<()> {
+        self.go_on_in_child(false)
+    }
+
+    /// As [`Pager::after_fork_in_child`], in a child that has its FD table in common with its parent: the descriptors there are the parent's to close, so
+    /// this one gets its own.
+    pub fn after_fork_in_child_with_common_descriptors(&self) -> Result<()> {
+        self.uffd.leave();
+        self.go_on_in_child(true)
+    }
+
+    fn go_on_in_child(&self, common_descriptors: bool) -> Result<()> {
         self.buffers.free_all();
         self.table.reset();
         self.attached.let_go();
+        let renewed = if common_descriptors { self.renew_descriptors() } else { Ok(()) };
         // SAFETY: the only thread of this process.
         let (saved, expecting) = std::mem::take(unsafe { &mut *self.saved.0.get() });
-        let result = match crate::pager::open(self.mode) {
+        let result = match renewed.and_then(|()| crate::pager::open(self.mode)) {
             Ok(uffd) => {
                 self.uffd.replace(uffd.moved(self.host.home));
                 self.map_all_again(&saved)
@@ -118,6 +125,14 @@ impl Pager {
         drop(change);
         drop(garbage);
         result
+    }
+
+    fn renew_descriptors(&self) -> std::result::Result<(), Errno> {
+        let renew = |attached: &Arc<Attached>| {
+            // SAFETY: the only thread of this process, in which nothing of the pager's is in use.
+            unsafe { attached.cache.renew(self.host.home) }
+        };
+        self.attached.all().iter().map(renew).fold(Ok(()), std::result::Result::and)
     }
 
     /// The first error, after the rest was tried.

@@ -255,6 +255,12 @@ pub fn unmapped(process: &'static Process, pager: &Pager) {
     settle(process, pager, &mut live);
 }
 
+/// Calls `run` for each open file that a mapping keeps, some more than once. Where it may take locks that come before the list's: in a forked child.
+pub fn for_each_file(process: &Process, mut run: impl FnMut(&OpenFile)) {
+    let kept: Vec<Arc<Files>> = process.paging.live.lock().iter().map(|live| live.files.clone()).collect();
+    kept.iter().flat_map(|files| files.all()).for_each(&mut run);
+}
+
 /// This process's vfork child, which may have unmapped something, is gone.
 pub fn after_vfork(process: &'static Process) {
     if let Some(pager) = process.paging.pager() {

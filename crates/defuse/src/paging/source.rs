@@ -42,6 +42,11 @@ impl Files {
         self.for_writing().with_handle(|instance, handle| instance.fsync(handle, false))
     }
 
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &OpenFile> {
+        [Some(&self.reader), self.writer.get()].into_iter().flatten().map(|file| &**file)
+    }
+
     /// An open file for what is done to the file by itself.
     pub fn file(&self) -> &OpenFile {
         self.for_writing()

@@ -8,6 +8,7 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
+use super::lingering::Lingering;
 use super::open::STATUS;
 use super::{DONE, Reply, Served, locks, native_locks};
 use crate::carried;
@@ -135,7 +136,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
         return Ok(Reply::Pass);
     }
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
-    let mut together = None;
+    let (mut together, mut lingering) = (None, Lingering::default());
     if !interpose::in_vfork_child() {
         process.carried.settle(process);
         if flags & CLOSE_RANGE_UNSHARE != 0 {
@@ -146,6 +147,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
             vfork::closes_on_exec(None);
             process.files.cloexec_range(first, last);
         } else {
+            lingering = Lingering::among(process, first, last);
             together = Some(give_up_range(process, first, last));
             STATES.forget_range(first, last);
         }
@@ -160,6 +162,7 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
     };
     locked_inodes::ranges_without(first, last, |from, to| private_fd::ranges_without(from, to, &mut close));
     drop(together);
+    drop(lingering);
     Ok(Reply::Value(result))
 }
 
@@ -298,6 +301,10 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
     }
     look_at(process, from);
     look_at(process, to);
+    // dup2 closes nothing if there is nothing to duplicate.
+    let closes = process.threaded.load(Ordering::Relaxed) && is_open(from);
+    let lingering =
+        if closes { Lingering::among(process, to as u32, to as u32) } else { Lingering::default() };
     let (together, source, target) = loop {
         let left = left_to_vfork_children(process, to);
         let together = process.descriptors.lock();
@@ -319,11 +326,13 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
             locked_inodes::give_number(to);
             STATES.learn(to, STATES.get(from));
         }
+        drop(together);
+        drop(lingering);
         return Ok(Reply::Value(result));
     }
     if let Some(target) = &target {
-        if native::raw_call(sys::__NR_fcntl, [from as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]) < 0 {
-            return Err(Errno::BADF); // dup2 closes nothing if there is nothing to duplicate.
+        if !is_open(from) {
+            return Err(Errno::BADF);
         }
         shadow::vacate(process, target, to, false, true)?;
     }
@@ -346,11 +355,16 @@ fn duplicate_onto(process: &'static Process, call: &Call, cloexec: bool) -> Serv
         replaced
     };
     drop(together);
+    drop(lingering);
     if let Some(released) = replaced {
         shadow::forget_number(process, &released, to);
         let _ = finish(process, &released);
     }
     Ok(Reply::Value(result))
+}
+
+fn is_open(fd: RawFd) -> bool {
+    native::raw_call(sys::__NR_fcntl, [fd as u64, u64::from(sys::F_GETFD), 0, 0, 0, 0]) >= 0
 }
 
 pub fn fcntl(process: &'static Process, call: &Call) -> Served {

@@ -16,6 +16,7 @@ use crate::file;
 use crate::guest::decide::{self as guest, Hosted};
 use crate::handover;
 use crate::image;
+use crate::lending;
 use crate::libraries;
 use crate::namei::{self, Located, PathArgument, Spot};
 use crate::native;
@@ -318,6 +319,7 @@ fn run_as(
     }
     let prepared =
         if leaves { handover::prepare_to_leave(process)? } else { handover::prepare_exec(process, surely)? };
+    lending::give_up_all(process);
     let on_mount = match &plan.program {
         Program::Path(_, executable) => executable.as_slice(),
         Program::Call(_) => b"",
@@ -368,6 +370,7 @@ fn run_as(
             }
         }
     });
+    lending::keep_all(process);
     prepared.undo(process);
     if arena.is_some() {
         handover::keep_arena(process);

@@ -51,12 +51,12 @@ fn new_fd(process: &Process, call: &Call) -> Outcome {
         error if error == -i64::from(Errno::MFILE.raw_os_error()) => native::new_fd(call.nr, call.args),
         error => Err(Errno::from_raw_os_error(-error as i32)),
     };
-    match opened {
-        Ok(fd) => {
-            Outcome::Return(private_fd::take(fd).unwrap_or_else(|_| private_fd::out_of_numbers(fd)).into())
-        }
-        Err(error) => Outcome::Return(-i64::from(error.raw_os_error())),
-    }
+    let kept = opened.and_then(|fd| match private_fd::take(fd) {
+        // Another thread of the program has closed the number: it is not the plugin's to use, nor to close.
+        Err(Errno::BADF) => Err(Errno::BADF),
+        moved => Ok(moved.unwrap_or_else(|_| private_fd::out_of_numbers(fd))),
+    });
+    Outcome::Return(kept.map_or_else(|error| -i64::from(error.raw_os_error()), i64::from))
 }
 
 /// openat2(2) of a plugin, which has asked for it without a system call of its own: where the descriptor stays as it is. `ENOSYS`

@@ -37,11 +37,13 @@ pub fn may_be_too_few(process: &Process, wanted: usize) -> bool {
 }
 
 /// Makes the call `nr` (recvmsg or recvmmsg), which is to receive one message. The result is the kernel's, and where the program's numbers
-/// end; nothing if flags ask for what cannot be waited for like this.
+/// end; nothing if it asks for what cannot be waited for like this.
 pub fn receive(process: &Process, nr: u32, args: [u64; 6]) -> Option<(i64, u64)> {
     let at = if nr == sys::__NR_recvmsg { 2 } else { 3 };
     let flags = args[at];
-    if flags & (MSG_OOB | MSG_WAITALL | MSG_ERRQUEUE) != 0 {
+    let waits = flags & MSG_DONTWAIT == 0;
+    if together::asks_for_more_than_a_message(args[0], flags) || waits && together::looks_further_on(args[0])
+    {
         return None;
     }
     if !interpose::in_vfork_child() {
@@ -63,7 +65,7 @@ pub fn receive(process: &Process, nr: u32, args: [u64; 6]) -> Option<(i64, u64)>
             return Some((waited, u64::MAX));
         }
         let received = nofile::with_room(|| native::raw_call(nr, without_waiting));
-        if received != -i64::from(Errno::AGAIN.raw_os_error()) || flags & MSG_DONTWAIT != 0 {
+        if received != -i64::from(Errno::AGAIN.raw_os_error()) || !waits {
             return Some((received, process.fd_limit()));
         }
         // Another thread was quicker.

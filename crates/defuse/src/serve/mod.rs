@@ -23,6 +23,7 @@ pub mod inner;
 mod landlock;
 mod last_numbers;
 mod limits;
+mod lingering;
 pub mod locks;
 mod mapping;
 mod metadata;

@@ -296,8 +296,11 @@ fn taken(process: &'static Process, alone: Option<SlotId>, taken: RawFd, fd: Raw
         }
         if let Some(file) = file {
             let _together = process.descriptors.lock();
-            process.files.insert(fd, file, true).map_err(|_| Errno::NOMEM)?;
-            STATES.set(fd, FdState::Served);
+            // Another thread may have used the number meanwhile.
+            if process.files.get(fd).is_none() {
+                process.files.insert(fd, file, true).map_err(|_| Errno::NOMEM)?;
+                STATES.set(fd, FdState::Served);
+            }
         }
     } else {
         if taken != fd {
@@ -339,9 +342,14 @@ fn arrived(process: &'static Process, fd: RawFd) {
     }
 }
 
-/// As [`arrived`], by who holds `Process::descriptors`. Returns what the table has there, which was closed unseen, or it would not be new.
+/// As [`arrived`], by who holds `Process::descriptors`. Returns what the table has there, which was closed unseen, or it would not be new; but where
+/// another thread has used the number since it came, that is the very file.
 fn forget_former(process: &'static Process, fd: RawFd) -> Option<Released<OpenFile>> {
     STATES.forget(fd);
     process.serving.store(1, Ordering::Release);
+    let slot = process.files.get(fd)?.slot;
+    if shadow::slot_behind(process, fd, &native::fstat(fd)) == Some(slot) {
+        return None;
+    }
     process.files.remove(fd)
 }
