@@ -215,7 +215,7 @@ fn private_of(pid: u32, inode: [u64; 2], flags: u32) -> Result<RawFd, Errno> {
     let list = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, directory, 0, 0, 0, 0])?;
     let mut found = None;
     let listed = listing::for_each_number(list, |fd| {
-        if found.is_some() || !private_fd::may_be_private(fd) {
+        if found.is_some() || (fd as u32) < private_fd::base() {
             return;
         }
         let path = format!("/proc/{pid}/fd/{fd}\0");

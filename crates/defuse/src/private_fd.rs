@@ -2,37 +2,23 @@
 //!
 //! They live at and above a base number that the program cannot reach by its own `RLIMIT_NOFILE` (see [`nofile`]), so that the
 //! lowest free number is the same as without us. A close, dup2 or `close_range` of the program never touches them.
-//!
-//! Every new process copies the kernel's table up to the highest number in use. So where the base is far up the first few are *near*: at numbers that a
-//! program has no use for unless it has many thousands of files open.
 
-use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use crate::process::STATES;
 use crate::unclaimed::set_cloexec;
 use crate::{locked_inodes, native, nofile};
 
 const TRACKED: usize = 1 << 20;
-/// The numbers near the program's. With these alone the kernel's table has 16,384 entries.
-const NEAR: Range<u32> = 16_320 - 128..16_320;
-/// Bases from which on a fork pays many times as much for numbers up there as for all else.
-const FAR: Range<u32> = 1 << 18..i32::MAX as u32;
 
 /// The first private number.
 static BASE: AtomicU32 = AtomicU32::new(u32::MAX);
 /// A bit for each number from [`BASE`] on: it is ours. In a vfork child these are the bits of its parent, whose other threads go on
 /// making and closing private descriptors: the child, which has numbers of its own, leaves them alone.
 static OURS: [AtomicU64; TRACKED / 64] = [const { AtomicU64::new(0) }; TRACKED / 64];
-/// As [`OURS`], for [`NEAR`].
-static OURS_NEAR: [AtomicU64; NEAR_WORDS] = [const { AtomicU64::new(0) }; NEAR_WORDS];
-const NEAR_WORDS: usize = (NEAR.end - NEAR.start) as usize / 64;
-/// There was no free number in [`NEAR`], and none that is ours has been given up since.
-static NEAR_IS_FULL: AtomicBool = AtomicBool::new(false);
 
 /// See [`are_short`].
 static SHORT: AtomicBool = AtomicBool::new(false);
@@ -42,13 +28,9 @@ pub fn set_base(base: u32) {
     BASE.store(base, Ordering::Relaxed);
 }
 
-fn base() -> u32 {
+/// The first private number.
+pub fn base() -> u32 {
     BASE.load(Ordering::Relaxed)
-}
-
-/// Whether a process of the session may have `fd` as a private number.
-pub fn may_be_private(fd: RawFd) -> bool {
-    bit(fd).is_some()
 }
 
 /// Whether the program must not see or touch `fd`.
@@ -94,37 +76,11 @@ pub fn are_short() -> bool {
 
 /// A private duplicate of `fd`, closed by exec.
 pub fn duplicate(fd: RawFd) -> Result<RawFd, Errno> {
-    let private = match duplicate_near(fd) {
-        Some(near) => near,
-        None => nofile::with_room(|| duplicate_from(fd, base()))?,
-    };
+    let command = u64::from(sys::F_DUPFD_CLOEXEC);
+    let args = [fd as u64, command, u64::from(base()), 0, 0, 0];
+    let private = nofile::with_room(|| native::checked(sys::__NR_fcntl, args))? as RawFd;
     adopt(private);
     Ok(private)
-}
-
-/// A duplicate in [`NEAR`], if those numbers are in use and one is free.
-fn duplicate_near(fd: RawFd) -> Option<RawFd> {
-    if !FAR.contains(&base()) || NEAR_IS_FULL.load(Ordering::Relaxed) {
-        return None;
-    }
-    // The program's limit may be lower than these.
-    let made = duplicate_from(fd, NEAR.start).ok()?;
-    if bit(made).is_some() {
-        return Some(made);
-    }
-    // The program has so many files, and has all that are not ours.
-    if !interpose::in_vfork_child() {
-        NEAR_IS_FULL.store(true, Ordering::Relaxed);
-    }
-    locked_inodes::close(made);
-    None
-}
-
-/// The lowest free number from `first` on.
-fn duplicate_from(fd: RawFd, first: u32) -> Result<RawFd, Errno> {
-    let command = u64::from(sys::F_DUPFD_CLOEXEC);
-    let made = native::checked(sys::__NR_fcntl, [fd as u64, command, u64::from(first), 0, 0, 0])?;
-    Ok(made as RawFd)
 }
 
 /// A private duplicate of each, or of none.
@@ -146,8 +102,6 @@ pub fn duplicate_all(fds: &[RawFd]) -> Result<Vec<RawFd>, Errno> {
 pub fn adopt(fd: RawFd) {
     if let Some((word, mask)) = bit(fd).filter(|_| !interpose::in_vfork_child()) {
         word.fetch_or(mask, Ordering::Relaxed);
-        // The program may have had the number before.
-        STATES.forget(fd);
     }
 }
 
@@ -155,9 +109,6 @@ pub fn adopt(fd: RawFd) {
 pub fn forget(fd: RawFd) {
     if let Some((word, mask)) = bit(fd).filter(|_| !interpose::in_vfork_child()) {
         word.fetch_and(!mask, Ordering::Relaxed);
-        if NEAR.contains(&(fd as u32)) {
-            NEAR_IS_FULL.store(false, Ordering::Relaxed);
-        }
     }
 }
 
@@ -169,27 +120,26 @@ pub fn close(fd: RawFd) {
 
 /// Calls `run` for each private number.
 pub fn for_each(mut run: impl FnMut(RawFd)) {
-    for (start, words) in segments() {
-        for (index, word) in words.iter().enumerate() {
-            let mut left = word.load(Ordering::Relaxed);
-            while left != 0 {
-                run((start + 64 * index as u32 + left.trailing_zeros()) as RawFd);
-                left &= left - 1;
-            }
+    for (index, word) in OURS.iter().enumerate() {
+        let mut left = word.load(Ordering::Relaxed);
+        while left != 0 {
+            run((base() + 64 * index as u32 + left.trailing_zeros()) as RawFd);
+            left &= left - 1;
         }
     }
 }
 
 /// Calls `run` for each maximal run of numbers in `first..=last` that holds no private one.
 pub fn ranges_without(first: u32, last: u32, mut run: impl FnMut(u32, u32)) {
+    let base = base();
     let mut begin = first;
-    for (start, words) in segments() {
-        let Some(further) = (64 * words.len() as u32).checked_sub(1) else { continue };
-        let top = start.saturating_add(further).min(last);
-        let mut at = first.max(start);
+    if last >= base {
+        let top = (base.saturating_add(TRACKED as u32 - 1)).min(last);
+        let from = first.max(base);
+        let mut at = from;
         while at <= top {
-            let index = (at - start) as usize;
-            let word = words[index / 64].load(Ordering::Relaxed) >> (index % 64);
+            let index = (at - base) as usize;
+            let word = OURS[index / 64].load(Ordering::Relaxed) >> (index % 64);
             if word == 0 {
                 at = at.saturating_add(64 - (index % 64) as u32);
                 continue;
@@ -210,18 +160,9 @@ pub fn ranges_without(first: u32, last: u32, mut run: impl FnMut(u32, u32)) {
     }
 }
 
-/// The numbers that may be private, in ascending order: the first of each range, and a bit for each.
-fn segments() -> [(u32, &'static [AtomicU64]); 2] {
-    let near: &[AtomicU64] = if FAR.contains(&base()) { &OURS_NEAR } else { &[] };
-    [(NEAR.start, near), (base(), &OURS)]
-}
-
 fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
-    let fd = u32::try_from(fd).ok()?;
-    segments().into_iter().find_map(|(start, words)| {
-        let index = fd.checked_sub(start)? as usize;
-        Some((words.get(index / 64)?, 1 << (index % 64)))
-    })
+    let index = (u32::try_from(fd).ok()?).checked_sub(base())? as usize;
+    Some((OURS.get(index / 64)?, 1 << (index % 64)))
 }
 
 #[cfg(test)]
@@ -236,7 +177,7 @@ mod tests {
             adopt(fd);
         }
         let runs = |first, last| {
-            let mut found: Vec<(u32, u32)> = Vec::new();
+            let mut found = Vec::new();
             ranges_without(first, last, |from, to| found.push((from, to)));
             found
         };
@@ -251,23 +192,5 @@ mod tests {
         forget(763);
         assert!(!is_private(763));
         assert_eq!(runs(760, 764), [(760, 763)]);
-
-        // Where the base is far up there are two ranges.
-        [700, 701, 764, 900].into_iter().for_each(forget);
-        set_base(FAR.start);
-        let (near, end, base) = (NEAR.start, NEAR.end, FAR.start);
-        for fd in [near, near + 64, end - 1, base, base + 5] {
-            adopt(fd as RawFd);
-        }
-        let mut all = Vec::new();
-        for_each(|fd| all.push(fd as u32));
-        assert_eq!(all, [near, near + 64, end - 1, base, base + 5]);
-        let free = [(3, near - 1), (near + 1, near + 63), (near + 65, end - 2), (end, base - 1)];
-        assert_eq!(runs(3, base), free);
-        assert_eq!(runs(near, near + 64), [(near + 1, near + 63)]);
-        assert_eq!(runs(end, u32::MAX), [(end, base - 1), (base + 1, base + 4), (base + 6, u32::MAX)]);
-        assert!(
-            may_be_private(near as RawFd) && !may_be_private(end as RawFd) && !is_private(near as RawFd + 1)
-        );
     }
 }
