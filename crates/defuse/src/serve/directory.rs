@@ -195,7 +195,7 @@ pub fn getcwd(process: &'static Process, call: &Call) -> Served {
         Cwd::Served { mount, path, held } => Some((*mount, path.clone(), held.clone())),
         _ => None,
     });
-    let Some((mount, mut below, held)) = served else { return Ok(Reply::Pass) };
+    let Some((mount, mut below, held)) = served else { return paths::by_kernel(process, call) };
     if let Some(held) = held {
         if held.is_removed() {
             return Err(Errno::NOENT);
