@@ -19,7 +19,7 @@ use crate::resolve::PathBytes;
 use crate::serve::extended::makedev;
 use crate::sync::Lock;
 use crate::working_directory::Directory;
-use crate::{native, nofile, shadow, thread, trace, vfork};
+use crate::{mount, native, nofile, shadow, thread, trace, vfork};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -340,6 +340,9 @@ impl Process {
 
     /// After the root directory has become another, or the kernel's working directory by something else than chdir(2).
     pub fn root_changed(&self) {
+        if !self.restricted.load(Ordering::Relaxed) {
+            mount::root_changed();
+        }
         if !interpose::in_vfork_child() {
             self.know_cwd_of_kernel();
         } else if !vfork::children().cwd().is_some_and(|cwd| matches!(cwd, Cwd::Served { .. })) {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::attributes::{access_itself, attributes_at};
 use super::paths::{self, At};
-use super::{DONE, Reply, Served};
+use super::{DONE, Reply, Served, sandbox};
 use crate::file::{self, stash_errno};
 use crate::namei::{self, Performed, Spot};
 use crate::process::{Cwd, Process};
@@ -213,8 +213,9 @@ pub fn getcwd(process: &'static Process, call: &Call) -> Served {
     Ok(Reply::Value(path.len() as i64))
 }
 
-/// A new root on a mount would leave the program without its libraries, plugin and session.
+/// A new root on a mount would leave the program without its libraries, plugin and session. In another the plugins may not be found.
 pub fn chroot(process: &'static Process, call: &Call) -> Served {
+    sandbox::load_plugins(process);
     let at = At::cwd(0, true);
     let reply = paths::lookup_for_sure(process, call, at, &at.argument(call)?, |spot| {
         may_enter(spot)?;
