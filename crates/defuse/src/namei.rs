@@ -23,7 +23,7 @@ use links::{NamespaceLinks, read_kernel_link};
 
 pub use spot::Spot;
 
-pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_waiting, why_not};
+pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, may_meet_link, open_waiting};
 
 /// What paths begin with whose links read differently for us and for the kernel, or may: see [`magic_link`] and [`proc_fd`].
 pub const MAGIC_PREFIXES: [&[u8]; 3] = [b"/proc", b"/dev/fd", b"/dev/std"];
@@ -171,9 +171,10 @@ impl PathArgument {
         self.text.starts_with(b"/proc/")
     }
 
-    /// Whether the kernel, given this path as it is, would meet a symbolic link; with `follow` also as the last component.
-    pub fn meets_link(&self, follow: bool) -> bool {
-        why_not(self.dirfd, &self.text, follow) == Errno::LOOP
+    /// Whether the kernel, given this path as it is, may meet a symbolic link; with `follow` also as the last component. See
+    /// [`may_meet_link`].
+    pub fn may_meet_link(&self, follow: bool) -> bool {
+        may_meet_link(self.dirfd, &self.text, follow)
     }
 
     /// Where the path leads: with `by_text` by that alone, as far as it tells.

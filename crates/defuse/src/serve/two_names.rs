@@ -290,7 +290,7 @@ fn located_pair(
     };
     let (first, second) = match old_argument.locate(process)? {
         // One directory is asked about once.
-        Located::Native(None) if beside() && !paths::parent_meets_link(&old_argument) => {
+        Located::Native(None) if beside() && !paths::parent_may_meet_link(&old_argument) => {
             (Located::Native(None), new_argument.locate(process)?)
         }
         Located::Native(None) => {
