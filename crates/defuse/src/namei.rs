@@ -199,6 +199,10 @@ impl PathArgument {
                 return Ok(Located::Native(None));
             }
             Base::Elsewhere => match fd_path(self.dirfd) {
+                // With the path of anything else `..` would lead to the directory that it is in.
+                Ok(_) if !native::fstat(self.dirfd).is_ok_and(|found| is_directory(&found)) => {
+                    return Err(Errno::NOTDIR);
+                }
                 Ok(path) => path,
                 Err(_) => return Ok(Located::Native(None)),
             },
@@ -345,7 +349,11 @@ pub fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
 /// `ENOTDIR` (or why it cannot be known) unless the kernel has a directory there.
 pub fn expect_directory(dirfd: RawFd, path: &[u8]) -> Result<(), Errno> {
     let found = native::stat_path(dirfd, path, true)?;
-    if found.st_mode & sys::S_IFMT == sys::S_IFDIR { Ok(()) } else { Err(Errno::NOTDIR) }
+    if is_directory(&found) { Ok(()) } else { Err(Errno::NOTDIR) }
+}
+
+fn is_directory(found: &sys::stat) -> bool {
+    found.st_mode & sys::S_IFMT == sys::S_IFDIR
 }
 
 /// Whether a component of the path is `..`.
