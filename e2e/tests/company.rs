@@ -1,6 +1,7 @@
 //! Programs that are not alone, or that trust nobody: other libraries in the process, second C libraries, allocators, sandboxes.
 
-use defuse_e2e::{Case, same_as_plain, script};
+use defuse_e2e::requirement::{has_mount_namespaces, is_root, skip};
+use defuse_e2e::{Case, Serving, Session, need_programs, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -106,6 +107,19 @@ for directory in os.path.dirname(mount), out + "/above", out + "/../" + os.path.
     print(sorted(os.listdir(moved)))
     if moved != mount: os.rename(moved, directory + "/" + name)'"#).needs(&["python3"]);
 
+    /// bubblewrap is in an empty root for a moment, in which the working directory is on a mount, or files on it are open, and no plugin can be found.
+    empty_root_for_a_moment: script(r#"
+        echo text >"$MNT/f"; mkdir "$MNT/d"; into="bwrap --dev-bind / /"
+        $into --unshare-pid --chdir "$MNT" cat f; exec 5<"$MNT/f"; $into --chdir "$MNT/d" bash -c 'cat ../f; cat <&5; echo made >n'; cat "$MNT/d/n"
+        cd "$MNT/d"; $into --unshare-pid cat ../f; $into --unshare-pid --chdir "$MNT" cat f; $into --chdir / cat "$MNT/f" "$OLDPWD/mnt/f"
+        # A root in which there is nothing, and back.
+        mkdir "$OUT/empty"; python3 -c '
+import os
+old = os.open("/", os.O_RDONLY); os.chroot(os.environ["OUT"] + "/empty"); print(os.listdir("/"))
+os.fchdir(old); os.chroot("."); print(open(os.environ["MNT"] + "/f").read(), os.listdir(os.environ["MNT"] + "/d"))'
+        "#)
+        .needs(&["bwrap", "python3"]).needs_root().needs_mount_namespaces();
+
     /// What is known of the working directory is forgotten when the root becomes another, by chroot or in another mount name space.
     new_root: script(r#"
         cd "$MNT/.."; mkdir -p "$MNT/d" new/mnt; echo on the mount >"$MNT/f"; echo in the new root >new/mnt/f
@@ -116,4 +130,30 @@ print(text()); os.chroot("."); print(os.getcwd(), text())'
         # The outer shell is in another name space than the one that is entered, whose root is where nsenter ends.
         rm -r ../new; cd "$MNT"; unshare -m sh -c 'cd d; nsenter --mount=/proc/$$/ns/mnt sh -c pwd'"#)
         .needs(&["python3", "nsenter", "unshare"]).needs_root().needs_mount_namespaces();
+}
+
+/// That a plugin does not find what it needs in one root is not held against it in the next.
+#[test]
+fn a_plugin_is_tried_again_in_another_root() {
+    need_programs!("python3", "unshare");
+    if !is_root() || !has_mount_namespaces() {
+        return skip("mount namespaces need root");
+    }
+    let Some(session) = Session::new() else { return };
+    let backend = session.place.out().join("covered/backend");
+    std::fs::create_dir_all(&backend).expect("make the backend");
+    let mount = Serving::Plugin.mount_argument(&session.place.mnt(), &backend);
+    let script = r#"
+        set -eu; cd "$OUT"; echo served >covered/backend/f; exec 9</proc/self/ns/mnt
+        unshare -m bash -c 'mount -t tmpfs none covered; exec python3 -c "
+import ctypes, os
+def text():
+    try: return open(os.environ[\"MNT\"] + \"/f\").read()
+    except OSError as error: return error.strerror
+print(text()); print(text(), ctypes.CDLL(None).setns(9, 0), text())"'
+        "#;
+    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", script]);
+    assert_eq!(outcome.stdout_text(), "No such file or directory\nNo such file or directory 0 served\n\n");
+    assert_eq!(outcome.stderr_text().matches("cannot use").count(), 1, "{}", outcome.stderr_text());
+    session.assert_nothing_left();
 }

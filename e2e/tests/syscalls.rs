@@ -99,6 +99,10 @@ same_as_plain_served! {
     /// Numbers, duplicates, flags, close-on-exec, /proc/self/fd.
     descriptors_are_the_kernels: transcript("descriptors");
 
+    /// Whatever a seed says, with paths through links, dots, slashes and descriptors, from one side to the other.
+    paths_by_chance: script(r#"cd "$MNT"; for seed in $(seq 10); do echo "seed $seed"; "$FIX/paths_by_chance" $seed 400; done"#)
+        .fixture("paths_by_chance").needs_other_device();
+
     /// The order in which errors are seen, empty paths, links to the mount point.
     what_is_wrong_with_paths: transcript("path_errors").needs_other_device();
 

@@ -23,6 +23,14 @@ const PATIENCE: u32 = 20;
 /// Plugins that this process has started, or tried to.
 static STARTED: AtomicU64 = AtomicU64::new(0);
 
+/// How often the root directory has become another.
+static ROOTS: AtomicU32 = AtomicU32::new(0);
+
+/// The root directory has become another: what could not be found in the former one may be there.
+pub fn root_changed() {
+    ROOTS.fetch_add(1, Ordering::AcqRel);
+}
+
 /// How many plugins this process has started until now: all their descriptors are in its FD table.
 pub fn started() -> u64 {
     STARTED.load(Ordering::Acquire)
@@ -44,7 +52,9 @@ pub struct Mount {
     loading: Lock<()>,
     /// Threads that are loading the library.
     loaders: AtomicU32,
-    instance: OnceLock<Started>,
+    instance: OnceLock<Instance>,
+    /// Why the plugin could not be started, and in the how manieth root; 0 if that was not tried. See [`Failure`].
+    failure: AtomicU64,
     /// The [`started`] plugin of this number is its own; 0 for none.
     turn: AtomicU64,
     /// The library has one state for all of the process; the session may know it before it is loaded.
@@ -81,6 +91,7 @@ impl Mount {
             loading,
             loaders,
             instance,
+            failure: AtomicU64::new(0),
             turn: AtomicU64::new(0),
             has_one_state: AtomicBool::new(false),
             hands_over,
@@ -106,44 +117,58 @@ impl Mount {
     }
 
     /// The plugin's instance. The first call loads the library and initialises it; if that fails, the reason is
-    /// logged once and every call on the mount fails with the same error. A vfork child that has its own FD table has its own
-    /// instance, too, if its parent had none before.
+    /// logged once and every call on the mount fails with the same error, as long as the root directory is the same. A vfork child that has its own FD
+    /// table has its own instance, too, if its parent had none before.
     pub fn instance(&self) -> Result<&Instance, Errno> {
-        let (known, alone) = self.known();
-        let started = match known {
-            Some(known) => known,
-            None if alone => self.start_alone(),
-            None => {
-                let plugin = self.load();
-                let _loading = self.loading.lock();
-                self.instance.get_or_init(|| {
-                    let started = self.start(plugin);
-                    self.turn.store(STARTED.fetch_add(1, Ordering::AcqRel) + 1, Ordering::Release);
-                    started
-                })
-            }
-        };
-        started.as_ref().map_err(|errno| *errno)
+        match self.known() {
+            (Some(known), _) => known,
+            (None, true) => self.start_alone().as_ref().map_err(|errno| *errno),
+            (None, false) => self.start_for_all(),
+        }
     }
 
     /// The instance if the plugin has been loaded and works.
     pub fn loaded(&self) -> Option<&Instance> {
-        self.known().0?.as_ref().ok()
+        self.known().0?.ok()
     }
 
     /// The plugin as far as it was started for this process, and whether that is a vfork child which must not have its parent's.
-    fn known(&self) -> (Option<&Started>, bool) {
+    fn known(&self) -> (Option<Result<&Instance, Errno>>, bool) {
         if interpose::in_vfork_child() {
             let turn = self.turn.load(Ordering::Acquire);
             if let vfork::Plugin::Own(own) = vfork::children().plugin(self.number, turn) {
                 // To start it once more would take its state away from the parent.
                 let keep_off = own.is_none() && turn != 0 && self.has_one_state.load(Ordering::Relaxed);
                 if !keep_off {
-                    return (own, true);
+                    return (own.map(|own| own.as_ref().map_err(|errno| *errno)), true);
                 }
             }
         }
-        (self.instance.get(), false)
+        (self.known_to_all(), false)
+    }
+
+    fn known_to_all(&self) -> Option<Result<&Instance, Errno>> {
+        let started = self.instance.get().map(Ok);
+        started.or_else(|| Failure::here(self.failure.load(Ordering::Acquire)).map(Err))
+    }
+
+    fn start_for_all(&self) -> Result<&Instance, Errno> {
+        let root = ROOTS.load(Ordering::Acquire);
+        let plugin = self.load();
+        let _loading = self.loading.lock();
+        if let Some(known) = self.known_to_all() {
+            return known;
+        }
+        let started = self.start(plugin);
+        // Before it is seen: a vfork child asks for the one, then for the other.
+        self.turn.store(STARTED.fetch_add(1, Ordering::AcqRel) + 1, Ordering::Release);
+        match started {
+            Ok(instance) => Ok(self.instance.get_or_init(|| instance)),
+            Err(errno) => {
+                self.failure.store(Failure::in_root(root, errno), Ordering::Release);
+                Err(errno)
+            }
+        }
     }
 
     /// This process is about to make a vfork child with an FD table of its own. A plugin with one state is started now: started there, it would
@@ -232,6 +257,21 @@ impl Mount {
             ));
             Errno::from_raw_os_error(error.errno.raw())
         })
+    }
+}
+
+/// That a plugin could not be started, in a word: its file, and what that needs, are looked for below the root directory.
+struct Failure;
+
+impl Failure {
+    fn in_root(root: u32, errno: Errno) -> u64 {
+        u64::from(root) << 32 | u64::from(errno.raw_os_error().unsigned_abs())
+    }
+
+    /// The error, if the root is still the same.
+    fn here(word: u64) -> Option<Errno> {
+        let (root, errno) = ((word >> 32) as u32, word as u32);
+        (errno != 0 && root == ROOTS.load(Ordering::Acquire)).then(|| Errno::from_raw_os_error(errno as i32))
     }
 }
 

@@ -23,7 +23,7 @@ use links::{NamespaceLinks, read_kernel_link};
 
 pub use spot::Spot;
 
-pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, open_waiting, why_not};
+pub use crate::openat2::{NO_SYMLINKS, OpenHow, look_how, may_meet_link, open_waiting};
 
 /// What paths begin with whose links read differently for us and for the kernel, or may: see [`magic_link`] and [`proc_fd`].
 pub const MAGIC_PREFIXES: [&[u8]; 3] = [b"/proc", b"/dev/fd", b"/dev/std"];
@@ -171,9 +171,10 @@ impl PathArgument {
         self.text.starts_with(b"/proc/")
     }
 
-    /// Whether the kernel, given this path as it is, would meet a symbolic link; with `follow` also as the last component.
-    pub fn meets_link(&self, follow: bool) -> bool {
-        why_not(self.dirfd, &self.text, follow) == Errno::LOOP
+    /// Whether the kernel, given this path as it is, may meet a symbolic link; with `follow` also as the last component. See
+    /// [`may_meet_link`].
+    pub fn may_meet_link(&self, follow: bool) -> bool {
+        may_meet_link(self.dirfd, &self.text, follow)
     }
 
     /// Where the path leads: with `by_text` by that alone, as far as it tells.
@@ -198,6 +199,10 @@ impl PathArgument {
                 return Ok(Located::Native(None));
             }
             Base::Elsewhere => match fd_path(self.dirfd) {
+                // With the path of anything else `..` would lead to the directory that it is in.
+                Ok(_) if !native::fstat(self.dirfd).is_ok_and(|found| is_directory(&found)) => {
+                    return Err(Errno::NOTDIR);
+                }
                 Ok(path) => path,
                 Err(_) => return Ok(Located::Native(None)),
             },
@@ -344,7 +349,11 @@ pub fn fd_path(fd: RawFd) -> Result<PathBytes, Errno> {
 /// `ENOTDIR` (or why it cannot be known) unless the kernel has a directory there.
 pub fn expect_directory(dirfd: RawFd, path: &[u8]) -> Result<(), Errno> {
     let found = native::stat_path(dirfd, path, true)?;
-    if found.st_mode & sys::S_IFMT == sys::S_IFDIR { Ok(()) } else { Err(Errno::NOTDIR) }
+    if is_directory(&found) { Ok(()) } else { Err(Errno::NOTDIR) }
+}
+
+fn is_directory(found: &sys::stat) -> bool {
+    found.st_mode & sys::S_IFMT == sys::S_IFDIR
 }
 
 /// Whether a component of the path is `..`.

@@ -57,6 +57,12 @@ pub fn why_not(dirfd: RawFd, path: &[u8], follow: bool) -> Errno {
     }
 }
 
+/// Whether there may be a symbolic link on the way (with `follow` also as the last component): also if it cannot be told, as there is no such call, or
+/// a filter of the program's forbids it with any error that it likes.
+pub fn may_meet_link(dirfd: RawFd, path: &[u8], follow: bool) -> bool {
+    !matches!(why_not(dirfd, path, follow), Errno::ISDIR | Errno::NOTDIR | Errno::NOENT)
+}
+
 /// openat2(2) on the kernel's name space.
 pub fn open_how(dirfd: RawFd, path: &[u8], how: &OpenHow) -> Result<RawFd, Errno> {
     openat2(native::checked, dirfd, path, how)

@@ -16,9 +16,10 @@ use crate::mount::Mount;
 use crate::mounts::MountTable;
 use crate::namei::MAGIC_PREFIXES;
 use crate::resolve::PathBytes;
+use crate::serve::extended::makedev;
 use crate::sync::Lock;
 use crate::working_directory::Directory;
-use crate::{native, nofile, shadow, thread, trace, vfork};
+use crate::{mount, native, nofile, shadow, thread, trace, vfork};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -164,13 +165,21 @@ impl Process {
         self.in_chdir.fetch_add(1, Ordering::SeqCst);
         // Before the directory is another: that may be above a mount point.
         mark_relative(false);
+        let changes = self.cwd_changes.load(Ordering::SeqCst);
         drop(known);
         let result = call();
         let mut known = self.cwd.lock();
         let former = if result == Ok(0) {
-            self.cwd_changes.fetch_add(1, Ordering::SeqCst);
-            self.nowhere.store(false, Ordering::Relaxed);
-            Some(std::mem::replace(&mut *known, Cwd::Unknown))
+            let beside_others = self.cwd_changes.fetch_add(1, Ordering::SeqCst) != changes;
+            // Another thread may have entered a mount since: if that came later, the kernel's directory is the empty one, and must be known to be.
+            let stays = beside_others
+                && matches!(*known, Cwd::Served { .. })
+                && !self.restricted.load(Ordering::Relaxed)
+                && self.is_nowhere();
+            (!stays).then(|| {
+                self.nowhere.store(false, Ordering::Relaxed);
+                std::mem::replace(&mut *known, Cwd::Unknown)
+            })
         } else {
             None
         };
@@ -336,6 +345,9 @@ impl Process {
 
     /// After the root directory has become another, or the kernel's working directory by something else than chdir(2).
     pub fn root_changed(&self) {
+        if !self.restricted.load(Ordering::Relaxed) {
+            mount::root_changed();
+        }
         if !interpose::in_vfork_child() {
             self.know_cwd_of_kernel();
         } else if !vfork::children().cwd().is_some_and(|cwd| matches!(cwd, Cwd::Served { .. })) {
@@ -345,13 +357,12 @@ impl Process {
 
     /// Forgets what the kernel's working directory was, and that of a mount if the kernel's is not the unlinked one any more.
     pub fn know_cwd_of_kernel(&self) {
-        let here = native::stat(c".").map_or(0, |stat| stat.st_dev);
         let mut cwd = self.cwd.lock();
         // Who is just learning it has asked before.
         self.cwd_changes.fetch_add(1, Ordering::Relaxed);
         let kernels = match &*cwd {
             Cwd::Native(_) => true,
-            Cwd::Served { .. } => here != self.folder_device,
+            Cwd::Served { .. } => !self.is_nowhere(),
             Cwd::Unknown => false,
         };
         if kernels {
@@ -361,6 +372,18 @@ impl Process {
             drop(cwd);
             drop(former);
         }
+    }
+
+    /// Whether the kernel's working directory is one that [`enter_nowhere`](Self::enter_nowhere) has entered. The caller holds `Process::cwd`, so that no
+    /// thread enters one now; no file system is waited for.
+    fn is_nowhere(&self) -> bool {
+        let here = native::statx_as_known(c".", sys::STATX_NLINK | sys::STATX_INO).map(|here| {
+            let device = makedev(here.stx_dev_major, here.stx_dev_minor);
+            (device, here.stx_ino, u64::from(here.stx_nlink))
+        });
+        // A filter of the program's may know no statx(2).
+        let here = here.or_else(|_| native::stat(c".").map(|here| (here.st_dev, here.st_ino, here.st_nlink)));
+        here.is_ok_and(|(device, inode, links)| shadow::is_empty_directory(self, device, inode, links))
     }
 
     /// Makes the kernel's working directory one in which nothing can be found or made: an unlinked one.

@@ -28,7 +28,7 @@ use crate::serve::locks;
 use crate::{lock_files, native, nofile, private_fd, restoring, trace};
 
 pub use alone::{alone_in, forget_number, is_adopted, note_number, place_shared};
-pub use folder::{after_fork, before_fork, open as open_shadow, placeholder};
+pub use folder::{after_fork, before_fork, is_empty_directory, open as open_shadow, placeholder};
 pub use module::Module;
 use module::Waiting;
 

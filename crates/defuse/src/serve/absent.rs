@@ -128,10 +128,11 @@ fn kernels_directory(process: &Process) -> Option<(u64, u32, u32, u64)> {
 
 /// Whether the call goes by a path, and has no effect when it finds nothing.
 fn is_by_path(process: &Process, call: &Call) -> bool {
-    const OTHERS: [u32; 34] = [
+    const OTHERS: [u32; 35] = [
         sys::__NR_chdir,
         sys::__NR_creat,
         sys::__NR_futimesat,
+        sys::__NR_getcwd,
         sys::__NR_getxattr,
         sys::__NR_getxattrat,
         sys::__NR_inotify_add_watch,

@@ -154,7 +154,7 @@ fn unhide(
     let Reply::Value(0) = served else { return Ok(served) };
     let hidden = found().and_then(|(device, inode)| process.table.hidden_by(device, inode));
     if let Some(mount) = hidden
-        && argument.meets_link(true)
+        && argument.may_meet_link(true)
     {
         let instance = process.mounts[mount].instance()?;
         let root = instance.getattr(plugin_abi::MountPath::ROOT);

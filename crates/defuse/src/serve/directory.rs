@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::attributes::{access_itself, attributes_at};
 use super::paths::{self, At};
-use super::{DONE, Reply, Served};
+use super::{DONE, Reply, Served, sandbox};
 use crate::file::{self, stash_errno};
 use crate::namei::{self, Performed, Spot};
 use crate::process::{Cwd, Process};
@@ -195,7 +195,7 @@ pub fn getcwd(process: &'static Process, call: &Call) -> Served {
         Cwd::Served { mount, path, held } => Some((*mount, path.clone(), held.clone())),
         _ => None,
     });
-    let Some((mount, mut below, held)) = served else { return Ok(Reply::Pass) };
+    let Some((mount, mut below, held)) = served else { return paths::by_kernel(process, call) };
     if let Some(held) = held {
         if held.is_removed() {
             return Err(Errno::NOENT);
@@ -213,8 +213,9 @@ pub fn getcwd(process: &'static Process, call: &Call) -> Served {
     Ok(Reply::Value(path.len() as i64))
 }
 
-/// A new root on a mount would leave the program without its libraries, plugin and session.
+/// A new root on a mount would leave the program without its libraries, plugin and session. In another the plugins may not be found.
 pub fn chroot(process: &'static Process, call: &Call) -> Served {
+    sandbox::load_plugins(process);
     let at = At::cwd(0, true);
     let reply = paths::lookup(process, call, at, |spot| {
         may_enter(spot)?;

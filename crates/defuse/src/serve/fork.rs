@@ -8,7 +8,7 @@ use interpose::{ForkCall, ForkKind};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::{ending, reserved};
+use super::{ending, reserved, sandbox};
 use crate::mount::{self, Mount};
 use crate::process::Process;
 use crate::{
@@ -24,6 +24,10 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
     }
     if fork.kind == ForkKind::Thread && !fork.is_lodger() {
         return Ok(());
+    }
+    if fork.flags & u64::from(sys::CLONE_NEWNS) != 0 {
+        // The child may put something else in the place of what the plugins need (bubblewrap does), and go on using the mounts.
+        sandbox::load_plugins(process);
     }
     if fork.kind == ForkKind::Fork {
         ahead::hold_still(process, fork)?;

@@ -17,7 +17,7 @@ mod directory;
 pub mod ending;
 mod enter;
 mod exec;
-mod extended;
+pub mod extended;
 pub mod fork;
 pub mod inner;
 mod landlock;

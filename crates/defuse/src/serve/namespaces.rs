@@ -6,7 +6,7 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::{Reply, Served};
+use super::{Reply, Served, sandbox};
 use crate::listing::for_each_name;
 use crate::namei::{self, OpenHow};
 use crate::process::Process;
@@ -16,11 +16,14 @@ use crate::{common, native};
 /// thread shares them with nobody here, and may.
 ///
 /// Name spaces are the kernel's. The session is found by paths: in a new mount name space in which its folder is hidden, opening
-/// on a mount fails, and what is open stays so.
+/// on a mount may fail, and what is open stays so. So may be what the plugins need: they are loaded before.
 pub fn unshare(process: &'static Process, call: &Call) -> Served {
     let own = sys::CLONE_FILES | sys::CLONE_FS;
     if call.args[0] as u32 & own != 0 && !interpose::in_vfork_child() && has_threads() {
         return Err(Errno::INVAL);
+    }
+    if call.args[0] as u32 & sys::CLONE_NEWNS != 0 {
+        sandbox::load_plugins(process);
     }
     let result = native::call(call);
     if result >= 0 && !interpose::in_vfork_child() {
@@ -31,6 +34,11 @@ pub fn unshare(process: &'static Process, call: &Call) -> Served {
 
 /// With another mount name space come its root as root and as working directory, which so is on no mount any more.
 pub fn setns(process: &'static Process, call: &Call) -> Served {
+    // 0: whatever the FD is.
+    let kinds = call.args[1] as u32;
+    if kinds == 0 || kinds & sys::CLONE_NEWNS != 0 {
+        sandbox::load_plugins(process);
+    }
     let result = native::call(call);
     if result >= 0 {
         process.root_changed();

@@ -102,6 +102,15 @@ impl Asked {
         let exclusive = self.flags & (sys::O_CREAT | sys::O_EXCL) == sys::O_CREAT | sys::O_EXCL;
         self.flags & sys::O_NOFOLLOW == 0 && !exclusive
     }
+
+    /// How links are treated. A name that is to be made where there is none must have no slash after it: what it is does not matter then.
+    pub fn walk(self, argument: &PathArgument) -> Walk {
+        let refused = self.flags & sys::O_CREAT != 0
+            && argument.text.ends_with(b"/")
+            && argument.last() == namei::Last::Name;
+        let plain = if refused { Walk::name() } else { Walk::plain(self.follow()) };
+        Walk { magic: self.magic(), ..plain }
+    }
 }
 
 /// `EINVAL` for what cannot go together, whatever the path is.
@@ -159,9 +168,8 @@ fn open_path(
 
 fn open_argument(process: &'static Process, call: &Call, argument: &PathArgument, asked: Asked) -> Served {
     let Asked { flags, mode, .. } = asked;
-    let follow = asked.follow();
     if asked.magic().is_none()
-        && follow
+        && asked.follow()
         && let Some(file) = crate::proc_links::proc_fd(process, &argument.text)
     {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
@@ -170,10 +178,11 @@ fn open_argument(process: &'static Process, call: &Call, argument: &PathArgument
     if let (false, Some(file)) = (makes, namei::directory_itself(process, argument)) {
         return Ok(Reply::Value(open_again(process, &file, flags)?.into()));
     }
-    let walk = Walk { magic: asked.magic(), ..Walk::plain(follow) };
-    match argument.perform_with(process, walk, |spot| open_spot(process, spot, flags, mode))? {
+    match argument
+        .perform_with(process, asked.walk(argument), |spot| open_spot(process, spot, flags, mode))?
+    {
         Performed::Served(fd) => Ok(Reply::Value(fd.into())),
-        Performed::Native(path) => open_native(process, call, argument, path.as_deref(), asked, follow),
+        Performed::Native(path) => open_native(process, call, argument, path.as_deref(), asked),
     }
 }
 
@@ -269,12 +278,15 @@ fn open_native(
     argument: &PathArgument,
     path: Option<&[u8]>,
     asked: Asked,
-    follow: bool,
 ) -> Served {
     let Asked { flags, mode, resolve: asked_to } = asked;
     let mode =
         if flags & (sys::O_CREAT | sys::O_TMPFILE & !sys::O_DIRECTORY) == 0 { 0 } else { mode & 0o7777 };
-    if path.is_some() && flags & sys::O_CREAT != 0 && argument.last() != namei::Last::Name {
+    if let Some(path) = path
+        && flags & sys::O_CREAT != 0
+        && argument.last() != namei::Last::Name
+    {
+        namei::expect_directory(sys::AT_FDCWD, path)?;
         return Err(if flags & sys::O_EXCL == 0 { Errno::ISDIR } else { Errno::EXIST });
     }
     let (dirfd, text, resolve) = match path {
@@ -294,7 +306,7 @@ fn open_native(
         Err(Errno::LOOP | Errno::INVAL | Errno::NOSYS | Errno::PERM) if path.is_none() => {
             // A link on the way, or a kernel or filter that wants the old call: find out where it leads, then let
             // the program make its own call.
-            match argument.walk_with(process, Walk { magic: asked.magic(), ..Walk::plain(follow) }) {
+            match argument.walk_with(process, asked.walk(argument)) {
                 Ok(namei::Located::Served(spot)) => {
                     Ok(Reply::Value(open_spot(process, &spot, flags, mode)?.into()))
                 }

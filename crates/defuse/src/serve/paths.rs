@@ -98,7 +98,7 @@ pub fn lookup_argument(
         // The directory under a mount is empty: what lies on the mount does not exist for the kernel. (For a mount of the module every
         // name in it is EREMOTEIO, and its root has no extended attributes.)
         let elsewhere = found && hidden == Hidden::AskAfterwards && is_hidden()
-            || absent(result) && argument.meets_link(at.follow);
+            || absent(result) && argument.may_meet_link(at.follow);
         if !elsewhere {
             return Ok(Reply::Value(result));
         }
@@ -170,10 +170,11 @@ impl Hidden {
 }
 
 /// Whether the path, which is not on a mount by its text, is by a link that of a mount point: there is a directory, but not the mount's root. The link
-/// may be any but one in the last place that is not followed.
+/// may be any but one in the last place that is not followed. A program with a filter of its own is not made to ask: that may be the end of it.
 fn leads_to_hidden(process: &Process, argument: &PathArgument, follows: bool) -> bool {
-    native::stat_path(argument.dirfd, &argument.text, follows)
-        .is_ok_and(|found| process.table.hidden_by(found.st_dev, found.st_ino).is_some())
+    !process.restricted.load(Ordering::Relaxed)
+        && native::stat_path(argument.dirfd, &argument.text, follows)
+            .is_ok_and(|found| process.table.hidden_by(found.st_dev, found.st_ino).is_some())
 }
 
 /// Serves a call that makes a new name: before the kernel may make it, it must be sure not to lie on a mount.
@@ -213,8 +214,8 @@ pub fn by_kernel(process: &Process, call: &Call) -> Served {
 /// Where a path that looks native leads for sure: walks if the kernel would meet a symbolic link on the way.
 pub fn settle(process: &'static Process, argument: &PathArgument, walk: Walk) -> Result<Located, Errno> {
     let follows = walk.follows(&argument.text);
-    let meets_link = if follows { argument.meets_link(true) } else { parent_meets_link(argument) };
-    if meets_link { argument.walk_with(process, walk) } else { Ok(Located::Native(None)) }
+    let may_meet_link = if follows { argument.may_meet_link(true) } else { parent_may_meet_link(argument) };
+    if may_meet_link { argument.walk_with(process, walk) } else { Ok(Located::Native(None)) }
 }
 
 /// Where a path leads for sure, for calls with two of them.
@@ -246,11 +247,11 @@ fn absent(result: i64) -> bool {
     matches!(-result as u32, errno::ENOENT | errno::ENOTDIR | errno::EREMOTEIO | errno::EOPNOTSUPP)
 }
 
-/// Whether the kernel would meet a symbolic link before the last component.
-pub fn parent_meets_link(argument: &PathArgument) -> bool {
+/// Whether the kernel may meet a symbolic link before the last component: see [`PathArgument::may_meet_link`].
+pub fn parent_may_meet_link(argument: &PathArgument) -> bool {
     let text = argument.text.as_slice();
     let trimmed = text.iter().rposition(|&byte| byte != b'/').map_or(0, |at| at + 1);
     let Some(slash) = text[..trimmed].iter().rposition(|&byte| byte == b'/') else { return false };
     let parent = if slash == 0 { b"/".as_slice() } else { &text[..slash] };
-    namei::why_not(argument.dirfd, parent, true) == Errno::LOOP
+    namei::may_meet_link(argument.dirfd, parent, true)
 }

@@ -7,7 +7,7 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::{Reply, Served, Server};
+use super::{Reply, Served, Server, sandbox};
 use crate::namei::{Located, PathArgument};
 use crate::process::{Cwd, Process};
 use crate::resolve::PathBytes;
@@ -52,8 +52,9 @@ fn mount(process: &'static Process, call: &Call) -> Served {
     refuse_paths(process, call, paths, Errno::INVAL)
 }
 
-/// pivot_root(2): whose working directory was the old root gets the new one.
+/// pivot_root(2): whose working directory was the old root gets the new one, in which plugins may not be found (bubblewrap is in an empty one for a moment).
 fn pivot_root(process: &'static Process, call: &Call) -> Served {
+    sandbox::load_plugins(process);
     let reply = match on_mount(process, call)? {
         Reply::Pass => Reply::Value(native::call(call)),
         made => made,

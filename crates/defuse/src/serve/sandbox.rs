@@ -67,16 +67,26 @@ fn restrict(process: &'static Process, strict: bool) {
 /// Loads what serving needs once, which may be forbidden later.
 pub fn load(process: &'static Process) {
     thread::id();
+    load_plugins(process);
+    // An FD that nothing is known of would be looked at when it is used.
+    let _ = start::for_each_open_fd(|fd| drop(file::owner(process, fd)));
+}
+
+/// Loads the plugins, and what else is found by paths that may lead nowhere in a new root.
+pub fn load_plugins(process: &'static Process) {
     for mount in &process.mounts {
         // One that cannot be loaded says so when it is used.
         let _ = mount.instance();
+    }
+    if interpose::in_vfork_child() {
+        return; // It has descriptors of its own, but what is known of them is its parent's.
+    }
+    for mount in &process.mounts {
         if let ShadowProvider::Module(module) = &mount.shadows {
             module.prepare(mount.point());
         }
     }
     let _ = shadow::placeholder(process);
-    // An FD that nothing is known of would be looked at when it is used.
-    let _ = start::for_each_open_fd(|fd| drop(file::owner(process, fd)));
 }
 
 /// Gives the program the files behind its FDs: no plugin can work with the four calls that strict mode leaves.

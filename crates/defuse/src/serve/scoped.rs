@@ -33,7 +33,7 @@ pub fn open(process: &'static Process, call: &Call, mut argument: PathArgument, 
         },
         mounts: !asked.resolves(sys::RESOLVE_NO_XDEV),
         above,
-        ..Walk::plain(asked.follow())
+        ..asked.walk(&argument)
     };
     // Where there is no `..`, the text says whether a mount comes into it as long as there is no link.
     if !namei::has_dot_dot(&argument.text) && !argument.is_magic() {

@@ -104,8 +104,8 @@ fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> S
     }
     if both_arguments(process, call, old, new)?.1.last() != Last::Name {
         return match why_no_link(process, &old.argument(call)?, old.follow, &new.argument(call)?) {
-            // The kernel has its own reasons where both are its business.
-            None => Ok(Reply::Pass),
+            // Where both are the kernel's business, that comes before all else that it could say.
+            None => Err(Errno::EXIST),
             Some(error) => Err(error),
         };
     }
@@ -153,7 +153,7 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
     if old_argument.last() != Last::Name || new_argument.last() != Last::Name {
         let (from, to) = (parent(process, &old_argument)?, parent(process, &new_argument)?);
         return Err(match (from, to) {
-            (None, None) => return Ok(Reply::Pass),
+            (None, None) => return unnamed(process, call, (old, &old_argument), (new, &new_argument)),
             _ if from != to => Errno::XDEV,
             _ if old_argument.last() != Last::Name || flags & sys::RENAME_NOREPLACE == 0 => Errno::BUSY,
             _ => Errno::EXIST,
@@ -182,6 +182,29 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
         process.renamed(old.mount.number, old.path().as_bytes(), new.path().as_bytes(), flags);
         Ok(())
     })
+}
+
+/// A rename of the kernel's, with a path that ends in no name: it has its own reasons. What a path leads to is told in words that it understands.
+fn unnamed(
+    process: &'static Process,
+    call: &Call,
+    old: (At, &PathArgument),
+    new: (At, &PathArgument),
+) -> Served {
+    let mut rewritten = Call::new(call.nr, call.args);
+    let mut paths = [PathBytes::new(), PathBytes::new()];
+    for ((at, argument), path) in [old, new].into_iter().zip(&mut paths) {
+        let parent = argument.parent();
+        let directory = PathArgument { dirfd: argument.dirfd, text: parent.clone() };
+        if let Located::Native(Some(found)) = directory.walk(process, true)? {
+            *path = found;
+            path.try_push(b'/').map_err(|_| Errno::NAMETOOLONG)?;
+            let last = argument.text.strip_prefix(parent.as_slice()).unwrap_or(&argument.text);
+            path.try_extend_from_slice(last).map_err(|_| Errno::NAMETOOLONG)?;
+            put(&mut rewritten, at, path, false)?;
+        }
+    }
+    if rewritten.args == call.args { Ok(Reply::Pass) } else { Ok(Reply::Value(native::call(&rewritten))) }
 }
 
 /// A slash at the end is for directories only. What the kernel looks at before comes first here too.
@@ -290,7 +313,7 @@ fn located_pair(
     };
     let (first, second) = match old_argument.locate(process)? {
         // One directory is asked about once.
-        Located::Native(None) if beside() && !paths::parent_meets_link(&old_argument) => {
+        Located::Native(None) if beside() && !paths::parent_may_meet_link(&old_argument) => {
             (Located::Native(None), new_argument.locate(process)?)
         }
         Located::Native(None) => {

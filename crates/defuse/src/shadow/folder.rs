@@ -63,10 +63,14 @@ fn open_placeholder(process: &Process) -> Result<RawFd, Errno> {
 
 /// Whether that is a placeholder, of whatever process: see [`open_placeholder`].
 pub fn is_placeholder(process: &Process, looked: &sys::stat) -> bool {
+    looked.st_mode & sys::S_IFMT == sys::S_IFDIR
+        && is_empty_directory(process, looked.st_dev, looked.st_ino, looked.st_nlink)
+}
+
+/// Whether a directory is one of the session's in which nothing can be found or made: see [`Process::with_nowhere`].
+pub fn is_empty_directory(process: &Process, device: u64, inode: u64, links: u64) -> bool {
     let null = || native::stat_at(sys::AT_FDCWD, folder_path(process, "null", None).as_ptr() as u64);
-    looked.st_dev == process.folder_device
-        && looked.st_mode & sys::S_IFMT == sys::S_IFDIR
-        && (looked.st_nlink == 0 || null().is_ok_and(|null| null.st_ino == looked.st_ino))
+    device == process.folder_device && (links == 0 || null().is_ok_and(|null| null.st_ino == inode))
 }
 
 /// Which object in the session's folder stands for a description.
