@@ -6,7 +6,7 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::{Reply, Served};
+use super::{Reply, Served, places};
 use crate::listing::for_each_name;
 use crate::namei::{self, OpenHow};
 use crate::process::Process;
@@ -31,6 +31,7 @@ pub fn unshare(process: &'static Process, call: &Call) -> Served {
 
 /// With another mount name space come its root as root and as working directory, which so is on no mount any more.
 pub fn setns(process: &'static Process, call: &Call) -> Served {
+    places::check(process, call.args[0] as RawFd)?;
     let result = native::call(call);
     if result >= 0 {
         process.root_changed();
