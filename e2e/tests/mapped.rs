@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Command;
 
+use defuse_e2e::process::End;
 use defuse_e2e::product::Product;
 use defuse_e2e::{Case, Serving, Session, need_programs, requirement, same_as_plain_mapped, script};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -40,6 +41,9 @@ same_as_plain_mapped! {
 
     /// Threads that store while others write back.
     threads: part("threads");
+
+    /// Files that have a number of one that was mapped where a process was killed.
+    inodes_again: part("inodes");
 
     /// Signals while pages are written back and changed, in which the pager blocks those it can.
     sent_traps: script("cd \"$MNT\"; \"$FIX/trapped\"").fixture("trapped");
@@ -231,6 +235,29 @@ print("stored", flush=True); os.close(1); os.kill(os.getpid(), 19)
 "#;
 
 /// The runner and all processes are killed: the next run on this machine writes back what was stored to mapped files.
+/// The same where it is sure to happen: all files of the plugin have one number. A file has nothing of what another one had.
+#[test]
+fn files_that_have_the_number_of_one_that_is_gone() {
+    let Some(session) = Session::new() else { return };
+    let session = session
+        .fixture("mapped", &["-pthread"])
+        .fixture("allocating", &["-shared", "-fPIC", "-DINODES_AGAIN"]);
+    let place = &session.place;
+    let program = place.root().join("fixtures/mapped");
+    let plain = Command::new(&program)
+        .args(["inodes", "named"])
+        .current_dir(place.out())
+        .output()
+        .expect("run the fixture");
+    let plugin = place.root().join("fixtures/allocating");
+    let mount = format!("{}={}:{}", place.mnt().display(), plugin.display(), place.backend().display());
+    let script = format!("cd '{}'; exec '{}' inodes named", place.mnt().display(), program.display());
+    let served = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script]);
+    assert_eq!(served.end, End::Exit(0), "{}", served.stderr_text());
+    assert_eq!(served.stdout_text(), String::from_utf8_lossy(&plain.stdout));
+    session.assert_nothing_left();
+}
+
 #[test]
 fn what_a_killed_session_stored_is_written_back_by_the_next() {
     let Some(session) = Session::new() else { return };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use defuse_e2e::process::LIMIT;
-use defuse_e2e::{Case, same_as_plain, script};
+use defuse_e2e::{Case, same_as_plain, same_as_plain_by, script};
 
 /// Runs one fixture in the mount's root.
 fn transcript(name: &'static str) -> Case {
@@ -41,4 +41,11 @@ same_as_plain! {
 
     /// All of it at the same time. `DEFUSE_E2E_STRESS=SECONDS` makes it last.
     everything_at_once: everything_at_once();
+}
+
+same_as_plain_by! {
+    [paged: Paged]
+
+    /// The same where the pager maps the files.
+    everything_at_once_with_pages: everything_at_once();
 }

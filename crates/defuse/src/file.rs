@@ -89,6 +89,9 @@ impl OpenFile {
         open_flags: u32,
         kind: u32,
     ) -> Self {
+        if open_flags & sys::O_PATH != 0 {
+            interpose::offer_late();
+        }
         Self {
             process,
             mount,
@@ -207,6 +210,11 @@ impl OpenFile {
             }
             handle = now;
         }
+    }
+
+    /// Whether it is only a place in the tree (`O_PATH`).
+    pub fn is_place(&self) -> bool {
+        self.open_flags & sys::O_PATH != 0
     }
 
     /// Whether reading is allowed by how it was opened.

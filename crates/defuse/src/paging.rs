@@ -156,11 +156,43 @@ pub fn view_locked(
     key: Key,
     _alone: &InodeGuard<'_>,
 ) -> Result<Option<Arc<View>>, Errno> {
+    view_unless(process, file, key, || Ok(false))
+}
+
+/// As [`view`], for who has just opened the file by a name; or made it without one, says `new`. The cache of a file that has
+/// lost its last name may outlive it, where processes are killed that map it; then another file may have its inode's number.
+pub fn opened(file: &OpenFile, new: bool) -> Result<(), Errno> {
+    let process = file.process();
+    if generation(process) == 0 {
+        return Ok(());
+    }
+    let Some(key) = key_of(file)? else { return Ok(()) };
+    let alone = lock(process, key)?;
+    let another = || {
+        let nameless = !store::has_a_name(process, key);
+        Ok(new || nameless && file.with_handle(Instance::fgetattr)?.st_nlink != 0)
+    };
+    view_unless(process, Some(file), key, another)?;
+    drop(alone);
+    Ok(())
+}
+
+/// As [`view_locked`]; what there is is removed if it is `another` file's.
+fn view_unless(
+    process: &'static Process,
+    file: Option<&OpenFile>,
+    key: Key,
+    another: impl FnOnce() -> Result<bool, Errno>,
+) -> Result<Option<Arc<View>>, Errno> {
     let generation = generation(process);
     if generation == 0 {
         return Ok(None);
     }
     if let Some(known) = known(process, key, generation) {
+        if known.view.is_some() && another()? {
+            store::remove(process, key);
+            return Ok(None);
+        }
         return Ok(known.view);
     }
     let Some(cache) = store::open(process, key)? else {
@@ -170,6 +202,10 @@ pub fn view_locked(
         }
         return Ok(None);
     };
+    if another()? {
+        store::remove(process, key);
+        return Ok(None);
+    }
     let view = Arc::new(crate::nofile::with_room(|| View::open(cache).map_err(|error| error.errno()))?);
     if !view.is_used() && store::clean_up(process, file, key, &view) {
         return Ok(None);
@@ -181,8 +217,9 @@ pub fn view_locked(
 /// Hands what is dirty of the file at `spot` to the plugin, for who reads it otherwise than by an FD.
 pub fn settle_at(process: &'static Process, spot: &Spot, attributes: &plugin_abi::stat) -> Result<(), Errno> {
     let Some(key) = coherent::maybe_mapped(process, spot.mount.number, attributes) else { return Ok(()) };
-    let alone = lock(process, key)?;
-    match view_locked(process, None, key, &alone)? {
+    let _alone = lock(process, key)?;
+    // What lies there has a name.
+    match view_unless(process, None, key, || Ok(!store::has_a_name(process, key)))? {
         Some(view) if view.is_dirty() => {
             source::with_writer_at(spot, |write| view.write_back(write).map_err(|error| error.errno()))
         }
@@ -190,23 +227,60 @@ pub fn settle_at(process: &'static Process, spot: &Spot, attributes: &plugin_abi
     }
 }
 
-/// Before the name `spot` is taken from its file, or another file put in its place: what killed processes left there is written back, and
-/// the cache forgets the name if it is the last one, since another file may get the inode's number.
-pub fn before_unlink(process: &'static Process, spot: &Spot) -> Option<Key> {
+/// The last name of a file that may be mapped, which is about to be taken from it. Until it is dropped nobody gives the file another one.
+pub struct LastName {
+    process: &'static Process,
+    key: Key,
+    alone: InodeGuard<'static>,
+}
+
+impl LastName {
+    /// The name `spot`, if its file may be mapped and has no other.
+    pub fn of(process: &'static Process, spot: &Spot) -> Option<Self> {
+        let key = identity_at(process, spot)?;
+        let alone = lock(process, key).ok()?;
+        let attributes = spot.call(Instance::getattr).ok()?;
+        let same = Key::of(spot.mount.number, &attributes) == Some(key);
+        (same && attributes.st_nlink == 1).then_some(Self { process, key, alone })
+    }
+
+    /// The name is gone: the cache forgets it, since another file may get the inode's number.
+    pub fn forget(self) {
+        store::forget_name(self.process, self.key);
+        // Without a name what is left of it is nobody's.
+        let _ = view_locked(self.process, None, self.key, &self.alone);
+    }
+
+    /// Whether it is the name of this file.
+    pub fn is_of(&self, key: Option<Key>) -> bool {
+        key == Some(self.key)
+    }
+}
+
+/// The identity of what lies there, if it may be mapped now.
+pub fn identity_at(process: &'static Process, spot: &Spot) -> Option<Key> {
     if generation(process) == 0 {
         return None;
     }
-    let attributes = spot.call(Instance::getattr).ok()?;
-    let key = coherent::maybe_mapped(process, spot.mount.number, &attributes)?;
-    (attributes.st_nlink == 1).then_some(key)
+    coherent::maybe_mapped(process, spot.mount.number, &spot.call(Instance::getattr).ok()?)
 }
 
-/// The file of this identity has lost its last name.
-pub fn after_unlink(process: &'static Process, key: Key) {
-    let Ok(alone) = lock(process, key) else { return };
-    store::forget_name(process, key);
-    // Without a name what is left of it is nobody's.
-    let _ = view_locked(process, None, key, &alone);
+/// Gives the file of this identity the name `path` below its mount point by `link`. A file that had none is found by it from then on.
+pub fn link(
+    process: &'static Process,
+    key: Option<Key>,
+    path: &[u8],
+    link: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let Some(key) = key else { return link() };
+    let alone = lock(process, key)?;
+    link()?;
+    if let Ok(Some(_)) = view_locked(process, None, key, &alone)
+        && !store::has_a_name(process, key)
+    {
+        store::record(process, key, path)?;
+    }
+    Ok(())
 }
 
 /// What is known of a cache since the host word has this value.

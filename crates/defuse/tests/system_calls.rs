@@ -77,7 +77,7 @@ fn document() -> String {
          - **passed**: left to the kernel as it is\n\
          - **refused**: fails with the error named; *on mount*: only where it concerns a mount or a served FD\n\n\
          *Asked* says when the dispatcher looks at a call: by FD (the first argument is not known to be none of ours), while serving (once the\n\
-         process has served a file), always, or not at all. Arguments count from 0. `3/4` is a path relative to the directory FD before\n\
+         process has served a file), with places (once it has had one opened with `O_PATH`), always, or not at all. Arguments count from 0. `3/4` is a path relative to the directory FD before\n\
          the slash. Memory is what the kernel reads (<), writes (>) or both (=); `n` is the value of an argument.\n",
     );
     let count = |wanted: fn(&Row) -> bool| rows().filter(|row| wanted(row)).count();
@@ -137,6 +137,7 @@ fn interest(interest: Interest) -> &'static str {
         Interest::ByFd | Interest::Closes => "by FD",
         Interest::WhileServing => "while serving",
         Interest::WhileAlert => "while mapping",
+        Interest::Late => "with places",
         Interest::Always => "always",
     }
 }

@@ -34,6 +34,9 @@ pub enum Interest {
     /// Offered while [`crate::set_alert`] is on; goes to the kernel otherwise. A site of this number that cannot be rewritten is
     /// no reason for dispatch.
     WhileAlert,
+    /// Goes to the kernel until [`crate::offer_late`] is called, and is offered from then on. A site of this number that cannot be
+    /// rewritten is no reason for dispatch.
+    Late,
 }
 
 /// When Syscall User Dispatch is used. It costs 27-47 ns on every call of a thread, and about 2 us on each call it catches.

@@ -44,4 +44,4 @@ pub use process::{exec, in_vfork_child, make_no_calls_of_our_own};
 pub use serve::pass_inner_calls;
 pub use signals::mask::change_signal_mask;
 pub use signals::{begin_end, end_by, watch_endings};
-pub use table::set_alert;
+pub use table::{offer_late, set_alert};

@@ -58,6 +58,9 @@ static TABLE: Classes = [const { AtomicU8::new(0) }; 3 * NUMBERS];
 static ALERT: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
 const ALERT_HOST: u8 = 1;
 const ALERT_BOTH: u8 = 2;
+/// Whether a number is one of [`Interest::Late`].
+static LATE: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
+static LATE_OFFERED: AtomicBool = AtomicBool::new(false);
 /// The classes of a number without alert: own, host's.
 static CALM: [[AtomicU8; 2]; NUMBERS] = [const { [AtomicU8::new(0), AtomicU8::new(0)] }; NUMBERS];
 
@@ -146,7 +149,7 @@ const fn own_class(own: Own) -> u8 {
 
 const fn host_class(interest: Interest) -> u8 {
     match interest {
-        Interest::Never | Interest::WhileAlert => NEVER,
+        Interest::Never | Interest::WhileAlert | Interest::Late => NEVER,
         Interest::ByFd => BY_FD,
         Interest::Closes => CLOSES,
         Interest::WhileServing => WHILE_SERVING,
@@ -220,6 +223,7 @@ pub fn fill(config: &Config) {
             Some(_) => 0,
         };
         ALERT[nr].store(alert, Relaxed);
+        LATE[nr].store(u8::from(*interest == Interest::Late), Relaxed);
         CALM[nr][0].store(class, Relaxed);
         CALM[nr][1].store(host, Relaxed);
     }
@@ -236,6 +240,8 @@ pub fn set_alert(on: bool) {
                 ALERT_HOST => (CALM[nr][0].load(Relaxed), ALWAYS),
                 _ => continue,
             }
+        } else if is_offered_late(nr) {
+            continue;
         } else {
             (CALM[nr][0].load(Relaxed), CALM[nr][1].load(Relaxed))
         };
@@ -243,6 +249,21 @@ pub fn set_alert(on: bool) {
         TABLE[HOST_CLASS + nr].store(host, Relaxed);
         TABLE[nr].store(class, Relaxed);
     }
+}
+
+/// Has the calls of [`Interest::Late`] offered to the handler from now on. Any thread, inside or not; cheap when it was called before.
+pub fn offer_late() {
+    if LATE_OFFERED.swap(true, Relaxed) {
+        return;
+    }
+    for nr in (0..NUMBERS).filter(|&nr| is_offered_late(nr)) {
+        TABLE[HOST_CLASS + nr].store(ALWAYS, Relaxed);
+        TABLE[nr].store(ALWAYS, Relaxed);
+    }
+}
+
+fn is_offered_late(nr: usize) -> bool {
+    LATE_OFFERED.load(Relaxed) && LATE[nr].load(Relaxed) != 0
 }
 
 /// From now on the calls of [`Own::Guest`] are looked at.
@@ -292,7 +313,8 @@ pub fn numbers_rewritten() -> u64 {
 
 /// Whether a call of this number is of interest to anybody, whatever its arguments.
 pub fn of_interest(nr: u32) -> bool {
-    must_be_caught(nr) || (nr as usize) < NUMBERS && ALERT[nr as usize].load(Relaxed) != 0
+    let sometimes = |nr: usize| nr < NUMBERS && (ALERT[nr].load(Relaxed) != 0 || LATE[nr].load(Relaxed) != 0);
+    must_be_caught(nr) || sometimes(nr as usize)
 }
 
 /// Whether a call of this number is of interest when there is no alert, too.
@@ -310,6 +332,8 @@ mod tests {
     const FORK: u32 = 57;
     const FUTEX: u32 = 202;
     const GETPPID: u32 = 110;
+    const POLL: u32 = 7;
+    const PPOLL: u32 = 271;
 
     fn classes(nr: u32) -> (u8, u8) {
         (TABLE[nr as usize].load(Relaxed), TABLE[HOST_CLASS + nr as usize].load(Relaxed))
@@ -317,12 +341,14 @@ mod tests {
 
     /// One test, since the table is the process's.
     #[test]
-    fn an_alert_has_calls_offered_and_its_end_puts_all_back() {
+    fn an_alert_has_calls_offered_and_its_end_puts_all_back_but_what_is_offered_late() {
         let config = Config::new()
             .interest(READ, Interest::ByFd)
             .interest(MUNMAP, Interest::WhileAlert)
-            .interest(GETPPID, Interest::Always);
-        let config = [READ, MPROTECT, FORK, FUTEX].into_iter().fold(config, Config::alert);
+            .interest(GETPPID, Interest::Always)
+            .interest(POLL, Interest::Late)
+            .interest(PPOLL, Interest::Late);
+        let config = [POLL, READ, MPROTECT, FORK, FUTEX].into_iter().fold(config, Config::alert);
         fill(&config);
         let calm = [
             (READ, (BY_FD, BY_FD)),
@@ -331,6 +357,8 @@ mod tests {
             (FORK, (ALWAYS, NEVER)),
             (FUTEX, (NEVER, NEVER)),
             (GETPPID, (ALWAYS, ALWAYS)),
+            (POLL, (NEVER, NEVER)),
+            (PPOLL, (MASK_R10, NEVER)),
         ];
         for (nr, expected) in calm {
             assert_eq!(classes(nr), expected, "{nr}");
@@ -347,5 +375,16 @@ mod tests {
         for (nr, expected) in calm {
             assert_eq!(classes(nr), expected, "{nr}");
         }
+        assert!(of_interest(POLL) && !must_be_caught(POLL));
+        offer_late();
+        for _ in 0..2 {
+            for (nr, expected) in calm {
+                let late = [POLL, PPOLL].contains(&nr);
+                assert_eq!(classes(nr), if late { (ALWAYS, ALWAYS) } else { expected }, "{nr}");
+            }
+            set_alert(true);
+            set_alert(false);
+        }
+        assert!(host_interested(PPOLL, &[0; 6]) && !must_be_caught(POLL));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fdtable::Ref;
 use interpose::set_alert;
 use linux_raw_sys::general as sys;
+use plugin_abi::Instance;
 use rustix::io::Errno;
 use uffd_pager::{Host, MapRequest, Mode, PAGE, Pager, Place, Protection, Sharing, Source, View};
 
@@ -195,7 +196,9 @@ fn attach(
         store::open(process, key)?.ok_or(Errno::NOENT)?
     } else {
         let length = crate::serve::size_of_file(file)? as u64;
-        store::create(process, key, &path?, length)?
+        let path = path?;
+        let named = file.with_handle(Instance::fgetattr)?.st_nlink != 0;
+        store::create(process, key, named.then_some(path.as_slice()), length)?
     };
     let attached = nofile::with_room(|| pager.attach(files.clone(), cache));
     let source = match attached {

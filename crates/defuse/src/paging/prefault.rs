@@ -5,8 +5,10 @@
 //! read before, by the table's memory column.
 
 use interpose::{Call, usercopy};
+use linux_raw_sys::general as sys;
 use uffd_pager::{Pager, Prefaulted};
 
+use crate::native;
 use crate::process::Process;
 use crate::table::{self, Length, MemArg};
 use crate::user;
@@ -27,7 +29,14 @@ pub fn arguments(process: &'static Process, call: &Call) -> Ready {
     let Some(pager) = process.paging.pager().filter(|pager| pager.is_mapping()) else { return Vec::new() };
     let Some(known) = table::call(call.nr) else { return Vec::new() };
     let mut made = Arguments { pager, ready: Vec::new() };
+    // The second vector of such a call between processes names memory of the other one.
+    let remote = matches!(call.nr, sys::__NR_process_vm_readv | sys::__NR_process_vm_writev)
+        && i64::from(call.args[0] as i32) != native::raw_call(sys::__NR_getpid, [0; 6]);
     for memory in known.memory() {
+        if remote && memory.argument() == 3 {
+            made.range(call.args[3], call.args[4].min(VECTOR_MAX) * 16, false);
+            continue;
+        }
         let address = call.args[usize::from(memory.argument())];
         if address != 0 {
             made.argument(&call.args, *memory, address);

@@ -33,13 +33,12 @@ pub fn open(process: &Process, key: Key) -> Result<Option<Cache>, Errno> {
     Ok(Some(Cache::from_fds(pages, open_file(&name(process, key, LEDGER), 0)?)))
 }
 
-/// Makes the cache of a file of `length` bytes that lies at `path` below its mount point. By who holds the inode's lock, and found none.
-pub fn create(process: &Process, key: Key, path: &[u8], length: u64) -> Result<Cache, Errno> {
+/// Makes the cache of a file of `length` bytes that lies at `path` below its mount point, if it has a name. By who holds the inode's lock, and found none.
+pub fn create(process: &Process, key: Key, path: Option<&[u8]>, length: u64) -> Result<Cache, Errno> {
     let made = sys::O_CREAT | sys::O_EXCL;
     let result = (|| {
-        let record = open_file(&name(process, key, PATH), made)?;
-        if rustix::io::write(&record, path)? != path.len() {
-            return Err(Errno::IO);
+        if let Some(path) = path {
+            record(process, key, path)?;
         }
         let ledger = open_file(&name(process, key, LEDGER), made)?;
         // The pages last: they say that there is a cache.
@@ -56,6 +55,12 @@ pub fn create(process: &Process, key: Key, path: &[u8], length: u64) -> Result<C
         Err(_) => unlink_all(process, key),
     }
     result
+}
+
+/// Notes where the file is, of which nothing was known.
+pub fn record(process: &Process, key: Key, path: &[u8]) -> Result<(), Errno> {
+    let record = open_file(&name(process, key, PATH), sys::O_CREAT | sys::O_EXCL)?;
+    if rustix::io::write(&record, path)? == path.len() { Ok(()) } else { Err(Errno::IO) }
 }
 
 /// Writes back what killed processes left in a cache that nobody uses, by `file` or however the file can be opened, and removes it. Returns whether

@@ -7,7 +7,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::transfer::{MOST, read_bytes, write_bytes_at};
-use super::{Reply, Served};
+use super::{Reply, Served, places};
 use crate::file::{self, FileRef, stash_errno};
 use crate::paging::coherent;
 use crate::process::Process;
@@ -219,6 +219,9 @@ pub fn splice(process: &'static Process, call: &Call) -> Served {
     if from.file.is_none() && to.file.is_none() {
         return Ok(Reply::Pass);
     }
+    if [&from, &to].iter().any(|end| end.file.as_ref().is_some_and(|file| file.is_place())) {
+        return Err(Errno::BADF);
+    }
     // One side must be a pipe, and a pipe has no offset.
     let pipe = if from.file.is_some() { &to } else { &from };
     if pipe.file.is_some() || kind_of(pipe)? != sys::S_IFIFO {
@@ -261,6 +264,7 @@ pub fn vmsplice(process: &'static Process, call: &Call) -> Served {
 }
 
 fn only_pipes(process: &'static Process, fds: &[u64]) -> Served {
+    fds.iter().try_for_each(|&fd| places::check(process, fd as RawFd))?;
     let any_served = fds.iter().any(|&fd| file::served(process, fd as RawFd).is_some());
     if any_served { Err(Errno::INVAL) } else { Ok(Reply::Pass) }
 }

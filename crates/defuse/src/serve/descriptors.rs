@@ -390,10 +390,8 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
             let large = if file.open_flags & sys::O_PATH == 0 { sys::O_LARGEFILE } else { 0 };
             Ok(Reply::Value((shown & !STATUS | status | large).into()))
         }
+        _ if file.is_place() => Err(Errno::BADF),
         sys::F_SETFL => {
-            if file.open_flags & sys::O_PATH != 0 {
-                return Err(Errno::BADF);
-            }
             file.shared()?.set_status_flags(argument as u32 & STATUS);
             DONE
         }

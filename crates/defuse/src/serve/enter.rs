@@ -144,9 +144,10 @@ pub fn enter(
     slot.user_words()[shadow::USERS].store(u64::from(owner) << 32, Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount.number, raw, slot.id(), flags, kind);
+    let new = flags & sys::O_TMPFILE == sys::O_TMPFILE;
     // Here killed processes' pages are written back, if there are any.
     if flags & sys::O_PATH == 0
-        && let Err(error) = paging::view(&file)
+        && let Err(error) = paging::opened(&file, new)
     {
         crate::trace::debug(format_args!("pages of a mapped file: {error}"));
     }

@@ -402,7 +402,7 @@ pub fn ioctl(process: &'static Process, call: &Call) -> Served {
             super::descriptors::set_cloexec(process, fd as RawFd, request == linux_raw_sys::ioctl::FIOCLEX);
             DONE
         }
-        linux_raw_sys::ioctl::FIONREAD => {
+        linux_raw_sys::ioctl::FIONREAD if file.kind()? == sys::S_IFREG => {
             let left = super::transfer::size_of_file(&file)? - file.shared()?.offset();
             user::write(argument, &(left.clamp(0, i64::from(i32::MAX)) as i32))?;
             DONE

@@ -36,6 +36,7 @@ mod outsider;
 pub mod paths;
 mod peers;
 mod pinned;
+mod places;
 mod receiving;
 mod refused;
 mod reserved;
@@ -207,6 +208,23 @@ pub fn server(nr: u32) -> Option<Server> {
         sys::__NR_dup2 => descriptors::dup2,
         sys::__NR_dup3 => descriptors::dup3,
         sys::__NR_fcntl => descriptors::fcntl,
+        sys::__NR_poll | sys::__NR_ppoll => places::poll,
+        sys::__NR_select | sys::__NR_pselect6 => places::select,
+        sys::__NR_epoll_ctl
+        | sys::__NR_epoll_wait
+        | sys::__NR_epoll_pwait
+        | sys::__NR_epoll_pwait2
+        | sys::__NR_signalfd
+        | sys::__NR_signalfd4
+        | sys::__NR_timerfd_settime
+        | sys::__NR_timerfd_gettime
+        | sys::__NR_inotify_rm_watch
+        | sys::__NR_listen
+        | sys::__NR_shutdown
+        | sys::__NR_setsockopt
+        | sys::__NR_getsockopt
+        | sys::__NR_fsconfig
+        | sys::__NR_fsmount => places::not_of_places,
         sys::__NR_sendmsg | sys::__NR_sendmmsg => sending::send_message,
         sys::__NR_socket => sockets::socket,
         sys::__NR_bind => sockets::bind,

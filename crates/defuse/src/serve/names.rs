@@ -11,7 +11,7 @@ use super::attributes::attributes_at;
 use super::paths::{self, At};
 use super::{Reply, Served};
 use crate::namei::{self, Last, Located, PathArgument, Performed, Spot};
-use crate::paging;
+use crate::paging::LastName;
 use crate::process::Process;
 use crate::resolve::{PATH_MAX, Walk};
 use crate::{native, user, working_directory};
@@ -187,10 +187,10 @@ fn remove_name(process: &'static Process, spot: &Spot) -> Result<i64, Errno> {
             _ => Errno::NOTDIR,
         });
     }
-    let mapped = paging::before_unlink(process, spot);
+    let last = LastName::of(process, spot);
     spot.call(Instance::unlink)?;
-    if let Some(key) = mapped {
-        paging::after_unlink(process, key);
+    if let Some(last) = last {
+        last.forget();
     }
     Ok(0)
 }

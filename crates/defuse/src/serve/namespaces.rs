@@ -6,7 +6,7 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::{Reply, Served, sandbox};
+use super::{Reply, Served, places, sandbox};
 use crate::listing::for_each_name;
 use crate::namei::{self, OpenHow};
 use crate::process::Process;
@@ -34,6 +34,7 @@ pub fn unshare(process: &'static Process, call: &Call) -> Served {
 
 /// With another mount name space come its root as root and as working directory, which so is on no mount any more.
 pub fn setns(process: &'static Process, call: &Call) -> Served {
+    places::check(process, call.args[0] as RawFd)?;
     // 0: whatever the FD is.
     let kinds = call.args[1] as u32;
     if kinds == 0 || kinds & sys::CLONE_NEWNS != 0 {

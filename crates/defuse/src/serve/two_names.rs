@@ -13,7 +13,7 @@ use super::{Reply, Served, beside, busy};
 use crate::file::OpenFile;
 use crate::namei::{self, Last, Located, PathArgument, Performed, Spot};
 use crate::native;
-use crate::paging;
+use crate::paging::{self, LastName};
 use crate::process::Process;
 use crate::resolve::{PathBytes, Walk};
 
@@ -49,7 +49,9 @@ fn link_file(process: &'static Process, file: &OpenFile, new: &PathArgument) -> 
         if spot.mount.number != file.mount || new.last() != Last::Name || spot.directory || spot.is_root() {
             return Err(Errno::XDEV);
         }
-        file.with_handle(|instance, handle| instance.flink(handle, spot.path()))
+        let link = || file.with_handle(|instance, handle| instance.flink(handle, spot.path()));
+        let key = if paging::generation(process) == 0 { None } else { paging::key_of(file)? };
+        paging::link(process, key, spot.path().as_bytes(), link)
     };
     let linked = match paths::locate_for_sure(process, new, Walk::name()) {
         Ok(Located::Served(spot)) => match link(&spot) {
@@ -119,7 +121,9 @@ fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> S
         if new.directory {
             return Err(exists_or(new, Errno::NOENT));
         }
-        old.call(|instance, path| instance.link(path, new.path())).map_err(|error| match new.check_parent() {
+        let link = || old.call(|instance, path| instance.link(path, new.path()));
+        let key = paging::identity_at(process, old);
+        paging::link(process, key, new.path().as_bytes(), link).map_err(|error| match new.check_parent() {
             // A directory cannot be linked; but where the new name is comes first.
             Err(Errno::LOOP) if error == Errno::PERM => Errno::LOOP,
             _ => error,
@@ -173,11 +177,11 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
             check_slashes(process, old, new, flags)?;
         }
         let exchanged = flags & sys::RENAME_EXCHANGE != 0;
-        let replaced = if exchanged { None } else { paging::before_unlink(process, new) };
-        let moved = if replaced.is_some() { paging::before_unlink(process, old) } else { None };
+        let replaced = if exchanged { None } else { LastName::of(process, new) };
+        let moved = if replaced.is_some() { paging::identity_at(process, old) } else { None };
         old.call(|instance, path| instance.rename(path, new.path(), flags))?;
-        if let Some(key) = replaced.filter(|_| moved != replaced) {
-            paging::after_unlink(process, key);
+        if let Some(last) = replaced.filter(|last| !last.is_of(moved)) {
+            last.forget();
         }
         process.renamed(old.mount.number, old.path().as_bytes(), new.path().as_bytes(), flags);
         Ok(())

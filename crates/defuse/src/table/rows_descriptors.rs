@@ -1,16 +1,22 @@
 //! FDs that are none of ours, and waiting for them.
 
-use super::Interest::{Always, Never};
+use super::Interest::{Always, Late, Never};
 use super::Length::{Arg, Depends, FdSet, Fixed, Items, Text};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
-use super::Treatment::{Interposed, Passed, Served};
+use super::Treatment::{Passed, Served};
 
 /// The rows.
 pub static ROWS: &[Row] = &[
-    Row::new(7, "poll", Passed, Never, "a shadow is ready at once, as a file is; entries are struct pollfd")
+    Row::new(
+        7,
+        "poll",
+        Served,
+        Late,
+        "a shadow is ready at once, as a file is; what is only a place (`O_PATH`) is POLLNVAL; entries are struct pollfd",
+    )
         .memory(&[InOut(0, Items(1, 8))]),
-    Row::new(23, "select", Passed, Never, "a shadow is ready at once, as a file is").memory(&[
+    Row::new(23, "select", Served, Late, "a shadow is ready at once, as a file is; what is only a place for everything").memory(&[
         InOut(1, FdSet(0)),
         InOut(2, FdSet(0)),
         InOut(3, FdSet(0)),
@@ -19,8 +25,8 @@ pub static ROWS: &[Row] = &[
     Row::new(
         270,
         "pselect6",
-        Interposed,
-        Never,
+        Served,
+        Late,
         "as select; the signal mask keeps SIGBUS and SIGSYS deliverable",
     )
     .memory(&[
@@ -30,37 +36,37 @@ pub static ROWS: &[Row] = &[
         InOut(4, Fixed(16)),
         In(5, Fixed(16)),
     ]),
-    Row::new(271, "ppoll", Interposed, Never, "as poll; the signal mask keeps SIGBUS and SIGSYS deliverable")
+    Row::new(271, "ppoll", Served, Late, "as poll; the signal mask keeps SIGBUS and SIGSYS deliverable")
         .memory(&[InOut(0, Items(1, 8)), InOut(2, Fixed(16)), In(3, Arg(4))]),
     Row::new(213, "epoll_create", Passed, Never, "gives an FD of the kernel's own"),
     Row::new(291, "epoll_create1", Passed, Never, "gives an FD of the kernel's own"),
-    Row::new(233, "epoll_ctl", Passed, Never, "a shadow is refused (EPERM), as a file is")
+    Row::new(233, "epoll_ctl", Served, Late, "a shadow is refused (EPERM), as a file is; a place is EBADF")
         .fds(&[0, 2])
         .memory(&[In(3, Fixed(12))]),
-    Row::new(232, "epoll_wait", Passed, Never, "only FDs that can be waited for are in the set")
+    Row::new(232, "epoll_wait", Served, Late, "only FDs that can be waited for are in the set; a place is EBADF")
         .fds(&[0])
         .memory(&[Out(1, Items(2, 12))]),
-    Row::new(281, "epoll_pwait", Interposed, Never, "the signal mask keeps SIGBUS and SIGSYS deliverable")
+    Row::new(281, "epoll_pwait", Served, Late, "as epoll_wait; the signal mask keeps SIGBUS and SIGSYS deliverable")
         .fds(&[0])
         .memory(&[Out(1, Items(2, 12)), In(4, Arg(5))]),
-    Row::new(441, "epoll_pwait2", Interposed, Never, "the signal mask keeps SIGBUS and SIGSYS deliverable")
+    Row::new(441, "epoll_pwait2", Served, Late, "as epoll_wait; the signal mask keeps SIGBUS and SIGSYS deliverable")
         .fds(&[0])
         .memory(&[Out(1, Items(2, 12)), In(3, Fixed(16)), In(4, Arg(5))]),
     Row::new(214, "epoll_ctl_old", Passed, Never, "never in this architecture"),
     Row::new(215, "epoll_wait_old", Passed, Never, "never in this architecture"),
     Row::new(22, "pipe", Passed, Never, "gives FDs of the kernel's own").memory(&[Out(0, Fixed(8))]),
     Row::new(293, "pipe2", Passed, Never, "gives FDs of the kernel's own").memory(&[Out(0, Fixed(8))]),
-    Row::new(282, "signalfd", Passed, Never, "gives an FD of the kernel's own")
+    Row::new(282, "signalfd", Served, Late, "gives an FD of the kernel's own; a place is EBADF")
         .fds(&[0])
         .memory(&[In(1, Arg(2))]),
-    Row::new(289, "signalfd4", Passed, Never, "gives an FD of the kernel's own")
+    Row::new(289, "signalfd4", Served, Late, "gives an FD of the kernel's own; a place is EBADF")
         .fds(&[0])
         .memory(&[In(1, Arg(2))]),
     Row::new(283, "timerfd_create", Passed, Never, "gives an FD of the kernel's own"),
-    Row::new(286, "timerfd_settime", Passed, Never, "of timers only")
+    Row::new(286, "timerfd_settime", Served, Late, "of timers only; a place is EBADF")
         .fds(&[0])
         .memory(&[In(2, Fixed(32)), Out(3, Fixed(32))]),
-    Row::new(287, "timerfd_gettime", Passed, Never, "of timers only").fds(&[0]).memory(&[Out(1, Fixed(32))]),
+    Row::new(287, "timerfd_gettime", Served, Late, "of timers only; a place is EBADF").fds(&[0]).memory(&[Out(1, Fixed(32))]),
     Row::new(284, "eventfd", Passed, Never, "gives an FD of the kernel's own"),
     Row::new(290, "eventfd2", Passed, Never, "gives an FD of the kernel's own"),
     Row::new(253, "inotify_init", Passed, Never, "gives an FD of the kernel's own"),

@@ -79,17 +79,17 @@ pub static ROWS: &[Row] = &[
         "process_vm_readv",
         Passed,
         Never,
-        "between processes; the remote vector is only addresses",
+        "between processes; of this one, the other vector is memory, too",
     )
-    .memory(&[Out(1, Iovec(2)), In(3, Items(4, 16))]),
+    .memory(&[Out(1, Iovec(2)), In(3, Iovec(4))]),
     Row::new(
         311,
         "process_vm_writev",
         Passed,
         Never,
-        "between processes; the remote vector is only addresses",
+        "between processes; of this one, the other vector is memory, too",
     )
-    .memory(&[In(1, Iovec(2)), In(3, Items(4, 16))]),
+    .memory(&[In(1, Iovec(2)), Out(3, Iovec(4))]),
     Row::new(448, "process_mrelease", Passed, Never, "of a process that is dying").fds(&[0]),
     Row::new(29, "shmget", Passed, Never, "System V shared memory has a name space of its own"),
     Row::new(30, "shmat", Served, WhileAlert, "with SHM_REMAP it may replace a mapped file"),

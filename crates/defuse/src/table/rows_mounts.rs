@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::Interest::{Always, Never, WhileServing};
+use super::Interest::{Always, Late, Never, WhileServing};
 use super::Length::{Arg, Depends, Fixed, Items, Text};
 use super::MemArg::{In, InOut, Out};
 use super::PathArg::{At, Cwd};
@@ -72,10 +72,10 @@ pub static ROWS: &[Row] = &[
         .paths(&[At(0, 1)])
         .memory(&[In(1, Text)]),
     Row::new(430, "fsopen", Passed, Never, "names a kind of file system").memory(&[In(0, Text)]),
-    Row::new(431, "fsconfig", Passed, Never, "parameters of the kernel's file systems")
+    Row::new(431, "fsconfig", Served, Late, "parameters of the kernel's file systems; a place is EBADF")
         .fds(&[0])
         .memory(&[In(2, Text), In(3, Depends)]),
-    Row::new(432, "fsmount", Passed, Never, "gives an FD of the kernel's own").fds(&[0]),
+    Row::new(432, "fsmount", Served, Late, "gives an FD of the kernel's own; a place is EBADF").fds(&[0]),
     Row::new(457, "statmount", Passed, Never, "tells of the kernel's mounts, by their ids")
         .memory(&[In(0, Depends), Out(1, Arg(2))]),
     Row::new(458, "listmount", Passed, Never, "tells of the kernel's mounts, by their ids")

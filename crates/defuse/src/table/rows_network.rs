@@ -1,6 +1,6 @@
 //! Sockets.
 
-use super::Interest::{Always, Never, WhileServing};
+use super::Interest::{Always, Late, Never, WhileServing};
 use super::Length::{Arg, Fixed, Message, Messages, Pointed};
 use super::MemArg::{In, InOut, Out};
 use super::Row;
@@ -40,20 +40,46 @@ pub static ROWS: &[Row] = &[
     )
     .fds(&[0])
     .memory(&[In(1, Arg(2))]),
-    Row::new(50, "listen", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none").fds(&[0]),
-    Row::new(48, "shutdown", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none").fds(&[0]),
+    Row::new(
+        50,
+        "listen",
+        Served,
+        Late,
+        "a shadow is no socket (ENOTSOCK), as a file is none; a place is EBADF",
+    )
+    .fds(&[0]),
+    Row::new(
+        48,
+        "shutdown",
+        Served,
+        Late,
+        "a shadow is no socket (ENOTSOCK), as a file is none; a place is EBADF",
+    )
+    .fds(&[0]),
     Row::new(51, "getsockname", Served, Always, "a name on a mount is shown as the program gave it")
         .fds(&[0])
         .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
     Row::new(52, "getpeername", Served, Always, "a name on a mount is shown as the program gave it")
         .fds(&[0])
         .memory(&[Out(1, Pointed(2)), InOut(2, Fixed(4))]),
-    Row::new(54, "setsockopt", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
-        .fds(&[0])
-        .memory(&[In(3, Arg(4))]),
-    Row::new(55, "getsockopt", Passed, Never, "a shadow is no socket (ENOTSOCK), as a file is none")
-        .fds(&[0])
-        .memory(&[Out(3, Pointed(4)), InOut(4, Fixed(4))]),
+    Row::new(
+        54,
+        "setsockopt",
+        Served,
+        Late,
+        "a shadow is no socket (ENOTSOCK), as a file is none; a place is EBADF",
+    )
+    .fds(&[0])
+    .memory(&[In(3, Arg(4))]),
+    Row::new(
+        55,
+        "getsockopt",
+        Served,
+        Late,
+        "a shadow is no socket (ENOTSOCK), as a file is none; a place is EBADF",
+    )
+    .fds(&[0])
+    .memory(&[Out(3, Pointed(4)), InOut(4, Fixed(4))]),
     Row::new(44, "sendto", Served, WhileServing, "as connect, for datagrams")
         .fds(&[0])
         .memory(&[In(1, Arg(2)), In(4, Arg(5))]),

@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 
-use super::Interest::{Always, Never};
+use super::Interest::{Always, Late, Never};
 use super::Length::{Arg, Depends, Fixed, Text, Texts};
 use super::MemArg::{In, InOut, Out};
 use super::PathArg::{At, Cwd};
@@ -234,7 +234,8 @@ pub static ROWS: &[Row] = &[
     .fds(&[0])
     .paths(&[Cwd(1)])
     .memory(&[In(1, Text)]),
-    Row::new(255, "inotify_rm_watch", Passed, Never, "of watches that the kernel has").fds(&[0]),
+    Row::new(255, "inotify_rm_watch", Served, Late, "of watches that the kernel has; a place is EBADF")
+        .fds(&[0]),
     Row::new(
         301,
         "fanotify_mark",
