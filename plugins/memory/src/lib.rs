@@ -32,6 +32,7 @@ use plugin_abi::{
 };
 use space::Space;
 use std::ffi::c_int;
+use std::io::{IoSlice, IoSliceMut};
 use tree::Tree;
 
 plugin_abi::export_plugin!(Memory);
@@ -130,6 +131,23 @@ impl FileSystem for Memory {
     fn write(&self, file: &Box<OpenFile>, buf: &[u8], offset: u64, append: bool) -> Result<Written> {
         let _pass = self.gate.enter();
         let (count, end) = file.writable()?.write_at(buf, offset, append)?;
+        Ok(Written { count, end })
+    }
+
+    fn readv(&self, file: &Box<OpenFile>, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
+        let _pass = self.gate.enter();
+        file.readable()?.readv_at(bufs, offset)
+    }
+
+    fn writev(
+        &self,
+        file: &Box<OpenFile>,
+        bufs: &[IoSlice<'_>],
+        offset: u64,
+        append: bool,
+    ) -> Result<Written> {
+        let _pass = self.gate.enter();
+        let (count, end) = file.writable()?.writev_at(bufs, offset, append)?;
         Ok(Written { count, end })
     }
 

@@ -171,7 +171,10 @@ impl Buffers {
             check_range(base, length as u64)?;
             let length = length.min(MOST - total);
             total += length;
-            many.push(iovec { iov_base: base as *mut _, iov_len: length });
+            // An empty one may be anywhere, at address zero too, and a plugin makes a slice of each.
+            if length > 0 {
+                many.push(iovec { iov_base: base as *mut _, iov_len: length });
+            }
         }
         Ok(Self { one: [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }], many })
     }
