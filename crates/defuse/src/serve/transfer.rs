@@ -8,7 +8,7 @@ use libc::iovec;
 use linux_raw_sys::general as sys;
 use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
-use stash::StashError;
+use stash::{SlotGuard, StashError};
 use uffd_pager::View;
 
 use super::{Reply, Served, transfer_flags};
@@ -93,11 +93,12 @@ pub fn lseek(process: &'static Process, call: &Call) -> Served {
         return Err(Errno::BADF);
     }
     let offset = offset as i64;
-    let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+    let guard = lock_offset(&file)?;
     let target = match whence as u32 {
         sys::SEEK_SET => offset,
         sys::SEEK_CUR if offset == 0 => return Ok(Reply::Value(guard.slot().offset())),
-        sys::SEEK_CUR => guard.slot().offset().checked_add(offset).ok_or(Errno::INVAL)?,
+        // A reader who was faster has moved it before; one who is not reads again.
+        sys::SEEK_CUR => guard.pin_offset().checked_add(offset).ok_or(Errno::INVAL)?,
         sys::SEEK_END => end_of_file(&file)?.checked_add(offset).ok_or(Errno::INVAL)?,
         sys::SEEK_DATA | sys::SEEK_HOLE => find_extent(&file, offset, whence as u32)?,
         _ => return Err(Errno::INVAL),
@@ -108,6 +109,17 @@ pub fn lseek(process: &'static Process, call: &Call) -> Served {
     guard.pin_offset();
     guard.set_offset(target).map_err(stash_errno)?;
     Ok(Reply::Value(target))
+}
+
+/// Takes the lock of the slot, to work with the offset. What a killed process wrote at the offset without moving it is behind it then:
+/// as much as it asked for, or up to the end of a file that it made longer.
+pub fn lock_offset(file: &OpenFile) -> Result<SlotGuard<'_>, Errno> {
+    let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+    if let Some(written) = guard.unfinished() {
+        let end = if written.is_empty() { written.end } else { size_of_file(file)? };
+        guard.set_offset(end.clamp(written.start, written.end)).map_err(stash_errno)?;
+    }
+    Ok(guard)
 }
 
 fn find_extent(file: &OpenFile, offset: i64, whence: u32) -> Result<i64, Errno> {
@@ -183,6 +195,10 @@ impl Buffers {
         if self.many.is_empty() { &self.one } else { &self.many }
     }
 
+    fn length(&self) -> usize {
+        self.list().iter().map(|iov| iov.iov_len).sum()
+    }
+
     /// Copies what lies at `place` of all buffers taken as one.
     fn read(&self, mut place: usize, mut bytes: &mut [u8]) -> Result<(), Errno> {
         for iov in self.list() {
@@ -231,10 +247,13 @@ fn input(file: &FileRef, buffers: &Buffers, offset: Option<i64>) -> Served {
     }
     let count = match offset {
         Some(offset) => read_at(file, buffers, offset)?,
-        None => file
-            .shared()?
-            .advance_read(file.holder(), |offset| read_at(file, buffers, offset).map_err(Failure))
-            .map_err(|Failure(error)| error)?,
+        None => {
+            let read = |offset| read_at(file, buffers, offset).map_err(Failure);
+            match file.shared()?.try_advance_read(read).map_err(|Failure(error)| error)? {
+                Some(count) => count,
+                None => lock_offset(file)?.advance(read).map_err(|Failure(error)| error)?,
+            }
+        }
     };
     Ok(Reply::Value(count as i64))
 }
@@ -330,14 +349,11 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
             count
         }
         (Some(offset), false) => write_at(file, buffers, offset as u64, false)?.0,
-        (None, false) => {
-            let guard = shared.lock(file.holder()).map_err(stash_errno)?;
-            guard
-                .advance(|offset| {
-                    write_at(file, buffers, offset as u64, false).map(|(count, _)| count).map_err(Failure)
-                })
-                .map_err(|Failure(error)| error)?
-        }
+        (None, false) => lock_offset(file)?
+            .advance_by(buffers.length(), |offset| {
+                write_at(file, buffers, offset as u64, false).map(|(count, _)| count).map_err(Failure)
+            })
+            .map_err(|Failure(error)| error)?,
     };
     if flags & (sys::RWF_SYNC | sys::RWF_DSYNC) != 0 {
         let datasync = flags & sys::RWF_SYNC == 0;
