@@ -17,6 +17,9 @@ same_as_plain! {
     /// Holes, lengths and copies inside the kernel.
     space_and_copies: transcript("space");
 
+    /// What goes from a file to a pipe and back, and who waits.
+    files_and_pipes: script("cd \"$MNT\"; \"$FIX/piping\"").fixture_with("piping", &["-lrt"]);
+
     /// stat, statx, modes, times, extended attributes.
     attributes: transcript("attributes");
 

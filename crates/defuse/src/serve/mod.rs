@@ -35,6 +35,7 @@ mod outsider;
 pub mod paths;
 mod peers;
 mod pinned;
+mod piping;
 mod receiving;
 mod refused;
 mod reserved;
