@@ -7,7 +7,7 @@ use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
 use super::piping::{self, SPLICE_F_NONBLOCK};
-use super::transfer::{MOST, lock_offset, read_bytes, write_bytes_at};
+use super::transfer::{MOST, lock_offset, read_bytes, size_of_file, write_bytes_at};
 use super::{Reply, Served};
 use crate::file::{self, FileRef, stash_errno};
 use crate::paging::coherent;
@@ -176,7 +176,7 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
     if !same_mount {
         return Err(Errno::XDEV); // As between any two file systems; programs then read and write.
     }
-    let count = (count as usize).min(MOST);
+    let count = length_of_copy(&from, &to, (count as usize).min(MOST))?;
     let copied = match copy_inside(&mut from, &mut to, count) {
         Some(done) => done?,
         None => copy(process, &mut from, &mut to, count)?,
@@ -184,6 +184,23 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
     store_offset(input_offset, from.offset)?;
     store_offset(output_offset, to.offset)?;
     Ok(Reply::Value(copied as i64))
+}
+
+/// What there is to copy between files of one mount, up to `count`: what lies behind the source's end does not overlap with anything. `EINVAL` if the
+/// rest does.
+fn length_of_copy(from: &End, to: &End, count: usize) -> Result<usize, Errno> {
+    let (Some(source), Some(target)) = (&from.file, &to.file) else { return Ok(count) };
+    let identity = |file: &FileRef| {
+        let found = file.with_handle(plugin_abi::Instance::fgetattr)?;
+        Ok::<_, Errno>((found.st_dev, found.st_ino))
+    };
+    if identity(source)? != identity(target)? {
+        return Ok(count);
+    }
+    let (first, second) = (from.position()?, to.position()?);
+    let count = size_of_file(source)?.saturating_sub(first).clamp(0, count as i64);
+    let overlap = first < second.saturating_add(count) && second < first.saturating_add(count);
+    if overlap { Err(Errno::INVAL) } else { Ok(count as usize) }
 }
 
 /// A copy from file to file of one mount, by the plugin; `None` if it has no way of its own.
