@@ -114,3 +114,21 @@ impl Session {
         assert!(report.is_empty(), "{report}");
     }
 }
+
+/// Runs a script twice on a mount of `plugin`, with a directory of the kernel's and the mount as `$1`: what it says must be the same.
+///
+/// # Panics
+///
+/// With what differs.
+pub fn same_beside_the_mount(session: &Session, plugin: &str, script: &str) {
+    let (root, mnt) = (session.place.root().display().to_string(), session.place.mnt().display().to_string());
+    let script = format!(
+        r#"FIX={root}/fixtures; say() {{ {script}
+        }}; cd /; (say "$1") >"{root}/plain" 2>&1; (say "$2") >"{root}/served" 2>&1; diff "{root}/plain" "{root}/served" && test -s "{root}/plain""#
+    );
+    let (mount, out) = (format!("{mnt}={plugin}"), session.place.out().display().to_string());
+    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script, "bash", &out, &mnt]);
+    assert_eq!((outcome.stdout_text(), outcome.stderr_text()), (String::new(), String::new()));
+    assert_eq!(outcome.end, process::End::Exit(0));
+    session.assert_nothing_left();
+}

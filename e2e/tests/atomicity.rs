@@ -1,6 +1,7 @@
 //! Threads and processes that write at the same time never lose or mix a byte.
 
-use defuse_e2e::{Case, same_as_plain, script};
+use defuse_e2e::session::same_beside_the_mount;
+use defuse_e2e::{Case, Session, same_as_plain, script};
 
 /// Runs the writers fixture in one of its modes.
 fn writers(arguments: &str) -> Case {
@@ -20,4 +21,22 @@ same_as_plain! {
     readers_of_one_description_take_each_record_once: writers("processes read");
     killed_writers_do_not_block_the_others: writers("killed own");
     killed_writers_at_one_position_do_not_block_the_others: writers("killed position");
+    threads_append_vectors_through_descriptions_of_their_own: writers("threads pieces");
+    a_reader_and_a_seeker_share_the_position: writers("threads seek");
+
+    /// What a program wrote when it was ended stays where it is: the next one goes on behind it.
+    an_ended_writer_moved_the_position: script(r#"
+        cd "$MNT"
+        for i in 1 2 3 4 5 6 7 8; do { timeout 0.05 yes; echo done; } >f; tail -c 5 f; grep -c done f; done
+        { timeout 0.05 yes; stat -c %s g >size; head -c 1000 <&1; echo end; } 1<>g
+        test "$(($(stat -c %s g) - $(cat size)))" = 4 && tail -c 4 g
+    "#);
+}
+
+/// A plugin whose appends are its own affair, and that takes several buffers at once.
+#[test]
+fn threads_append_vectors_in_memory() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("writers", &["-pthread"]);
+    same_beside_the_mount(&session, "memory:", r#"cd "$1"; "$FIX/writers" threads pieces"#);
 }

@@ -2,7 +2,8 @@
 
 #![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
 
-use defuse_e2e::{same_as_plain, script};
+use defuse_e2e::session::same_beside_the_mount;
+use defuse_e2e::{Session, same_as_plain, script};
 
 /// A small tree with all kinds of files, names and modes.
 const TREE: &str = r#"
@@ -242,4 +243,16 @@ same_as_plain! {
             echo "$n" >"./$n"; cat "./$n" | cksum; mkdir "./$n.d"; mv "./$n" "./$n.d/"; done
         ls -b; find . -type f | LC_ALL=C sort | cat -v; rm -r -- ./*; ls -A | cat -v
     "#);
+}
+
+/// dd takes O_DIRECT off the descriptor before it writes a last block that is no whole one. File systems on disk mind, tmpfs does not.
+#[test]
+fn direct_writes_end_with_a_part_of_a_block() {
+    let Some(session) = Session::new() else { return };
+    let backend = session.place.out().join("backend");
+    std::fs::create_dir(&backend).expect("a folder on disk");
+    for options in ["", ",map=pager"] {
+        let script = r#"cd "$1"; seq 1 3000 >numbers; dd if=numbers of=copy bs=4096 oflag=direct status=none; cmp numbers copy && wc -c <copy; rm numbers copy"#;
+        same_beside_the_mount(&session, &format!("passthrough{options}:{}", backend.display()), script);
+    }
 }

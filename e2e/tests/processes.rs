@@ -1,6 +1,7 @@
 //! Every way a program makes another, hands on what it has open, and does away with it.
 
 use defuse_e2e::process::End;
+use defuse_e2e::session::same_beside_the_mount;
 use defuse_e2e::{Case, Serving, Session, need_programs, same_as_plain, same_as_plain_by, script};
 
 /// Runs one fixture in the mount's root.
@@ -112,20 +113,6 @@ same_as_plain_by! {
 
     /// What carries the locks of a file stays with vfork children, too.
     locks_closed_beside_vfork_children: script(r#"cd "$MNT"; "$FIX/closing_beside""#).fixture_with("closing_beside", &["-pthread"]);
-}
-
-/// Runs a script twice on a mount of `plugin`, with a directory of the kernel's and the mount as `$1`: what it says must be the same.
-fn same_beside_the_mount(session: &Session, plugin: &str, script: &str) {
-    let (root, mnt) = (session.place.root().display().to_string(), session.place.mnt().display().to_string());
-    let script = format!(
-        r#"FIX={root}/fixtures; say() {{ {script}
-        }}; cd /; (say "$1") >"{root}/plain" 2>&1; (say "$2") >"{root}/served" 2>&1; diff "{root}/plain" "{root}/served" && test -s "{root}/plain""#
-    );
-    let (mount, out) = (format!("{mnt}={plugin}"), session.place.out().display().to_string());
-    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script, "bash", &out, &mnt]);
-    assert_eq!((outcome.stdout_text(), outcome.stderr_text()), (String::new(), String::new()));
-    assert_eq!(outcome.end, End::Exit(0));
-    session.assert_nothing_left();
 }
 
 /// A library of the paper's form has one state for all of a process: a vfork child that is the first to use the mount must not start it for itself.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::needless_raw_string_hashes, reason = "all scripts are quoted alike")]
 
+use defuse_e2e::session::same_beside_the_mount;
 use defuse_e2e::{Case, Serving, Session, same_as_plain, same_as_plain_by, same_as_plain_served, script};
 
 /// Runs one fixture in the mount's root.
@@ -14,8 +15,14 @@ same_as_plain! {
     /// Positions, vectors, flags and bad buffers.
     reads_and_writes: transcript("readwrite");
 
+    /// Where files and buffers end.
+    bounds: transcript("bounds");
+
     /// Holes, lengths and copies inside the kernel.
     space_and_copies: transcript("space");
+
+    /// What goes from a file to a pipe and back, and who waits.
+    files_and_pipes: script("cd \"$MNT\"; \"$FIX/piping\"").fixture_with("piping", &["-lrt"]);
 
     /// stat, statx, modes, times, extended attributes.
     attributes: transcript("attributes");
@@ -108,6 +115,14 @@ same_as_plain_served! {
 
     /// Entries, cookies, links, renames and working directories.
     directories_and_names: transcript("directories").needs_other_device();
+}
+
+/// A plugin that copies by itself is told only of memory that is there.
+#[test]
+fn bounds_of_files_in_memory() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("bounds", &[]);
+    same_beside_the_mount(&session, "memory:", r#"cd "$1"; "$FIX/bounds""#);
 }
 
 /// A plain directory is none; a mount of the kernel's says the same.

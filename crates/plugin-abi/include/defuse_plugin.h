@@ -74,6 +74,8 @@ extern "C" {
 #define DEFUSE_BACKING_MAP 1
 /* `backing_fd`: a file to execute. */
 #define DEFUSE_BACKING_EXEC 2
+/* `backing_fd`: the descriptor by which the handle alone reads and writes, to change its status flags. */
+#define DEFUSE_BACKING_FLAGS 3
 /* Bits of `defuse_setattr.valid`. */
 #define DEFUSE_SET_MODE 1
 /* Set uid. */

@@ -63,6 +63,8 @@ c_constants! { CONSTANTS;
     pub const DEFUSE_BACKING_MAP: u32 = 1;
     /// `backing_fd`: a file to execute.
     pub const DEFUSE_BACKING_EXEC: u32 = 2;
+    /// `backing_fd`: the descriptor by which the handle alone reads and writes, to change its status flags.
+    pub const DEFUSE_BACKING_FLAGS: u32 = 3;
 
     /// Bits of `defuse_setattr.valid`.
     pub const DEFUSE_SET_MODE: u32 = 1;

@@ -379,6 +379,7 @@ shims! {
         let purpose = match purpose {
             abi::DEFUSE_BACKING_MAP => Purpose::Map,
             abi::DEFUSE_BACKING_EXEC => Purpose::Exec,
+            abi::DEFUSE_BACKING_FLAGS => Purpose::Flags,
             _ => return Err(Errno::ENOSYS),
         };
         *out_fd = std::os::fd::AsRawFd::as_raw_fd(&fs.backing_fd(handle!(handle), purpose)?);

@@ -242,4 +242,7 @@ pub enum Purpose {
     Map,
     /// It is executed.
     Exec,
+    /// Its status flags (`O_DIRECT`, `O_NOATIME`) are changed, as `F_SETFL` was asked for: the descriptor by which the handle reads
+    /// and writes, if it is the handle's alone.
+    Flags,
 }

@@ -261,9 +261,19 @@ fn vectors_without_readv_and_writev_go_piece_by_piece() {
     assert_eq!((one, &two[..4], three), ([b'r'; 4], &b"rrrr"[..], [0; 4]));
     let pieces = [IoSlice::new(b"abc"), IoSlice::new(b""), IoSlice::new(b"defg"), IoSlice::new(b"never")];
     assert_eq!(fs.writev(&file, &pieces, 10, false), Ok(Written { count: 6, end: 16 }));
-    // Only the first piece of an append is told to look for the end.
-    assert_eq!(fs.writev(&file, &pieces[..2], 0, true), Ok(Written { count: 3, end: 103 }));
     assert_eq!(fs.close(file), Err(Errno::EDQUOT));
+}
+
+#[test]
+fn an_append_of_several_pieces_is_one_write() {
+    let (plugin, log) = (Plugin::built_in::<Recorder>(), Log::new());
+    let fs = plugin.instantiate(c"/mount", c"", c"", log.host).unwrap();
+    let file = open(&fs, c"/f", libc::O_RDWR).unwrap();
+    let pieces = [IoSlice::new(b"a"), IoSlice::new(b""), IoSlice::new(b"b"), IoSlice::new(b"cd")];
+    assert_eq!(fs.writev(&file, &pieces, 0, true), Ok(Written { count: 3, end: 103 }));
+    assert_eq!(fs.writev(&file, &pieces[..2], 0, true), Ok(Written { count: 1, end: 101 }));
+    assert_eq!(fs.close(file), Err(Errno::EDQUOT));
+    assert_eq!(log.lines.lock().unwrap()[2..4], ["4 write 4 at 0 true", "4 write 1 at 0 true"]);
 }
 
 #[test]

@@ -86,7 +86,8 @@ pub(crate) struct RawSlot {
     pub inode: AtomicU64,
     pub user: [AtomicU64; 4],
     pub blob_check: AtomicU64,
-    pub _reserved: AtomicU64,
+    /// By how many bytes who made the offset busy is to advance it at most.
+    pub advance: AtomicU64,
     pub path_inline: [AtomicU64; PATH_INLINE_WORDS],
     /// The blob itself, or two block numbers a word.
     pub blob_inline: [AtomicU64; BLOB_INLINE_WORDS],

@@ -3,7 +3,8 @@
 use core::cell::Cell;
 use core::fmt;
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicU64;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
 use rustix::io::Errno;
@@ -108,16 +109,34 @@ impl<'a> SlotGuard<'a> {
         self.slot
     }
 
-    /// Whether the previous holder died with the lock. Path, blob and offset are whole nevertheless; the flag is for
-    /// what the caller itself keeps under this lock.
+    /// Whether the previous holder died with the lock. Path, blob and offset are whole nevertheless (but see
+    /// [`unfinished`](Self::unfinished)); the flag is for what the caller itself keeps under this lock.
     pub fn recovered(&self) -> bool {
         self.acquired == Acquired::FromDead
+    }
+
+    /// What a holder left that died while it advanced the offset: where its transfer was to begin, and where to end if it was made in
+    /// full. The offset is the former still. To be asked before the guard pins the offset or sets it, which forgets it.
+    pub fn unfinished(&self) -> Option<Range<i64>> {
+        if self.pinned.get() {
+            return None;
+        }
+        let start = offset::marked(&self.slot.raw().offset)?;
+        let length = i64::try_from(self.slot.raw().advance.load(Ordering::Relaxed)).unwrap_or(0);
+        Some(start..start.saturating_add(length))
     }
 
     /// The file offset, which readers ([`Slot::advance_read`]) leave alone until this guard sets it or is dropped.
     #[inline]
     pub fn pin_offset(&self) -> i64 {
+        self.pin_for(0)
+    }
+
+    /// The length is there before the mark, without which nobody looks at it.
+    #[inline]
+    fn pin_for(&self, length: usize) -> i64 {
         self.pinned.set(true);
+        self.slot.raw().advance.store(length as u64, Ordering::Relaxed);
         offset::pin(&self.slot.raw().offset)
     }
 
@@ -137,7 +156,17 @@ impl<'a> SlotGuard<'a> {
         &self,
         transfer: impl FnOnce(i64) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        let offset = self.pin_offset();
+        self.advance_by(0, transfer)
+    }
+
+    /// As [`advance`](Self::advance), for a transfer whose effect outlives the caller: who takes the lock over is told of the up to
+    /// `length` bytes ([`unfinished`](Self::unfinished)).
+    pub fn advance_by<E: From<StashError>>(
+        &self,
+        length: usize,
+        transfer: impl FnOnce(i64) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let offset = self.pin_for(length);
         let count = transfer(offset)?;
         let end = crate::slot::end_of_transfer(offset, count)?;
         self.set_offset(end)?;

@@ -1,7 +1,8 @@
 //! The protocol of the file offset, which readers advance without a lock and writers under the slot's lock.
 //!
 //! A writer marks the offset busy before it looks at it, so that no reader can move it until the write is done. The
-//! mark of a writer that was killed stays, the offset beside it is the old one; the next lock holder removes it.
+//! mark of a writer that was killed stays, and the offset beside it is the old one, though it may have written already: the next
+//! lock holder finds both, and how much was to be written.
 
 use core::sync::atomic::Ordering;
 
@@ -29,10 +30,17 @@ pub(crate) fn finish_read<W: Word64>(word: &W, start: i64, end: i64) -> bool {
     word.compare_exchange(start as u64, end as u64, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
+/// Where the offset stands with the mark of a lock holder; `None` without one.
+#[inline]
+pub(crate) fn marked<W: Word64>(word: &W) -> Option<i64> {
+    let value = word.load(Ordering::Acquire);
+    (value & BUSY != 0).then_some((value & !BUSY) as i64)
+}
+
 /// Marks the offset busy, for the holder of the slot's lock.
 #[inline]
 pub(crate) fn pin<W: Word64>(word: &W) -> i64 {
-    (word.fetch_or(BUSY, Ordering::Acquire) & !BUSY) as i64
+    (word.fetch_or(BUSY, Ordering::AcqRel) & !BUSY) as i64
 }
 
 /// Sets the offset and removes the mark.

@@ -260,15 +260,27 @@ impl<'a> Slot<'a> {
         me: Holder,
         mut read: impl FnMut(i64) -> Result<usize, E>,
     ) -> Result<usize, E> {
+        match self.try_advance_read(&mut read)? {
+            Some(count) => Ok(count),
+            None => self.lock(me)?.advance(read),
+        }
+    }
+
+    /// As [`advance_read`](Self::advance_read); `None` where the slot's lock has to be taken, and the read made under it.
+    #[inline]
+    pub fn try_advance_read<E: From<StashError>>(
+        &self,
+        mut read: impl FnMut(i64) -> Result<usize, E>,
+    ) -> Result<Option<usize>, E> {
         for _ in 0..READ_TRIES {
             let Some(start) = offset::start_of_read(&self.raw.offset) else { break };
             let count = read(start)?;
             let end = end_of_transfer(start, count)?;
             if count == 0 || offset::finish_read(&self.raw.offset, start, end) {
-                return Ok(count);
+                return Ok(Some(count));
             }
         }
-        self.lock(me)?.advance(read)
+        Ok(None)
     }
 
     /// The status flags (`O_APPEND`...).

@@ -32,6 +32,7 @@ use plugin_abi::{
 };
 use space::Space;
 use std::ffi::c_int;
+use std::io::{IoSlice, IoSliceMut};
 use tree::Tree;
 
 plugin_abi::export_plugin!(Memory);
@@ -133,6 +134,23 @@ impl FileSystem for Memory {
         Ok(Written { count, end })
     }
 
+    fn readv(&self, file: &Box<OpenFile>, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
+        let _pass = self.gate.enter();
+        file.readable()?.readv_at(bufs, offset)
+    }
+
+    fn writev(
+        &self,
+        file: &Box<OpenFile>,
+        bufs: &[IoSlice<'_>],
+        offset: u64,
+        append: bool,
+    ) -> Result<Written> {
+        let _pass = self.gate.enter();
+        let (count, end) = file.writable()?.writev_at(bufs, offset, append)?;
+        Ok(Written { count, end })
+    }
+
     fn fallocate(&self, file: &Box<OpenFile>, mode: c_int, offset: u64, len: u64) -> Result<()> {
         let _pass = self.gate.enter();
         let end = offset.checked_add(len).filter(|&end| end <= content::MAX_SIZE).ok_or(Errno::EFBIG)?;
@@ -180,7 +198,9 @@ impl FileSystem for Memory {
     ) -> Result<usize> {
         let _pass = self.gate.enter();
         let (source, target) = (source.readable()?, target.writable()?);
-        let len64 = len as u64;
+        // What lies behind the end is not copied, and does not overlap.
+        let len64 = (source.stat().st_size as u64).saturating_sub(from).min(len as u64);
+        let len = len64 as usize;
         let overlap = from < to.saturating_add(len64) && to < from.saturating_add(len64);
         if source.ino == target.ino && overlap {
             return Err(Errno::EINVAL);

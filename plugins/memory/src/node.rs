@@ -8,6 +8,7 @@ use libc::timespec;
 use plugin_abi::{CStr, Errno, Result, SetAttr, SetTime, empty_stat, stat};
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::io::{IoSlice, IoSliceMut};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 #[derive(Debug)]
@@ -104,9 +105,28 @@ impl Node {
 
     /// Reads a file.
     pub(crate) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        self.read_by(|content| content.read(buf, offset))
+    }
+
+    /// As [`read_at`](Self::read_at), into several buffers, as the file is at one moment.
+    pub(crate) fn readv_at(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
+        self.read_by(|content| {
+            let mut done = 0;
+            for buf in bufs {
+                let count = content.read(buf, offset + done as u64);
+                done += count;
+                if count < buf.len() {
+                    break;
+                }
+            }
+            done
+        })
+    }
+
+    fn read_by(&self, read: impl FnOnce(&Content) -> usize) -> Result<usize> {
         let inner = self.read();
         let Body::File(content) = &inner.body else { return Err(self.no_data()) };
-        let count = content.read(buf, offset);
+        let count = read(content);
         drop(inner);
         if self.unread.load(Ordering::Relaxed) {
             self.unread.store(false, Ordering::Relaxed);
@@ -117,10 +137,39 @@ impl Node {
 
     /// Writes a file at `offset`, or at its end; returns how much, and where it ended.
     pub(crate) fn write_at(&self, buf: &[u8], offset: u64, append: bool) -> Result<(usize, u64)> {
+        self.write_by(offset, append, |content, at| content.write(buf, at, &self.space))
+    }
+
+    /// As [`write_at`](Self::write_at), from several buffers in one step.
+    pub(crate) fn writev_at(&self, bufs: &[IoSlice<'_>], offset: u64, append: bool) -> Result<(usize, u64)> {
+        self.write_by(offset, append, |content, at| {
+            let mut done = 0;
+            for buf in bufs {
+                match content.write(buf, at + done as u64, &self.space) {
+                    Ok(count) => {
+                        done += count;
+                        if count < buf.len() {
+                            break;
+                        }
+                    }
+                    Err(errno) if done == 0 => return Err(errno),
+                    Err(_) => break,
+                }
+            }
+            Ok(done)
+        })
+    }
+
+    fn write_by(
+        &self,
+        offset: u64,
+        append: bool,
+        write: impl FnOnce(&mut Content, u64) -> Result<usize>,
+    ) -> Result<(usize, u64)> {
         let mut inner = self.write();
         let Body::File(content) = &mut inner.body else { return Err(self.no_data()) };
         let at = if append { content.size() } else { offset };
-        let count = content.write(buf, at, &self.space)?;
+        let count = write(content, at)?;
         if count > 0 {
             inner.changed();
             if inner.mode & 0o6000 != 0 {

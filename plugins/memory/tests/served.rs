@@ -3,6 +3,7 @@
 
 use plugin_abi::{CStr, Errno, Handle, Host, Instance, MountPath, Open, Plugin, SetAttr, SetTime};
 use rstest::{fixture, rstest};
+use std::io::{IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 fn library() -> Plugin {
@@ -160,26 +161,50 @@ fn a_bad_option_is_named(#[case] options: &CStr, #[case] text: &str) {
     assert!(error.message.contains(text), "{error}");
 }
 
-#[rstest]
-fn appends_by_many_threads_lose_nothing(fs: Instance) {
-    open(&fs, c"/log", NEW).and_then(|file| fs.close(file)).unwrap();
+/// Four threads append records of nine bytes in the pieces that `lengths` says.
+fn append_by_many_threads(fs: &Instance, lengths: &[usize]) {
+    open(fs, c"/log", NEW).and_then(|file| fs.close(file)).unwrap();
     std::thread::scope(|scope| {
         for mark in 1..=4_u8 {
-            let fs = &fs;
             scope.spawn(move || {
                 let file = open(fs, c"/log", libc::O_WRONLY).unwrap();
+                let record = [mark; 9];
+                let pieces: Vec<_> = lengths.iter().map(|&length| IoSlice::new(&record[..length])).collect();
                 for _ in 0..500 {
-                    assert_eq!(fs.write(&file, &[mark; 9], 0, true).unwrap().count, 9);
+                    assert_eq!(fs.writev(&file, &pieces, 0, true).unwrap().count, 9);
                 }
                 fs.close(file).unwrap();
             });
         }
     });
-    let file = open(&fs, c"/log", 0).unwrap();
+    let file = open(fs, c"/log", 0).unwrap();
     let mut all = vec![0; 20_000];
     assert_eq!(fs.read(&file, &mut all, 0), Ok(18_000));
     assert!(all[..18_000].chunks(9).all(|record| record.iter().all(|&mark| mark == record[0])));
     assert!((1..=4).all(|mark| all[..18_000].chunks(9).filter(|record| record[0] == mark).count() == 500));
+    fs.close(file).unwrap();
+}
+
+#[rstest]
+fn appends_by_many_threads_lose_nothing(fs: Instance) {
+    append_by_many_threads(&fs, &[9]);
+    fs.unlink(path(c"/log")).unwrap();
+    append_by_many_threads(&fs, &[2, 3, 4]);
+}
+
+#[test]
+fn several_buffers_are_one_transfer() {
+    let fs = mount(c"size=64k");
+    let file = open(&fs, c"/f", NEW).unwrap();
+    let (first, second) = (vec![1; 60_000], vec![2; 60_000]);
+    let pieces = [IoSlice::new(&first), IoSlice::new(&second), IoSlice::new(&first)];
+    assert_eq!(fs.writev(&file, &pieces, 0, false).unwrap().count, 65_536);
+    assert_eq!(fs.writev(&file, &pieces, 0, true), Err(Errno::ENOSPC));
+    let (mut one, mut two, mut three) = ([0; 2], [0; 3], [0; 9]);
+    let mut bufs = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two), IoSliceMut::new(&mut three)];
+    assert_eq!(fs.readv(&file, &mut bufs, 59_998), Ok(14));
+    assert_eq!((one, two, three), ([1; 2], [2; 3], [2; 9]));
+    assert_eq!(fs.readv(&file, &mut [IoSliceMut::new(&mut three)], 65_530), Ok(6));
     fs.close(file).unwrap();
 }
 

@@ -6,7 +6,8 @@ use interpose::Call;
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
 
-use super::transfer::{MOST, read_bytes, write_bytes_at};
+use super::piping::{self, SPLICE_F_NONBLOCK};
+use super::transfer::{MOST, lock_offset, read_bytes, size_of_file, write_bytes_at};
 use super::{Reply, Served, places};
 use crate::file::{self, FileRef, stash_errno};
 use crate::paging::coherent;
@@ -17,11 +18,11 @@ use crate::{native, user};
 const CHUNK: usize = 128 * 1024;
 
 /// One side of a copy: what it is, and where the call reads and writes.
-struct End {
+pub struct End {
     fd: RawFd,
     file: Option<FileRef>,
     /// `None`: at the FD's own offset, which moves along.
-    offset: Option<i64>,
+    pub offset: Option<i64>,
 }
 
 impl End {
@@ -29,35 +30,32 @@ impl End {
         Self { fd: fd as RawFd, file: file::served(process, fd as RawFd), offset }
     }
 
-    /// Reads into `buffer` without moving any offset, if it can be helped (a pipe's data is gone when read).
-    fn fetch(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        match (&self.file, self.offset) {
-            (Some(file), offset) => {
-                let at = match offset {
-                    Some(offset) => offset,
-                    None => file.shared()?.offset(),
-                };
-                read_bytes(file, buffer, at as u64)
-            }
-            (None, Some(offset)) => {
-                let (address, length) = (buffer.as_mut_ptr() as u64, buffer.len() as u64);
-                native::checked(sys::__NR_pread64, [self.fd as u64, address, length, offset as u64, 0, 0])
-                    .map(|count| count as usize)
-            }
-            (None, None) => {
-                let (address, length) = (buffer.as_mut_ptr() as u64, buffer.len() as u64);
-                native::checked(sys::__NR_read, [self.fd as u64, address, length, 0, 0, 0])
-                    .map(|count| count as usize)
-            }
+    /// Where the call reads or writes next. Of a file of the kernel's that is known only if the call names it.
+    pub fn position(&self) -> Result<i64, Errno> {
+        match (self.offset, &self.file) {
+            (Some(offset), _) => Ok(offset),
+            (None, Some(file)) => Ok(file.shared()?.offset()),
+            (None, None) => Err(Errno::INVAL),
         }
     }
 
+    /// Reads into `buffer` without moving any offset.
+    pub fn fetch(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let at = self.position()? as u64;
+        if let Some(file) = &self.file {
+            return read_bytes(file, buffer, at);
+        }
+        let (address, length) = (buffer.as_mut_ptr() as u64, buffer.len() as u64);
+        native::checked(sys::__NR_pread64, [self.fd as u64, address, length, at, 0, 0])
+            .map(|count| count as usize)
+    }
+
     /// Records that `count` bytes were taken from (or put to) this end.
-    fn advance(&mut self, count: usize) -> Result<(), Errno> {
+    pub fn advance(&mut self, count: usize) -> Result<(), Errno> {
         match (&self.file, &mut self.offset) {
             (_, Some(offset)) => *offset += count as i64,
             (Some(file), None) => {
-                let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+                let guard = lock_offset(file)?;
                 let offset = guard.pin_offset();
                 guard.set_offset(offset + count as i64).map_err(stash_errno)?;
             }
@@ -66,8 +64,8 @@ impl End {
         Ok(())
     }
 
-    /// Writes what it can of `bytes`, moving the FD's own offset.
-    fn store(&self, process: &Process, bytes: &[u8]) -> Result<usize, Errno> {
+    /// Writes what it can of `bytes`, moving the FD's own offset. A signal ends a wait (for a socket).
+    pub fn store(&self, process: &Process, bytes: &[u8]) -> Result<usize, Errno> {
         let (address, length) = (bytes.as_ptr() as u64, bytes.len() as u64);
         match (&self.file, self.offset) {
             (Some(file), Some(offset)) => write_bytes_at(file, bytes, offset as u64),
@@ -76,8 +74,10 @@ impl End {
                 native::checked(sys::__NR_pwrite64, [self.fd as u64, address, length, offset as u64, 0, 0])
                     .map(|count| count as usize)
             }
-            (None, None) => native::checked(sys::__NR_write, [self.fd as u64, address, length, 0, 0, 0])
-                .map(|count| count as usize),
+            (None, None) => {
+                native::checked_interruptible(sys::__NR_write, [self.fd as u64, address, length, 0, 0, 0])
+                    .map(|count| count as usize)
+            }
         }
     }
 }
@@ -128,7 +128,12 @@ pub fn sendfile(process: &'static Process, call: &Call) -> Served {
     if from.file.is_none() && offset.is_none() {
         return copy_from_seekable(process, &mut from, &mut to, count);
     }
-    let copied = copy(process, &mut from, &mut to, (count as usize).min(MOST))?;
+    let count = (count as usize).min(MOST);
+    let copied = if to.file.is_none() && kind_of(&to)? == sys::S_IFIFO {
+        piping::from_file(&mut from, to.fd, count, false)?
+    } else {
+        copy(process, &mut from, &mut to, count)?
+    };
     store_offset(offset_address, from.offset)?;
     Ok(Reply::Value(copied as i64))
 }
@@ -171,7 +176,7 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
     if !same_mount {
         return Err(Errno::XDEV); // As between any two file systems; programs then read and write.
     }
-    let count = (count as usize).min(MOST);
+    let count = length_of_copy(&from, &to, (count as usize).min(MOST))?;
     let copied = match copy_inside(&mut from, &mut to, count) {
         Some(done) => done?,
         None => copy(process, &mut from, &mut to, count)?,
@@ -181,20 +186,32 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
     Ok(Reply::Value(copied as i64))
 }
 
+/// What there is to copy between files of one mount, up to `count`: what lies behind the source's end does not overlap with anything. `EINVAL` if the
+/// rest does.
+fn length_of_copy(from: &End, to: &End, count: usize) -> Result<usize, Errno> {
+    let (Some(source), Some(target)) = (&from.file, &to.file) else { return Ok(count) };
+    let identity = |file: &FileRef| {
+        let found = file.with_handle(plugin_abi::Instance::fgetattr)?;
+        Ok::<_, Errno>((found.st_dev, found.st_ino))
+    };
+    if identity(source)? != identity(target)? {
+        return Ok(count);
+    }
+    let (first, second) = (from.position()?, to.position()?);
+    let count = size_of_file(source)?.saturating_sub(first).clamp(0, count as i64);
+    let overlap = first < second.saturating_add(count) && second < first.saturating_add(count);
+    if overlap { Err(Errno::INVAL) } else { Ok(count as usize) }
+}
+
 /// A copy from file to file of one mount, by the plugin; `None` if it has no way of its own.
 fn copy_inside(from: &mut End, to: &mut End, count: usize) -> Option<Result<usize, Errno>> {
     let (source, target) = (from.file.as_ref()?, to.file.as_ref()?);
     if source.mount != target.mount {
         return None;
     }
-    let at = |end: &End, file: &FileRef| match end.offset {
-        Some(offset) => Ok(offset as u64),
-        None => file.shared().map(|shared| shared.offset() as u64),
-    };
-    let places = at(from, source).and_then(|first| Ok((first, at(to, target)?)));
-    let (first, second) = match places {
-        Ok(places) => places,
-        Err(error) => return Some(Err(error)),
+    let (first, second) = match (from.position(), to.position()) {
+        (Ok(first), Ok(second)) => (first as u64, second as u64),
+        (Err(error), _) | (_, Err(error)) => return Some(Err(error)),
     };
     let copy = || {
         let copied = source.with_handle(|instance, handle| {
@@ -214,6 +231,10 @@ fn copy_inside(from: &mut End, to: &mut End, count: usize) -> Option<Result<usiz
 
 pub fn splice(process: &'static Process, call: &Call) -> Served {
     let [input, input_offset, output, output_offset, count, flags] = call.args;
+    let flags = flags as u32;
+    if count == 0 || flags & !SPLICE_FLAGS != 0 {
+        return Ok(Reply::Pass); // Neither FD is looked at.
+    }
     let mut from = End::new(process, input, offset_at(input_offset)?);
     let mut to = End::new(process, output, offset_at(output_offset)?);
     if from.file.is_none() && to.file.is_none() {
@@ -232,24 +253,19 @@ pub fn splice(process: &'static Process, call: &Call) -> Served {
     }
     check_input(&from)?;
     check_output(&to, true)?;
-    if from.file.is_none() && flags as u32 & SPLICE_F_NONBLOCK != 0 && !readable_now(from.fd) {
-        return Err(Errno::AGAIN);
-    }
-    // No more than a pipe holds by default, so that what was read is sure to be passed on.
-    let copied = copy(process, &mut from, &mut to, (count as usize).min(64 * 1024))?;
+    let count = (count as usize).min(MOST);
+    let copied = if to.file.is_none() {
+        piping::from_file(&mut from, to.fd, count, flags & SPLICE_F_NONBLOCK != 0)?
+    } else {
+        piping::to_file(process, from.fd, &mut to, count, flags)?
+    };
     store_offset(input_offset, from.offset)?;
     store_offset(output_offset, to.offset)?;
     Ok(Reply::Value(copied as i64))
 }
 
-/// fcntl.h
-const SPLICE_F_NONBLOCK: u32 = 2;
-
-/// Whether a read of the pipe would not wait (data, or no writer any more).
-fn readable_now(fd: RawFd) -> bool {
-    let mut poll = [fd as u32, 1]; // struct pollfd: events POLLIN, revents 0
-    native::raw_call(sys::__NR_poll, [poll.as_mut_ptr() as u64, 1, 0, 0, 0, 0]) > 0
-}
+/// fcntl.h: `SPLICE_F_MOVE`, `SPLICE_F_NONBLOCK`, `SPLICE_F_MORE`, `SPLICE_F_GIFT`.
+const SPLICE_FLAGS: u32 = 15;
 
 pub fn tee(process: &'static Process, call: &Call) -> Served {
     let [input, output, ..] = call.args;

@@ -392,7 +392,11 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
         }
         _ if file.is_place() => Err(Errno::BADF),
         sys::F_SETFL => {
-            file.shared()?.set_status_flags(argument as u32 & STATUS);
+            let (shared, wanted) = (file.shared()?, argument as u32 & STATUS);
+            if (wanted ^ shared.status_flags()) & OF_THE_FILE != 0 {
+                set_flags_behind(&file, wanted & OF_THE_FILE)?;
+            }
+            shared.set_status_flags(wanted);
             DONE
         }
         sys::F_GETLK
@@ -436,6 +440,25 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
             Err(_) => Err(Errno::INVAL),
         },
     }
+}
+
+/// Status flags that say how the plugin's descriptor reads and writes.
+const OF_THE_FILE: u32 = sys::O_DIRECT | sys::O_NOATIME;
+
+/// Sets these flags on the descriptor that the plugin has, if it has one, with what the kernel has against it: a transfer that is not
+/// aligned fails as long as that has `O_DIRECT`.
+fn set_flags_behind(file: &FileRef, wanted: u32) -> Result<(), Errno> {
+    let answer = file.with_handle(|instance, handle| {
+        let Ok(fd) = instance.backing_fd(handle, plugin_abi::Purpose::Flags) else { return Ok(Ok(())) };
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&fd) as u64;
+        let set = || {
+            let now = native::checked(sys::__NR_fcntl, [fd, sys::F_GETFL.into(), 0, 0, 0, 0])?;
+            let flags = now & !u64::from(OF_THE_FILE) | u64::from(wanted);
+            native::checked(sys::__NR_fcntl, [fd, sys::F_SETFL.into(), flags, 0, 0, 0]).map(drop)
+        };
+        Ok(set())
+    })?;
+    answer
 }
 
 /// Whether exec closes `fd`; for a served FD the table says so, as a descriptor of a plugin that stands there is always closed.

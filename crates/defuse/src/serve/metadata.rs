@@ -403,8 +403,9 @@ pub fn ioctl(process: &'static Process, call: &Call) -> Served {
             DONE
         }
         linux_raw_sys::ioctl::FIONREAD if file.kind()? == sys::S_IFREG => {
+            // As the kernel has it: negative behind the end, and cut at 32 bits.
             let left = super::transfer::size_of_file(&file)? - file.shared()?.offset();
-            user::write(argument, &(left.clamp(0, i64::from(i32::MAX)) as i32))?;
+            user::write(argument, &(left as i32))?;
             DONE
         }
         _ => {

@@ -36,6 +36,7 @@ mod outsider;
 pub mod paths;
 mod peers;
 mod pinned;
+mod piping;
 mod places;
 mod receiving;
 mod refused;

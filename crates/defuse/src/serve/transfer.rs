@@ -1,5 +1,6 @@
 //! read and write in all their forms, and lseek.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::os::fd::RawFd;
 
@@ -8,7 +9,7 @@ use libc::iovec;
 use linux_raw_sys::general as sys;
 use plugin_abi::{Capabilities, Instance};
 use rustix::io::Errno;
-use stash::StashError;
+use stash::{SlotGuard, StashError};
 use uffd_pager::View;
 
 use super::{Reply, Served, transfer_flags};
@@ -21,6 +22,12 @@ pub const MOST: usize = 0x7fff_f000;
 /// `UIO_MAXIOV`.
 const IOV_MAX: usize = 1024;
 
+/// The position that a call names: told to be negative before the FD is looked at.
+fn position(offset: u64) -> Result<i64, Errno> {
+    let offset = offset as i64;
+    if offset < 0 { Err(Errno::INVAL) } else { Ok(offset) }
+}
+
 pub fn read(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, ..] = call.args;
     let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
@@ -29,8 +36,9 @@ pub fn read(process: &'static Process, call: &Call) -> Served {
 
 pub fn pread(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, offset, ..] = call.args;
+    let offset = position(offset)?;
     let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
-    input(&file, &Buffers::one(buffer, length)?, Some(offset as i64))
+    input(&file, &Buffers::one(buffer, length)?, Some(offset))
 }
 
 pub fn readv(process: &'static Process, call: &Call) -> Served {
@@ -41,8 +49,9 @@ pub fn readv(process: &'static Process, call: &Call) -> Served {
 
 pub fn preadv(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, ..] = call.args;
+    let offset = position(offset)?;
     let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
-    input(&file, &Buffers::many(iov, count)?, Some(offset as i64))
+    input(&file, &Buffers::many(iov, count)?, Some(offset))
 }
 
 pub fn preadv2(process: &'static Process, call: &Call) -> Served {
@@ -61,8 +70,9 @@ pub fn write(process: &'static Process, call: &Call) -> Served {
 
 pub fn pwrite(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, length, offset, ..] = call.args;
+    let offset = position(offset)?;
     let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
-    output(process, &file, &Buffers::one(buffer, length)?, Some(offset as i64), 0)
+    output(process, &file, &Buffers::one(buffer, length)?, Some(offset), 0)
 }
 
 pub fn writev(process: &'static Process, call: &Call) -> Served {
@@ -73,8 +83,9 @@ pub fn writev(process: &'static Process, call: &Call) -> Served {
 
 pub fn pwritev(process: &'static Process, call: &Call) -> Served {
     let [fd, iov, count, offset, ..] = call.args;
+    let offset = position(offset)?;
     let Some(file) = file::served_if_open(process, fd as RawFd)? else { return Ok(Reply::Pass) };
-    output(process, &file, &Buffers::many(iov, count)?, Some(offset as i64), 0)
+    output(process, &file, &Buffers::many(iov, count)?, Some(offset), 0)
 }
 
 pub fn pwritev2(process: &'static Process, call: &Call) -> Served {
@@ -93,11 +104,12 @@ pub fn lseek(process: &'static Process, call: &Call) -> Served {
         return Err(Errno::BADF);
     }
     let offset = offset as i64;
-    let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+    let guard = lock_offset(&file)?;
     let target = match whence as u32 {
         sys::SEEK_SET => offset,
         sys::SEEK_CUR if offset == 0 => return Ok(Reply::Value(guard.slot().offset())),
-        sys::SEEK_CUR => guard.slot().offset().checked_add(offset).ok_or(Errno::INVAL)?,
+        // A reader who was faster has moved it before; one who is not reads again.
+        sys::SEEK_CUR => guard.pin_offset().checked_add(offset).ok_or(Errno::INVAL)?,
         sys::SEEK_END => end_of_file(&file)?.checked_add(offset).ok_or(Errno::INVAL)?,
         sys::SEEK_DATA | sys::SEEK_HOLE => find_extent(&file, offset, whence as u32)?,
         _ => return Err(Errno::INVAL),
@@ -108,6 +120,17 @@ pub fn lseek(process: &'static Process, call: &Call) -> Served {
     guard.pin_offset();
     guard.set_offset(target).map_err(stash_errno)?;
     Ok(Reply::Value(target))
+}
+
+/// Takes the lock of the slot, to work with the offset. What a killed process wrote at the offset without moving it is behind it then:
+/// as much as it asked for, or up to the end of a file that it made longer.
+pub fn lock_offset(file: &OpenFile) -> Result<SlotGuard<'_>, Errno> {
+    let guard = file.shared()?.lock(file.holder()).map_err(stash_errno)?;
+    if let Some(written) = guard.unfinished() {
+        let end = if written.is_empty() { written.end } else { size_of_file(file)? };
+        guard.set_offset(end.clamp(written.start, written.end)).map_err(stash_errno)?;
+    }
+    Ok(guard)
 }
 
 fn find_extent(file: &OpenFile, offset: i64, whence: u32) -> Result<i64, Errno> {
@@ -139,6 +162,7 @@ pub fn size_of_file(file: &OpenFile) -> Result<i64, Errno> {
 }
 
 /// Memory of the program that a call names.
+#[derive(Clone)]
 pub struct Buffers {
     one: [iovec; 1],
     many: Vec<iovec>,
@@ -171,13 +195,20 @@ impl Buffers {
             check_range(base, length as u64)?;
             let length = length.min(MOST - total);
             total += length;
-            many.push(iovec { iov_base: base as *mut _, iov_len: length });
+            // An empty one may be anywhere, at address zero too, and a plugin makes a slice of each.
+            if length > 0 {
+                many.push(iovec { iov_base: base as *mut _, iov_len: length });
+            }
         }
         Ok(Self { one: [iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }], many })
     }
 
     fn list(&self) -> &[iovec] {
         if self.many.is_empty() { &self.one } else { &self.many }
+    }
+
+    fn length(&self) -> usize {
+        self.list().iter().map(|iov| iov.iov_len).sum()
     }
 
     /// Copies what lies at `place` of all buffers taken as one.
@@ -198,11 +229,30 @@ impl Buffers {
         Ok(())
     }
 
-    fn each(&self, check: impl Fn(u64, usize) -> Result<(), Errno>) -> Result<(), Errno> {
-        self.list()
-            .iter()
-            .filter(|iov| iov.iov_len > 0)
-            .try_for_each(|iov| check(iov.iov_base as u64, iov.iov_len))
+    /// What there is of the buffers up to the first page that `check` does not find: there a transfer of the kernel's ends, too. `EFAULT` if
+    /// that is the first one.
+    fn present(&self, check: impl Fn(u64, usize) -> Result<(), Errno>) -> Result<Cow<'_, Self>, Errno> {
+        const PAGE: u64 = 4096;
+        let mut many = Vec::new();
+        for (index, iov) in self.list().iter().enumerate().filter(|(_, iov)| iov.iov_len > 0) {
+            let (start, end) = (iov.iov_base as u64, iov.iov_base as u64 + iov.iov_len as u64);
+            if check(start, iov.iov_len).is_ok() {
+                continue;
+            }
+            let mut good = start;
+            while good < end {
+                let next = (good / PAGE + 1).saturating_mul(PAGE).min(end);
+                if check(good, (next - good) as usize).is_err() {
+                    break;
+                }
+                good = next;
+            }
+            many.extend_from_slice(&self.list()[..index]);
+            many.push(iovec { iov_len: (good - start) as usize, ..*iov });
+            let cut = Self { one: self.one, many };
+            return if cut.length() > 0 { Ok(Cow::Owned(cut)) } else { Err(Errno::FAULT) };
+        }
+        Ok(Cow::Borrowed(self))
     }
 }
 
@@ -222,16 +272,18 @@ fn input(file: &FileRef, buffers: &Buffers, offset: Option<i64>) -> Served {
     if offset.is_some_and(|offset| offset < 0) {
         return Err(Errno::INVAL);
     }
-    let instance = file.instance()?;
-    if !mount::copies_in_kernel(instance) {
-        buffers.each(user::check_writable)?;
-    }
+    let in_kernel = mount::copies_in_kernel(file.instance()?);
+    let buffers = if in_kernel { Cow::Borrowed(buffers) } else { buffers.present(user::check_writable)? };
+    let buffers = &*buffers;
     let count = match offset {
         Some(offset) => read_at(file, buffers, offset)?,
-        None => file
-            .shared()?
-            .advance_read(file.holder(), |offset| read_at(file, buffers, offset).map_err(Failure))
-            .map_err(|Failure(error)| error)?,
+        None => {
+            let read = |offset| read_at(file, buffers, offset).map_err(Failure);
+            match file.shared()?.try_advance_read(read).map_err(|Failure(error)| error)? {
+                Some(count) => count,
+                None => lock_offset(file)?.advance(read).map_err(|Failure(error)| error)?,
+            }
+        }
     };
     Ok(Reply::Value(count as i64))
 }
@@ -309,12 +361,13 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
         return Err(Errno::INVAL);
     }
     let instance = file.instance()?;
-    if !mount::copies_in_kernel(instance) {
-        buffers.each(user::check_readable)?;
-    }
     let shared = file.shared()?;
     let append = flags & sys::RWF_APPEND != 0
         || flags & transfer_flags::NOAPPEND == 0 && shared.status_flags() & sys::O_APPEND != 0;
+    // Several pieces of an append may be put together for the plugin.
+    let in_kernel = mount::copies_in_kernel(instance) && !(append && buffers.many.len() > 1);
+    let buffers = if in_kernel { Cow::Borrowed(buffers) } else { buffers.present(user::check_readable)? };
+    let buffers = &*buffers;
     let count = match (offset, append) {
         (Some(_), true) => append_to(process, file, instance, buffers)?.0,
         (None, true) => {
@@ -327,14 +380,11 @@ fn output(process: &Process, file: &FileRef, buffers: &Buffers, offset: Option<i
             count
         }
         (Some(offset), false) => write_at(file, buffers, offset as u64, false)?.0,
-        (None, false) => {
-            let guard = shared.lock(file.holder()).map_err(stash_errno)?;
-            guard
-                .advance(|offset| {
-                    write_at(file, buffers, offset as u64, false).map(|(count, _)| count).map_err(Failure)
-                })
-                .map_err(|Failure(error)| error)?
-        }
+        (None, false) => lock_offset(file)?
+            .advance_by(buffers.length(), |offset| {
+                write_at(file, buffers, offset as u64, false).map(|(count, _)| count).map_err(Failure)
+            })
+            .map_err(|Failure(error)| error)?,
     };
     if flags & (sys::RWF_SYNC | sys::RWF_DSYNC) != 0 {
         let datasync = flags & sys::RWF_SYNC == 0;

@@ -11,10 +11,13 @@ pub const NOAPPEND: u32 = 0x20;
 /// `RWF_NOWAIT` is not among them: plugins know nothing of waiting.
 const SERVED: u32 = sys::RWF_HIPRI | sys::RWF_DSYNC | sys::RWF_SYNC | sys::RWF_APPEND | NOAPPEND;
 
-/// `EOPNOTSUPP` for flags that are not served, or that this kernel does not know.
+/// `EOPNOTSUPP` for flags that are not served, or that this kernel does not know; `EINVAL` for two that contradict each other.
 pub fn check(flags: u32) -> Result<(), Errno> {
     if flags & !SERVED != 0 || flags & NOAPPEND != 0 && !kernel_knows(NOAPPEND) {
         return Err(Errno::OPNOTSUPP);
+    }
+    if flags & (NOAPPEND | sys::RWF_APPEND) == NOAPPEND | sys::RWF_APPEND {
+        return Err(Errno::INVAL);
     }
     Ok(())
 }

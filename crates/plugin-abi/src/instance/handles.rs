@@ -100,6 +100,7 @@ impl Instance {
         let purpose = match purpose {
             Purpose::Map => abi::DEFUSE_BACKING_MAP,
             Purpose::Exec => abi::DEFUSE_BACKING_EXEC,
+            Purpose::Flags => abi::DEFUSE_BACKING_FLAGS,
         };
         let mut fd = -1;
         op!(self.backing_fd(handle.0, purpose, &raw mut fd))?;

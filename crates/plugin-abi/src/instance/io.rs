@@ -143,8 +143,11 @@ impl Instance {
 
     /// Writes from several pieces of memory of the program's choice.
     ///
+    /// An append is one write of the plugin's whatever it offers: nobody else's data comes between the pieces, nor under them.
+    ///
     /// # Safety
-    /// As for [`write_raw`](Self::write_raw), for each.
+    /// As for [`write_raw`](Self::write_raw), for each. The pieces of an append are read here if there are several and the plugin
+    /// has no `writev`: then they are readable in any case.
     pub unsafe fn writev_raw(
         &self,
         handle: &Handle,
@@ -167,10 +170,16 @@ impl Instance {
             Err(Errno::ENOSYS) => {}
             answer => return answer.and_then(|()| self.written("writev", count, total, at, flags, end)),
         }
+        let pieces = || iov.iter().filter(|piece| piece.iov_len > 0);
+        if flags & abi::DEFUSE_WRITE_APPEND != 0 && pieces().nth(1).is_some() {
+            // A second write would have to say where, and another append may have put the end elsewhere by then.
+            // SAFETY: the caller's promise.
+            let bytes = unsafe { gather(iov, total)? };
+            return self.write(handle, &bytes, offset, true);
+        }
+        let append = flags & abi::DEFUSE_WRITE_APPEND != 0;
         let mut sum = Written { count: 0, end: at as u64 };
-        for piece in iov.iter().filter(|piece| piece.iov_len > 0) {
-            // Only the first piece of an append looks for the end; the others follow it.
-            let append = flags & abi::DEFUSE_WRITE_APPEND != 0 && sum.count == 0;
+        for piece in pieces() {
             // SAFETY: the caller's promise.
             let step =
                 unsafe { self.write_raw(handle, piece.iov_base.cast(), piece.iov_len, sum.end, append) };
@@ -232,6 +241,20 @@ impl Instance {
         missing(answer, Err(Errno::EOPNOTSUPP))?;
         self.at_most("copy_range", copied, len)
     }
+}
+
+/// The bytes of all pieces, `total` in number.
+///
+/// # Safety
+/// Each piece is readable.
+unsafe fn gather(iov: &[iovec], total: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(total).map_err(|_| Errno::ENOMEM)?;
+    for piece in iov.iter().filter(|piece| piece.iov_len > 0) {
+        // SAFETY: the caller's promise; a piece with bytes is not at address zero.
+        bytes.extend_from_slice(unsafe { core::slice::from_raw_parts(piece.iov_base.cast(), piece.iov_len) });
+    }
+    Ok(bytes)
 }
 
 fn total_len(iov: &[iovec]) -> Result<usize> {

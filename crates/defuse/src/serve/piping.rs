@@ -1,0 +1,172 @@
+//! Data between a served file and a pipe: splice, and sendfile to a pipe.
+//!
+//! What fits into a pipe, and whether to wait for it, is the kernel's to say, and what is in a pipe is gone once it was read. So the file's bytes
+//! go into the pipe by vmsplice(2), which waits and stops short as splice(2) does; and a pipe's bytes are looked at by tee(2), written
+//! to the file, and taken out of the pipe as far as the file took them. (Who else reads the pipe meanwhile may get them, too:
+//! the kernel locks it.)
+
+use std::os::fd::RawFd;
+
+use linux_raw_sys::general as sys;
+use rustix::io::Errno;
+
+use super::copying::End;
+use crate::process::Process;
+use crate::{native, nofile, private_fd};
+
+/// fcntl.h
+pub const SPLICE_F_NONBLOCK: u32 = 2;
+const PAGE: usize = 4096;
+
+/// Moves up to `count` bytes of the file `from` into `pipe`: as many as there is room for, once there is some.
+pub fn from_file(from: &mut End, pipe: RawFd, count: usize, nonblocking: bool) -> Result<usize, Errno> {
+    let status = native::checked(sys::__NR_fcntl, [pipe as u64, sys::F_GETFL.into(), 0, 0, 0, 0])? as u32;
+    let nonblocking = nonblocking || status & sys::O_NONBLOCK != 0;
+    let size =
+        native::checked(sys::__NR_fcntl, [pipe as u64, sys::F_GETPIPE_SZ.into(), 0, 0, 0, 0])? as usize;
+    // A full one has room for a page at least when the wait is over.
+    let count = count.min(size.saturating_sub(held(pipe)?).max(PAGE));
+    // The pages of the file and those of the pipe end at the same bytes.
+    let place = from.position()? as usize % PAGE;
+    let mut pages = Pages::new(place + count)?;
+    let bytes = &mut pages.bytes()[place..];
+    let got = from.fetch(&mut bytes[..count])?;
+    if got == 0 {
+        return Ok(0);
+    }
+    let pieces = [bytes.as_ptr() as u64, got as u64];
+    let flags = if nonblocking { SPLICE_F_NONBLOCK } else { 0 };
+    let args = [pipe as u64, pieces.as_ptr() as u64, 1, flags.into(), 0, 0];
+    let moved = native::checked_interruptible(sys::__NR_vmsplice, args)? as usize;
+    from.advance(moved)?;
+    Ok(moved)
+}
+
+/// Moves up to `count` bytes that are in `pipe` to the file `to`; waits for the first of them, unless `flags` say otherwise. An error after
+/// some is for the next call.
+pub fn to_file(
+    process: &Process,
+    pipe: RawFd,
+    to: &mut End,
+    count: usize,
+    flags: u32,
+) -> Result<usize, Errno> {
+    let side = SidePipe::new()?;
+    let mut buffer = vec![0; side.size()?.min(count)];
+    let mut moved = 0;
+    while moved < count {
+        let flags = if moved > 0 { flags | SPLICE_F_NONBLOCK } else { flags };
+        let want = buffer.len().min(count - moved);
+        let args = [pipe as u64, side.input as u64, want as u64, flags.into(), 0, 0];
+        let step = native::checked_interruptible(sys::__NR_tee, args).and_then(|seen| {
+            let seen = &mut buffer[..seen as usize];
+            side.drain(seen)?;
+            let stored = if seen.is_empty() { 0 } else { to.store(process, seen)? };
+            Ok((seen.len(), stored))
+        });
+        let (seen, stored) = match step {
+            Ok(step) => step,
+            Err(error) if moved == 0 => return Err(error),
+            Err(_) => break,
+        };
+        if to.offset.is_some() {
+            to.advance(stored)?;
+        }
+        side.take(pipe, &mut buffer[..stored])?;
+        moved += stored;
+        if seen == 0 || stored < seen {
+            break;
+        }
+    }
+    Ok(moved)
+}
+
+/// How many bytes are in a pipe.
+fn held(pipe: RawFd) -> Result<usize, Errno> {
+    let mut held = 0_i32;
+    let request = u64::from(linux_raw_sys::ioctl::FIONREAD);
+    native::checked(sys::__NR_ioctl, [pipe as u64, request, &raw mut held as u64, 0, 0, 0])?;
+    Ok(held as usize)
+}
+
+/// Pages to be given to a pipe. Nobody may change them from then on: when they are dropped they are the pipe's alone.
+struct Pages {
+    address: u64,
+    length: usize,
+}
+
+impl Pages {
+    fn new(length: usize) -> Result<Self, Errno> {
+        let protection = u64::from(sys::PROT_READ | sys::PROT_WRITE);
+        let flags = u64::from(sys::MAP_PRIVATE | sys::MAP_ANONYMOUS);
+        let args = [0, length as u64, protection, flags, u64::MAX, 0];
+        Ok(Self { address: native::checked(sys::__NR_mmap, args)?, length })
+    }
+
+    #[allow(unsafe_code)]
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: mapped by `new` for this value alone, zeros at first, and lent as long as the value is.
+        unsafe { std::slice::from_raw_parts_mut(self.address as *mut u8, self.length) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        native::raw_call(sys::__NR_munmap, [self.address, self.length as u64, 0, 0, 0, 0]);
+    }
+}
+
+/// A pipe of our own, empty but for moments.
+struct SidePipe {
+    output: RawFd,
+    input: RawFd,
+}
+
+impl SidePipe {
+    fn new() -> Result<Self, Errno> {
+        let mut ends = [0_i32; 2];
+        let args = [ends.as_mut_ptr() as u64, sys::O_CLOEXEC.into(), 0, 0, 0, 0];
+        nofile::with_room(|| native::checked(sys::__NR_pipe2, args))?;
+        // Out of the way of the program's numbers, as this call may wait.
+        let [output, input] = ends.map(|end| private_fd::take(end).unwrap_or(end));
+        Ok(Self { output, input })
+    }
+
+    fn size(&self) -> Result<usize, Errno> {
+        let args = [self.input as u64, sys::F_GETPIPE_SZ.into(), 0, 0, 0, 0];
+        native::checked(sys::__NR_fcntl, args).map(|size| size as usize)
+    }
+
+    /// Reads what is in it: as many bytes as `buffer` has.
+    fn drain(&self, mut buffer: &mut [u8]) -> Result<(), Errno> {
+        while !buffer.is_empty() {
+            let args = [self.output as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, 0, 0, 0];
+            let count = native::checked(sys::__NR_read, args)? as usize;
+            buffer = &mut buffer[count..];
+        }
+        Ok(())
+    }
+
+    /// Takes as many bytes as `buffer` has out of `pipe`, or as there are if somebody else has taken them: never waits.
+    fn take(&self, pipe: RawFd, mut buffer: &mut [u8]) -> Result<(), Errno> {
+        while !buffer.is_empty() {
+            let (count, flags) = (buffer.len() as u64, u64::from(SPLICE_F_NONBLOCK));
+            let args = [pipe as u64, 0, self.input as u64, 0, count, flags];
+            let taken = match native::checked(sys::__NR_splice, args) {
+                Ok(0) | Err(_) => break,
+                Ok(taken) => taken as usize,
+            };
+            let (now, later) = buffer.split_at_mut(taken);
+            self.drain(now)?;
+            buffer = later;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for SidePipe {
+    fn drop(&mut self) {
+        private_fd::close(self.output);
+        private_fd::close(self.input);
+    }
+}
