@@ -36,6 +36,9 @@ same_as_plain! {
     /// Three, each in what becomes of the one before.
     nested: transcript("nested");
 
+    /// One at each instruction of the return from a handler of another that was sent again.
+    returning: transcript("returning");
+
     /// 64 threads that are busy while the process forks, 16 KiB stacks, deep recursion, cancellation, one thread that waits.
     busy_threads: transcript("busy");
 

@@ -8,6 +8,7 @@ use crate::cache::Cache;
 use crate::enter::Steps;
 use crate::error::{Error, Result};
 use crate::ledger::Ledger;
+use crate::open::Opener;
 use crate::owner::Owner;
 use crate::runs::Runs;
 use crate::source::PageSource;
@@ -34,6 +35,8 @@ pub(crate) struct Attached {
     open: AtomicI64,
     /// Not 0 while a thread closes pages for stores.
     pub(crate) closers: AtomicUsize,
+    /// By whom pages are opened for stores.
+    pub(crate) opener: Opener,
     /// Where pages are entered protected in steps.
     pub(crate) steps: Option<Steps>,
     /// This process's slot in the ledger.
@@ -64,6 +67,7 @@ impl Attached {
             until_look: AtomicI64::new(0),
             open: AtomicI64::new(0),
             closers: AtomicUsize::new(0),
+            opener: Opener::default(),
             steps: in_steps.then(Steps::default),
             slot: AtomicUsize::new(slot),
             owner: AtomicU64::new(owner.0),
@@ -104,9 +108,10 @@ impl Attached {
         self.open.store(0, Ordering::Relaxed);
     }
 
-    /// Those of the parent that were closing pages, or entering some in steps, do not exist here.
+    /// Those of the parent that were closing or opening pages, or entering some in steps, do not exist here.
     fn forget_threads(&self) {
         self.closers.store(0, Ordering::SeqCst);
+        self.opener.reset();
         self.steps.iter().for_each(Steps::reset);
     }
 

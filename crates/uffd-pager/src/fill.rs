@@ -4,7 +4,7 @@ use crate::attached::Attached;
 use crate::buffers::Buffer;
 use crate::fault::{BLOCK, Stop, Wanted};
 use crate::mapping::{Mapping, Sharing};
-use crate::page::{PAGE, intersection, offset_of, pages_of};
+use crate::page::{intersection, offset_of, pages_of};
 use crate::pager::Pager;
 use crate::resident::{count, first_data, hole_at};
 use crate::room::Room;
@@ -147,7 +147,6 @@ impl Pager {
         address: usize,
         access: Access,
     ) -> std::result::Result<(), Errno> {
-        let memory = address..address + PAGE;
         match access {
             // The kernel enters it when it is touched.
             _ if !mapping.tracked => Ok(()),
@@ -156,8 +155,7 @@ impl Pager {
                 self.enter_protected(steady, mapping, &(page..page + 1));
                 Ok(())
             }
-            Access::AsMapped if self.uffd.enter_open(&memory) == memory.end => Ok(()),
-            Access::AsMapped => self.uffd.write_protect(&memory, false),
+            Access::AsMapped => self.open_one(mapping, mapping.page_at(address)),
         }
     }
 

@@ -107,6 +107,12 @@ pub(crate) fn take_out(memory: &Range<usize>) -> bool {
     unsafe { rustix::mm::madvise(pointer(memory.start), memory.len(), Advice::LinuxDontNeed) }.is_ok()
 }
 
+/// Whether these pages, which are in the page table, can be stored to; if so, by the kernel without a fault. Nothing is changed where they are protected.
+pub(crate) fn are_open(memory: &Range<usize>) -> bool {
+    // SAFETY: populating changes no contents; of a protected page it fails.
+    unsafe { rustix::mm::madvise(pointer(memory.start), memory.len(), Advice::LinuxPopulateWrite) }.is_ok()
+}
+
 /// Has the kernel map pages that are resident, at once. Best effort.
 pub(crate) fn populate(mapping: &Mapping, pages: &Range<u64>, write: bool) {
     let memory = mapping.addresses(pages);

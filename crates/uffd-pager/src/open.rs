@@ -1,4 +1,9 @@
 //! Opening pages for stores: which, and how.
+//!
+//! Where the kernel ends a page's protection (`UFFDIO_WRITEPROTECT`) it takes its entry out of the page table for a moment, also if there was none to end. A system call
+//! of another thread's that stores there just then fails: it meets what looks like a resident page that was never entered. So one thread at a time opens pages
+//! of a source ([`Opener`]), and what others hold for a call ([`Pager::prefault`]) is left as it is if it is open. Who pins pages does so before it
+//! opens them: so either it waits for who has not seen that, or the other sees it.
 
 use crate::attached::Attached;
 use crate::fault::{BLOCK, Served, Stop, Wanted};
@@ -8,11 +13,12 @@ use crate::memory;
 use crate::page::{PAGE, intersection, pages_of};
 use crate::pager::Pager;
 use crate::room::Room;
-use crate::table::Steady;
+use crate::table::{PATIENCE, Steady};
 use crate::uffd::Access;
+use crate::wait::Backoff;
 use rustix::io::Errno;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How many pages of a block are dirty when all of them are opened for stores.
 const DENSE: u32 = 4;
@@ -46,20 +52,26 @@ impl Pager {
             return Ok(Served::Entered);
         }
         // Those around it only as far as nothing is missing: so first the one that the thread waits for.
-        let mut at_once = self.open(mapping, &(page..page + 1))?;
+        let mut at_once = self.open(mapping, &(page..page + 1), &NONE)?;
         at_once &= self.open_beside(mapping, &(page + 1..pages.end));
         at_once &= self.open_beside(mapping, &(pages.start..page));
         Ok(if at_once { Served::Entered } else { Served::Ready(pages) })
     }
 
     /// Enters pages as dirty and lets them be stored to, up to one that is missing. Whether a store to any of them needs no fault at all now, not even one that
-    /// the kernel serves by itself. Nothing is done where something else is mapped by now: whoever touches that meets another fault.
-    pub(crate) fn open(&self, mapping: &Mapping, pages: &Range<u64>) -> std::result::Result<bool, Errno> {
+    /// the kernel serves by itself. Nothing is done where something else is mapped by now: whoever touches that meets another fault. `own`: what the caller has
+    /// pinned.
+    pub(crate) fn open(
+        &self,
+        mapping: &Mapping,
+        pages: &Range<u64>,
+        own: &Range<u64>,
+    ) -> std::result::Result<bool, Errno> {
         if pages.is_empty() {
             return Ok(true);
         }
         if let Some(steady) = self.table.steady_in_fault() {
-            return self.open_steadily(&steady, mapping, pages);
+            return self.open_steadily(&steady, mapping, pages, own);
         }
         self.open_unsteadily(mapping, pages)?;
         Ok(false)
@@ -71,7 +83,7 @@ impl Pager {
             return true;
         }
         let Some(steady) = self.table.steady_in_fault() else { return false };
-        self.open_steadily(&steady, mapping, pages).unwrap_or(false)
+        self.open_steadily(&steady, mapping, pages, &NONE).unwrap_or(false)
     }
 
     fn open_steadily(
@@ -79,6 +91,7 @@ impl Pager {
         steady: &Steady<'_>,
         mapping: &Mapping,
         pages: &Range<u64>,
+        own: &Range<u64>,
     ) -> std::result::Result<bool, Errno> {
         let mut at_once = true;
         for (row, part) in steady.parts(mapping, pages) {
@@ -89,7 +102,7 @@ impl Pager {
             while let Some((run, was_open)) = attached.ledger.first_run(attached.slot(), rest.clone()) {
                 rest.start = run.end;
                 attached.mark(&run);
-                at_once &= self.open_run(row, &run, was_open)?;
+                at_once &= self.open_run(row, &run, was_open, own)?;
             }
         }
         Ok(at_once)
@@ -107,8 +120,9 @@ impl Pager {
         // the pages would be open and not entered.
         loop {
             attached.mark(pages);
+            let _alone = attached.opener.wait();
             self.uffd.enter_each(&memory, Access::AsMapped);
-            self.uffd.write_protect(&memory, false)?;
+            self.end_protection(mapping, pages, &NONE)?;
             if u64::from(attached.ledger.count(attached.slot(), pages.clone())) == pages.end - pages.start {
                 return Ok(());
             }
@@ -121,7 +135,9 @@ impl Pager {
         mapping: &Mapping,
         run: &Range<u64>,
         was_open: bool,
+        own: &Range<u64>,
     ) -> std::result::Result<bool, Errno> {
+        let _alone = mapping.attached.opener.wait();
         let memory = mapping.addresses(run);
         let entered = self.uffd.enter_open(&memory);
         if entered == memory.end {
@@ -133,8 +149,79 @@ impl Pager {
             return Ok(true);
         }
         self.uffd.enter_each(&(entered + PAGE..memory.end), Access::AsMapped);
-        self.uffd.write_protect(&memory, false)?;
+        self.end_protection(mapping, run, own)?;
         Ok(was_open)
+    }
+
+    /// Opens a page that was there when it was to be brought in.
+    pub(crate) fn open_one(&self, mapping: &Mapping, page: u64) -> std::result::Result<(), Errno> {
+        let _alone = mapping.attached.opener.wait();
+        let pages = page..page + 1;
+        let memory = mapping.addresses(&pages);
+        if self.uffd.enter_open(&memory) == memory.end {
+            return Ok(());
+        }
+        self.end_protection(mapping, &pages, &NONE)
+    }
+
+    /// By the [`Opener`]: lets pages be stored to that are in the page table.
+    fn end_protection(
+        &self,
+        mapping: &Mapping,
+        pages: &Range<u64>,
+        own: &Range<u64>,
+    ) -> std::result::Result<(), Errno> {
+        let attached = &*mapping.attached;
+        let held = attached.ledger.pinned_by_others(attached.slot(), own);
+        let mut next = pages.start;
+        for free in held.free(pages.clone()) {
+            self.open_held(mapping, next..free.start)?;
+            self.uffd.write_protect(&mapping.addresses(&free), false)?;
+            next = free.end;
+        }
+        self.open_held(mapping, next..pages.end)
+    }
+
+    /// The same, of pages that system calls may be using: those that are open stay in the page table.
+    fn open_held(&self, mapping: &Mapping, mut pages: Range<u64>) -> std::result::Result<(), Errno> {
+        pages.try_for_each(|page| {
+            let memory = mapping.addresses(&(page..page + 1));
+            if memory::are_open(&memory) { Ok(()) } else { self.uffd.write_protect(&memory, false) }
+        })
+    }
+}
+
+/// Nothing is pinned by who opens pages.
+const NONE: Range<u64> = 0..0;
+
+/// The right to open pages of a source for stores in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Opener(AtomicBool);
+
+impl Opener {
+    /// Waits for other threads, which have it for some system calls; not for ever, as it may be this thread's, interrupted by a signal.
+    fn wait(&self) -> Option<Opening<'_>> {
+        let mut backoff = Backoff::default();
+        (0..PATIENCE).find_map(|_| {
+            let taken = self.0.swap(true, Ordering::SeqCst);
+            if taken {
+                backoff.pause();
+            }
+            (!taken).then(|| Opening(self))
+        })
+    }
+
+    /// In the child of a fork, where those who had it are not.
+    pub(crate) fn reset(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
+struct Opening<'a>(&'a Opener);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.reset();
     }
 }
 

@@ -85,7 +85,7 @@ impl Pager {
             self.bring_in(attached, hole.start, room, Some(&Placing { mapping: part, open }))?;
         }
         if write && part.tracked {
-            self.open(part, &pages)?;
+            self.open(part, &pages, &part.pages())?;
         } else {
             self.enter_pages(part, &pages, &pages);
         }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 pub(crate) type Rows = Vec<Mapping>;
 
 /// Pauses of a fault for another thread's change: some 50 ms.
-const PATIENCE: u32 = 450;
+pub(crate) const PATIENCE: u32 = 450;
 
 #[derive(Debug)]
 pub(crate) struct Table {

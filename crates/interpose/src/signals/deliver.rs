@@ -266,7 +266,7 @@ fn deliver(
         return RETURN;
     }
     // A wait has let it through.
-    tls.parked &= !virtually;
+    parking::still_parked(tls, !virtually);
     context.mask &= !virtually;
     let action = actions::disposition(tls, signal);
     match action.handler {

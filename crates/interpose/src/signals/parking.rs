@@ -7,8 +7,8 @@
 //! While it is blocked a fault would be fatal, so `usercopy` makes sure of its pages beforehand. Dispatch cannot do
 //! without SIGSYS; where that is armed, a SIGSYS from elsewhere waits unseen.
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicU64, compiler_fence};
 
 use super::actions::{Action, SA_NODEFER};
 use super::{
@@ -121,8 +121,12 @@ pub fn raise_all(tls: &mut Tls, info: Option<&SigInfo>) {
 
 /// The program's mask of virtual signals is now `mask`: what is to be blocked really.
 pub fn still_parked(tls: &mut Tls, mask: u64) -> u64 {
-    tls.parked &= mask;
-    tls.parked
+    parked(tls).fetch_and(mask, Relaxed) & mask
+}
+
+fn parked(tls: &mut Tls) -> &AtomicU64 {
+    // SAFETY: a word of this thread, which signals change at any instruction.
+    unsafe { AtomicU64::from_ptr(&raw mut tls.parked) }
 }
 
 /// What the kernel blocks while a handler of this action runs.
@@ -137,22 +141,36 @@ pub fn mask_in_handler(signal: u32, action: &Action, context: &Context, tls: &Tl
 
 /// The mask that a handler finds in its context, and the one it runs with.
 pub fn enter_handler(signal: u32, action: &Action, context: &mut Context, tls: &mut Tls) {
-    context.mask |= tls.virtual_mask;
-    tls.virtual_mask |= blocked_by(signal, action) & VIRTUAL;
+    let mask = tls.virtual_mask;
+    // This one struck in `leave_handler`: what is not blocked for the program any more is not to be for this handler either, where a fault would be fatal.
+    let released = parked(tls).load(Relaxed) & !mask;
+    still_parked(tls, mask);
+    // What is really blocked does not count: it may be about to be let through, and would stay blocked for good.
+    context.mask = context.mask & !VIRTUAL | mask;
+    tls.virtual_mask = mask | blocked_by(signal, action) & VIRTUAL;
     // More is blocked so far (`actions`). In a guest that is the case for every signal, and ends elsewhere.
-    if bit(signal) & VIRTUAL != 0 && !hosted::active() && !process::is_restrained() {
+    let is_virtual = bit(signal) & VIRTUAL != 0 && !process::is_restrained();
+    if (is_virtual || released != 0) && !hosted::active() {
         mask::set_native(mask_in_handler(signal, action, context, tls));
     }
 }
 
 /// The handler has returned: the mask in its context is the program's again, but for the virtual signals.
+///
+/// Other signals may strike at any instruction here. Until the frame is used the kernel still blocks what is parked: so from when the program's mask
+/// says otherwise until everything is blocked, [`enter_handler`] of one that strikes lets it through in its place.
 pub extern "C" fn leave_handler(context: &mut Context) {
     // SAFETY: the block is this thread's.
     let tls = unsafe { &mut *crate::entry::tls::current() };
     if crate::lodger::is_current() {
         return; // The block is its parent's.
     }
-    tls.virtual_mask = context.mask & VIRTUAL;
-    let mask = tls.virtual_mask;
+    let mask = context.mask & VIRTUAL;
+    // SAFETY: a word of this thread, which the wrapper of a signal reads.
+    unsafe { (&raw mut tls.virtual_mask).write_volatile(mask) };
+    compiler_fence(SeqCst);
+    if parked(tls).load(Relaxed) & !mask != 0 {
+        mask::set_native(mask::everything() & !indispensable());
+    }
     context.mask = context.mask & !VIRTUAL | still_parked(tls, mask);
 }

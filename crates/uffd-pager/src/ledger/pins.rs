@@ -47,13 +47,20 @@ impl Pins {
         }
     }
 
-    fn collect(&self, found: &mut Pinned) {
+    /// `but`: one range equal to this is left out. (Not if it is not listed.)
+    fn collect(&self, found: &mut Pinned, but: &Range<u64>) {
         if self.others.load(Ordering::SeqCst) != 0 {
             found.all = true;
         }
+        let mut but = packed(but);
         for entry in &self.listed {
             let entry = entry.load(Ordering::SeqCst);
-            if entry != 0 {
+            if entry == 0 {
+                continue;
+            }
+            if but == Some(entry) {
+                but = None;
+            } else {
                 found.add(unpacked(entry));
             }
         }
@@ -84,8 +91,13 @@ impl Ledger {
 
     /// What the process of this slot holds now.
     pub(crate) fn pinned_by(&self, slot: usize) -> Pinned {
+        self.pinned_by_others(slot, &(0..0))
+    }
+
+    /// The same without one range, which the caller has pinned itself.
+    pub(crate) fn pinned_by_others(&self, slot: usize, own: &Range<u64>) -> Pinned {
         let mut found = Pinned::default();
-        self.slot(slot).pins.collect(&mut found);
+        self.slot(slot).pins.collect(&mut found, own);
         found
     }
 
@@ -93,7 +105,7 @@ impl Ledger {
     pub(crate) fn pinned(&self) -> Pinned {
         let mut found = Pinned::default();
         let used = (1..SLOTS).filter(|&slot| self.owner(slot).is_somebody());
-        used.for_each(|slot| self.slot(slot).pins.collect(&mut found));
+        used.for_each(|slot| self.slot(slot).pins.collect(&mut found, &(0..0)));
         found
     }
 }
@@ -159,7 +171,7 @@ mod tests {
 
     fn held(pins: &Pins) -> Pinned {
         let mut found = Pinned::default();
-        pins.collect(&mut found);
+        pins.collect(&mut found, &(0..0));
         found
     }
 
@@ -190,6 +202,22 @@ mod tests {
         }
         assert_eq!(held(&pins).free(0..100).map(|run| run.end - run.start).sum::<u64>(), 100);
         assert!(held(&pins).is_empty());
+    }
+
+    #[test]
+    fn what_one_has_pinned_itself_is_left_out_once() {
+        let pins = pins();
+        let others = |pins: &Pins| {
+            let mut found = Pinned::default();
+            pins.collect(&mut found, &(3..5));
+            found.free(0..12).collect::<Vec<_>>()
+        };
+        for pages in [3..5, 4..6] {
+            pins.add(&pages);
+        }
+        assert_eq!(others(&pins), [0..4, 6..12]);
+        pins.add(&(3..5));
+        assert_eq!(others(&pins), [0..3, 6..12]);
     }
 
     #[test]
