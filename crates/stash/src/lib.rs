@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod arena;
+mod backing;
 mod bitmap;
 mod blob;
 mod block;
