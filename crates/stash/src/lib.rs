@@ -7,6 +7,7 @@ mod bitmap;
 mod blob;
 mod block;
 mod checksum;
+mod elsewhere;
 mod error;
 mod exec_map;
 mod layout;
