@@ -1,7 +1,7 @@
 //! Wrong arguments, broken plugins and backends, full disks: each has an error that names what is wrong.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use defuse_e2e::process::{End, Outcome};
@@ -241,20 +241,23 @@ const FILL: &str = r#"
     cp kept copy2; cp kept copy3; echo "rc $?"; rm copy*; seq 1 1000 | sort -r >sorted; wc -l sorted
 "#;
 
+/// Runs `command` in mounts of its own, which `mount` makes with the folder `dir` as its `$1`, in the environment that `defuse` gets.
+fn in_own_mounts(session: &Session, mount: &str, dir: &Path, command: &[&str]) -> Outcome {
+    let like = session.command::<&str>([]);
+    let mut unshare = Command::new("unshare");
+    unshare.args(["-m", "bash", "-c", mount, "small"]).arg(dir).args(command);
+    unshare.env_clear().envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    unshare.current_dir(session.place.root());
+    session.finish(&mut unshare)
+}
+
 #[test]
 fn full_disk_says_so_as_a_plain_one_does() {
     need_programs!("unshare", "fallocate");
     let Some(session) = Session::new() else { return };
     let script = format!("umask 022\n{FILL}");
-    let on_small_disk = |dir: PathBuf, command: &[&str]| {
-        let mut unshare = session.command::<&str>([]);
-        let mut changed = Command::new("unshare");
-        changed.args(["-m", "bash", "-c", ON_A_SMALL_DISK, "small"]).arg(dir).args(command);
-        changed.env_clear().envs(unshare.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        changed.current_dir(session.place.root());
-        unshare = changed;
-        session.finish(&mut unshare)
-    };
+    let on_small_disk =
+        |dir: PathBuf, command: &[&str]| in_own_mounts(&session, ON_A_SMALL_DISK, &dir, command);
     let possible = on_small_disk(session.place.mnt(), &["true"]);
     if !possible.end.is_success() {
         return requirement::skip("no mount namespace with a small tmpfs can be made here");
@@ -269,6 +272,77 @@ fn full_disk_says_so_as_a_plain_one_does() {
         let differences = defuse_e2e::diff::outcomes(&plain, &served);
         assert!(differences.is_empty(), "{serving:?}\n{differences}");
     }
+    session.assert_nothing_left();
+}
+
+/// Mounts a tmpfs of the size `$2` where `$1` says, for the session's folder.
+const RUN_DIRECTORY: &str =
+    r#"mount -t tmpfs -o "size=$2" none "$1" && export DEFUSE_RUN_DIR="$1" RUN="$1" && shift 2 && exec "$@""#;
+
+/// What becomes of opening files when the session's folder has no room for what it must know of them.
+const FILL_RUN_DIRECTORY: &str = r#"
+import os, resource, subprocess
+os.chdir(os.environ["MNT"])
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+def fill():
+    with open(os.environ["RUN"] + "/filler", "ab", 0) as file:
+        try:
+            while True: file.write(bytes(4096))
+        except OSError as error: print(error.strerror)
+def open_many():
+    opened = []
+    try:
+        for n in range(2000): opened.append(os.open("f%d" % n, os.O_CREAT | os.O_RDWR))
+    except OSError as error: print(error.strerror, len(opened) < 200)
+    return opened
+fill()
+files = open_many()
+print({os.write(file, b"written") for file in files})
+for file in files: os.close(file)
+again = [os.open("f%d" % n, os.O_RDWR) for n in range(len(files))]
+print({os.read(file, 10) for file in again})
+try:
+    child = os.fork()
+    if child == 0: os._exit(0)
+    os.waitpid(child, 0)
+except OSError as error: pass  # An error, and not the end.
+os.remove(os.environ["RUN"] + "/filler")
+for file in again: os.close(file)
+print(len(open_many()), subprocess.run(["cat", "f1"], capture_output=True))
+"#;
+
+#[test]
+fn full_run_directory_is_an_error_and_not_the_end() {
+    need_programs!("unshare", "python3");
+    let Some(session) = Session::new() else { return };
+    let mount = Serving::Plugin.mount_argument(&session.place.mnt(), &session.place.backend());
+    let dir = session.place.root().join("small");
+    fs::create_dir(&dir).unwrap();
+    let run = |size: &str, program: &[&str]| {
+        let defuse = Product::get().defuse();
+        let command = [&[size, defuse.to_str().unwrap(), "run", "-m", &mount, "--"], program].concat();
+        in_own_mounts(&session, RUN_DIRECTORY, &dir, &command)
+    };
+    if !in_own_mounts(&session, RUN_DIRECTORY, &dir, &["64k", "true"]).end.is_success() {
+        return requirement::skip("no mount namespace with a small tmpfs can be made here");
+    }
+    for size in ["4k", "16k", "64k", "80k"] {
+        assert_refused(&run(size, &["echo", "the program ran"]), &["o space left"]);
+    }
+    // With some room more it runs, or fails by itself, but is not killed.
+    for size in ["96k", "128k", "256k"] {
+        let outcome = run(size, &["sh", "-c", "cd $MNT; echo x >f; cat f f | wc -c"]);
+        assert!(
+            matches!(outcome.end, End::Exit(_)),
+            "{size} {}: {}",
+            outcome.end.describe(),
+            outcome.stderr_text()
+        );
+    }
+    let outcome = run("4m", &["python3", "-c", FILL_RUN_DIRECTORY]);
+    let expected = "No space left on device\nNo space left on device True\n{7}\n{b'written'}\n\
+        2000 CompletedProcess(args=['cat', 'f1'], returncode=0, stdout=b'written', stderr=b'')\n";
+    assert_eq!(outcome.stdout_text(), expected, "{} {}", outcome.end.describe(), outcome.stderr_text());
     session.assert_nothing_left();
 }
 

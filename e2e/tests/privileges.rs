@@ -25,6 +25,71 @@ for p in "g", "f", "new":
 print(os.path.exists("g"), os.stat("g").st_size, os.fork() == 0 or os.wait()[1])'
     "#).needs(&["setpriv", "python3"]).needs_root();
 
+    /// Nor do those who come later get into its place.
+    what_another_user_closes_stays_open_to_others: script(r#"
+        cd "$MNT"; chmod 755 .; exec 3>>f; setpriv --reuid=65534 --clear-groups bash -c 'exec 3>&-; exit 0'
+        exec 4>>g; echo mine >&3; /bin/echo mine, too >&3; /bin/echo other >&4; bash -c 'echo "child of $1" >&3' - f; cat f; echo; cat g; exec 3>&- 4>&-
+        python3 -c '
+import ctypes, os, subprocess
+def in_child(change):
+    pid = os.fork()
+    if pid == 0:
+        change()
+        for file in opened: os.close(file)
+        os._exit(0)
+    print(os.waitpid(pid, 0)[1])
+def user(): os.setgroups([]); os.setresuid(65534, 65534, 65534)
+def effective(): os.seteuid(65534)
+def namespace():
+    if ctypes.CDLL(None).unshare(0x10000000) != 0: effective()
+def root(): os.chroot(os.environ["OUT"])
+for change in user, effective, namespace, root:
+    name = change.__name__
+    opened = [os.open(name, os.O_RDWR | os.O_CREAT), os.open(".", os.O_RDONLY)]
+    os.write(opened[0], b"a")
+    in_child(change)
+    later = os.open(name + "2", os.O_RDWR | os.O_CREAT)
+    print(os.write(opened[0], b"b"), os.path.samestat(os.fstat(opened[1]), os.stat(".")), "f" in os.listdir(opened[1]))
+    subprocess.run(["sh", "-c", "echo c >&%d; echo d >&%d" % (opened[0], later)], pass_fds=[opened[0], later])
+    print(open(name).read(), open(name + "2").read())
+f = open("h", "w"); f.write("a"); f.flush(); subprocess.run(["true"], user=65534); f.write("b"); f.flush(); print(open("h").read())'
+    "#).needs(&["setpriv", "python3"]).needs_root();
+
+    /// Of the files that nobody has any more, which are looked for as there are many.
+    what_another_user_has_open_is_left_to_it: script(r#"
+        cd "$MNT"; chmod 777 .; ulimit -n 6000; umask 077; python3 -c '
+import os
+ready, begin, done = os.pipe(), os.pipe(), os.pipe()
+mine = os.open("mine", os.O_WRONLY | os.O_CREAT)
+def other():
+    os.setgroups([]); os.setresuid(65534, 65534, 65534)
+    files = [os.open("other%d" % n, os.O_RDWR | os.O_CREAT) for n in range(20)] + [os.open(".", os.O_RDONLY)]
+    pid = os.fork()  # So that others may have them.
+    os.write(ready[1], b"x")
+    os.read(begin[0], 1)
+    for file in files[:-1]: os.write(file, b"written")
+    if pid: os.waitpid(pid, 0)
+    print("mine" in os.listdir(files[-1]), flush=True)
+    os._exit(0)
+pid = os.fork()
+if pid == 0: other()
+for _ in range(2): os.read(ready[0], 1)
+many = [os.open("many", os.O_RDONLY | os.O_CREAT) for n in range(4500)]
+last = [os.open("last%d" % n, os.O_WRONLY | os.O_CREAT) for n in range(50)]
+os.write(begin[1], b"xx")
+os.waitpid(pid, 0)
+print([open("other%d" % n).read() for n in (0, 7, 19)], os.stat("last3").st_size)
+# And the other way round.
+pid = os.fork()
+if pid == 0:
+    os.setgroups([]); os.setresuid(65534, 65534, 65534)
+    for file in many + last: os.close(file)
+    os._exit(0)
+os.waitpid(pid, 0)
+new = [os.open("new%d" % n, os.O_WRONLY | os.O_CREAT) for n in range(20)]
+print(sum(os.write(file, b"written") for file in last), os.write(mine, b"x"), os.stat("new3").st_size)'
+    "#).needs(&["setpriv", "python3"]).needs_root();
+
     programs_on_the_mount_run_for_another_user: script(r#"
         cd "$MNT"; chmod 755 .; cp /bin/cat own; cp /bin/echo closed; chmod 750 closed; printf '#!%s/own\nshown\n' "$MNT" >shown; chmod 755 own shown; own=$MNT/own; mkdir d; chmod 777 d
         setpriv --reuid=65534 --regid=65534 --clear-groups bash -c '

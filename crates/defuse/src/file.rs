@@ -322,6 +322,7 @@ pub fn plugin_errno(error: plugin_abi::Errno) -> Errno {
 pub fn stash_errno(error: StashError) -> Errno {
     match error {
         StashError::Full(_) => Errno::NFILE,
+        StashError::NoSpace => Errno::NOSPC,
         StashError::OffsetOverflow => Errno::OVERFLOW,
         StashError::TooLong { .. } => Errno::NAMETOOLONG,
         StashError::WouldDeadlock => Errno::DEADLK,

@@ -207,7 +207,7 @@ impl Process {
     pub fn allocate_slot(&'static self, description: &Description<'_>) -> Result<Slot<'static>, Errno> {
         self.carried.free_closed(self);
         let slot = match self.arena.alloc_slot(self.me(), description) {
-            Err(StashError::Full(_)) => {
+            Err(StashError::Full(_) | StashError::NoSpace) => {
                 shadow::sweep(self);
                 self.arena.alloc_slot(self.me(), description)
             }

@@ -8,7 +8,7 @@ use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, SealFlags};
 
 use crate::error::Doing;
-use crate::layout::{Header, Layout, MAGIC, VERSION};
+use crate::layout::{Header, Layout, MAGIC, PAGE, VERSION};
 use crate::map::Mapping;
 use crate::{StashError, check_trusted};
 
@@ -62,7 +62,7 @@ impl Arena {
     ///
     /// A file that group or others may write (such as a fresh memfd) gets mode 0600; a memfd made with
     /// `MFD_ALLOW_SEALING` is sealed against growing and shrinking. The process's `RLIMIT_FSIZE` and `RLIMIT_AS` must
-    /// have room for [`Arena::map_len`] bytes (beyond the former the kernel sends SIGXFSZ).
+    /// have room for [`Arena::map_len`] bytes (beyond the former the kernel sends SIGXFSZ). [`StashError::NoSpace`] if the file system is full.
     pub fn create(fd: BorrowedFd<'_>, config: &ArenaConfig) -> Result<Self, StashError> {
         let layout = Layout::new(config)?;
         let stat = rustix::fs::fstat(fd).doing("examining the new arena file")?;
@@ -80,6 +80,8 @@ impl Arena {
         // Refused by files that cannot be sealed, which is all that can go wrong.
         let _ = rustix::fs::fcntl_add_seals(fd, SealFlags::GROW | SealFlags::SHRINK);
         let map = Mapping::new(fd, layout)?;
+        map.back(0..PAGE)?;
+        map.back(layout.inode_locks..layout.shadow_table)?;
         let session = u128::from_le_bytes(session);
         write_header(map.header(), config, &layout, session, stat.st_uid);
         Ok(Self::of(map, session))
@@ -168,14 +170,6 @@ impl fmt::Debug for Arena {
 /// A high-water mark, held to the table's size.
 fn top(mark: &AtomicU32, table: usize) -> usize {
     (mark.load(Ordering::Acquire) as usize).min(table)
-}
-
-/// Raises a high-water mark to cover `index`, before that entry is claimed.
-#[inline]
-pub(crate) fn raise_top(mark: &AtomicU32, index: usize) {
-    if mark.load(Ordering::Relaxed) as usize <= index {
-        mark.fetch_max(index as u32 + 1, Ordering::Release);
-    }
 }
 
 fn write_header(header: &Header, config: &ArenaConfig, layout: &Layout, session: u128, uid: u32) {

@@ -13,13 +13,13 @@ use crate::word::Word64;
 const TRIES_PER_WORD: u32 = 80;
 
 /// Claims an entry for which `claim(index)` returns true. `cursor` remembers the word of the last success; any value
-/// will do. Returns `None` if every entry seems to be in use.
+/// will do. Returns `None` if every entry seems to be in use. An error of `claim` ends the search and leaves the entry free.
 #[inline]
-pub(crate) fn claim<W: Word64>(
+pub(crate) fn claim<W: Word64, E>(
     bits: &[W],
     cursor: &AtomicU32,
-    mut claim: impl FnMut(usize) -> bool,
-) -> Option<usize> {
+    mut claim: impl FnMut(usize) -> Result<bool, E>,
+) -> Result<Option<usize>, E> {
     let words = bits.len();
     let start = cursor.load(Ordering::Relaxed) as usize % words;
     for step in 0..words {
@@ -34,15 +34,16 @@ pub(crate) fn claim<W: Word64>(
             if word.fetch_or(1 << bit, Ordering::Relaxed) & (1 << bit) != 0 {
                 continue;
             }
-            if claim(at * 64 + bit) {
+            let index = at * 64 + bit;
+            if claim(index).inspect_err(|_| clear(bits, index))? {
                 if step != 0 {
                     cursor.store(at as u32, Ordering::Relaxed);
                 }
-                return Some(at * 64 + bit);
+                return Ok(Some(index));
             }
         }
     }
-    None
+    Ok(None)
 }
 
 /// Marks an entry, which was freed, as worth trying.
@@ -72,7 +73,15 @@ pub(crate) fn heal<W: Word64>(bits: &[W], index: usize) {
 mod tests {
     use core::sync::atomic::AtomicU64;
 
+    use core::convert::Infallible;
+
     use super::*;
+
+    fn claim(bits: &[AtomicU64], cursor: &AtomicU32, mut claim: impl FnMut(usize) -> bool) -> Option<usize> {
+        match super::claim(bits, cursor, |index| Ok::<_, Infallible>(claim(index))) {
+            Ok(claimed) => claimed,
+        }
+    }
 
     fn bits(words: &[u64]) -> Vec<AtomicU64> {
         words.iter().map(|&word| AtomicU64::new(word)).collect()
@@ -101,6 +110,14 @@ mod tests {
         release(&full, &cursor, 5);
         assert_eq!(cursor.load(Ordering::Relaxed), 0);
         assert_eq!(claim(&full, &cursor, |_| true), Some(5));
+    }
+
+    #[test]
+    fn an_error_ends_the_search_and_leaves_no_hint() {
+        let (bits, cursor) = (bits(&[!0, 0b11]), AtomicU32::new(0));
+        assert_eq!(super::claim(&bits, &cursor, Err), Err(66));
+        assert_eq!(bits[1].load(Ordering::Relaxed), 0b11);
+        assert_eq!(claim(&bits, &cursor, |_| true), Some(66));
     }
 
     #[test]

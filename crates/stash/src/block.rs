@@ -2,7 +2,6 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::arena::raise_top;
 use crate::checksum::Checksum;
 use crate::layout::RawBlock;
 use crate::{Arena, ProcessId, SlotId, StashError, bitmap};
@@ -42,15 +41,15 @@ impl Arena {
     pub(crate) fn alloc_block(&self, owner: Owner) -> Result<u32, StashError> {
         let owners = self.map.block_owners();
         let index = bitmap::claim(self.map.block_bits(), &self.block_cursor, |index| {
-            raise_top(&self.map.header().blocks_top, index);
-            owners[index].compare_exchange(0, owner.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            self.cover_block(index)?;
+            Ok(owners[index].compare_exchange(0, owner.0, Ordering::AcqRel, Ordering::Relaxed).is_ok())
         });
-        index.map(|index| index as u32).ok_or(StashError::Full("blocks"))
+        index?.map(|index| index as u32).ok_or(StashError::Full("blocks"))
     }
 
     /// Frees a block if it still has this owner.
     pub(crate) fn free_block(&self, index: u32, owner: Owner) -> bool {
-        let Some(word) = self.map.block_owners().get(index as usize) else { return false };
+        let Some(word) = self.owner_of(index) else { return false };
         let freed = word.compare_exchange(owner.0, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if freed {
             bitmap::release(self.map.block_bits(), &self.block_cursor, index as usize);
@@ -58,10 +57,14 @@ impl Arena {
         freed
     }
 
+    /// The owner word of a block that ever was in use.
+    fn owner_of(&self, index: u32) -> Option<&AtomicU64> {
+        self.map.block_owners()[..self.blocks_top()].get(index as usize)
+    }
+
     /// A block's contents, if it exists and has this owner.
     pub(crate) fn block(&self, index: u32, owner: Owner) -> Option<&RawBlock> {
-        let word = self.map.block_owners().get(index as usize)?;
-        (word.load(Ordering::Acquire) == owner.0).then(|| &self.map.blocks()[index as usize])
+        (self.owner_of(index)?.load(Ordering::Acquire) == owner.0).then(|| &self.map.blocks()[index as usize])
     }
 }
 

@@ -39,6 +39,8 @@ pub enum StashError {
     NoSuchProcess(ProcessId),
     /// Every entry of the named table is in use.
     Full(&'static str),
+    /// The file system that holds the arena is full.
+    NoSpace,
     /// A value is longer than the arena can hold.
     TooLong {
         /// What was to be stored.
@@ -80,6 +82,7 @@ impl fmt::Display for StashError {
             Self::StaleSlot(id) => write!(f, "using slot {id:?}: it was freed"),
             Self::NoSuchProcess(id) => write!(f, "using process record {id:?}: it was freed"),
             Self::Full(what) => write!(f, "allocating from the arena: {what} exhausted"),
+            Self::NoSpace => f.write_str("allocating from the arena: no space left on its file system"),
             Self::TooLong { what, len, max } => {
                 write!(f, "storing a {what} of {len} bytes: the limit is {max}")
             }

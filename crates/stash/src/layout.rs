@@ -7,6 +7,10 @@
 //!
 //! Each region starts on a page. A file of zeros (a fresh, sparse file) is an arena with nothing in use, so
 //! creating one writes only the header.
+//!
+//! To touch a page that the file has no memory for, even to read it, makes the kernel find some, and is SIGBUS when there is none. So the
+//! header, the inode locks and the bitmaps are given theirs at creation, entries of the tables before the high-water mark is raised over them, and
+//! a page of the shadow table before its bit in the header is set; nothing else is ever touched.
 
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -14,7 +18,7 @@ use crate::{ArenaConfig, StashError};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"fd-stash");
 /// Changes with any incompatible change of the layout or of a protocol.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(crate) const PAGE: usize = 4096;
 pub(crate) const BLOCK_BYTES: usize = 4096;
 pub(crate) const BLOCK_WORDS: usize = BLOCK_BYTES / 8;
@@ -48,6 +52,8 @@ pub(crate) struct Header {
     pub user: AtomicU32,
     /// How many exec maps were ever made: tells one from the next.
     pub exec_maps: AtomicU64,
+    /// A bit for each page of the shadow table that has memory.
+    pub shadow_pages: [AtomicU64; SHADOW_PAGES / 64],
 }
 
 /// One registered process.
@@ -100,6 +106,11 @@ pub(crate) struct RawLock {
 }
 
 pub(crate) type RawBlock = [AtomicU64; BLOCK_WORDS];
+
+/// Entries of the shadow table on one page.
+pub(crate) const SHADOWS_PER_PAGE: usize = PAGE / size_of::<AtomicU32>();
+/// Pages of the largest shadow table.
+const SHADOW_PAGES: usize = 2 * MOST as usize / SHADOWS_PER_PAGE;
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
 const _: () = assert!(size_of::<RawProcess>() == 64);

@@ -2,10 +2,12 @@
 #![deny(unsafe_code)]
 
 mod arena;
+mod backing;
 mod bitmap;
 mod blob;
 mod block;
 mod checksum;
+mod elsewhere;
 mod error;
 mod exec_map;
 mod layout;

@@ -14,10 +14,12 @@ use rustix::time::Timespec;
 use crate::layout::INODE_LOCKS;
 use crate::map::low_half;
 use crate::robust::{self, Acquired, Waiting};
-use crate::{Arena, ProcessId, Slot, StashError, offset, process_status};
+use crate::{Arena, ProcessId, Slot, StashError, elsewhere, offset, process_status};
 
 /// How long a waiter sleeps before it looks whether the holder is still alive.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How many such looks at most pass by before one at a holder of another pid namespace, which is a look at every process there is.
+const LOOKS_FROM_AFAR: u32 = 64;
 
 /// Who takes a lock: a registered process and one of its threads.
 ///
@@ -65,7 +67,7 @@ pub struct SlotGuard<'a> {
 
 impl<'a> Slot<'a> {
     /// Takes the slot's lock. Uncontended 5-10 ns; otherwise waits for the holder, and takes over from a dead one
-    /// within some 20 ms. [`StashError::WouldDeadlock`] if this thread holds it already (a signal handler).
+    /// within some 20 ms (within seconds, or never, from one of another pid namespace: see the README). [`StashError::WouldDeadlock`] if this thread holds it already (a signal handler).
     #[inline]
     pub fn lock(&self, me: Holder) -> Result<SlotGuard<'a>, StashError> {
         self.lock_patiently(me, None)
@@ -88,7 +90,7 @@ impl<'a> Slot<'a> {
     #[inline]
     fn lock_patiently(&self, me: Holder, timeout: Option<Duration>) -> Result<SlotGuard<'a>, StashError> {
         let word = &self.raw().lock;
-        let waiting = || FutexWaiting { arena: self.arena(), word, left: timeout };
+        let waiting = || FutexWaiting { left: timeout, ..FutexWaiting::new(self.arena(), word) };
         let acquired = robust::acquire(word, me.word(), waiting)?;
         self.guard(me, acquired)
     }
@@ -187,7 +189,7 @@ impl Drop for SlotGuard<'_> {
         if self.pinned.get() {
             offset::unpin(&raw.offset);
         }
-        let waiting = || FutexWaiting { arena: self.slot.arena(), word: &raw.lock, left: None };
+        let waiting = || FutexWaiting::new(self.slot.arena(), &raw.lock);
         robust::release(&raw.lock, self.me.word(), waiting);
     }
 }
@@ -210,7 +212,7 @@ impl Arena {
         // The upper bits of a product depend on all bits of the key: callers may pass a plain inode number.
         let spread = key_hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
         let word = &self.map.inode_locks()[spread as usize % INODE_LOCKS].word;
-        let waiting = || FutexWaiting { arena: self, word, left: None };
+        let waiting = || FutexWaiting::new(self, word);
         let acquired = robust::acquire(word, me.word(), waiting)?;
         Ok(InodeGuard { arena: self, word, me, acquired, of_this_thread: PhantomData })
     }
@@ -232,7 +234,7 @@ impl fmt::Debug for InodeGuard<'_> {
 impl Drop for InodeGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        let waiting = || FutexWaiting { arena: self.arena, word: self.word, left: None };
+        let waiting = || FutexWaiting::new(self.arena, self.word);
         robust::release(self.word, self.me.word(), waiting);
     }
 }
@@ -243,6 +245,14 @@ struct FutexWaiting<'a> {
     word: &'a AtomicU64,
     /// What is left of the caller's patience; `None` is endless.
     left: Option<Duration>,
+    /// How often it was asked whether the holder is alive.
+    looks: u32,
+}
+
+impl<'a> FutexWaiting<'a> {
+    fn new(arena: &'a Arena, word: &'a AtomicU64) -> Self {
+        Self { arena, word, left: None, looks: 0 }
+    }
 }
 
 impl Waiting for FutexWaiting<'_> {
@@ -257,10 +267,17 @@ impl Waiting for FutexWaiting<'_> {
     }
 
     fn holder_alive(&mut self, holder: u64) -> bool {
-        let process = ProcessId::from_bits((holder >> 32) as u32);
-        self.arena.process(process).is_ok_and(|process| {
-            process_status::is_alive(&process) && process_status::thread_is_alive(&process, holder as u32)
-        })
+        self.looks += 1;
+        let Ok(process) = self.arena.process(ProcessId::from_bits((holder >> 32) as u32)) else {
+            return false;
+        };
+        if process_status::same_namespace(&process) {
+            return process_status::is_alive(&process)
+                && process_status::thread_is_alive(&process, holder as u32);
+        }
+        // Most have what they wait for before that.
+        let is_time = self.looks.is_power_of_two() || self.looks.is_multiple_of(LOOKS_FROM_AFAR);
+        !is_time || !elsewhere::has_ended(&process)
     }
 
     fn patient(&mut self) -> bool {

@@ -2,15 +2,17 @@
 //! slices of atomics.
 
 use core::ffi::c_void;
+use core::ops::Range;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::StashError;
 use crate::error::Doing;
-use crate::layout::{Header, INODE_LOCKS, Layout, RawBlock, RawLock, RawProcess, RawSlot};
+use crate::layout::{Header, INODE_LOCKS, Layout, PAGE, RawBlock, RawLock, RawProcess, RawSlot};
 
 /// One `MAP_SHARED` mapping of a whole arena file; unmapped on drop.
 pub(crate) struct Mapping {
@@ -52,6 +54,23 @@ impl Mapping {
 
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Has the file take the memory of the pages on which these bytes are. [`StashError::NoSpace`] if there is none; to touch them would be SIGBUS.
+    pub fn back(&self, bytes: Range<usize>) -> Result<(), StashError> {
+        let start = bytes.start / PAGE * PAGE;
+        let end = bytes.end.next_multiple_of(PAGE);
+        debug_assert!(end <= self.layout.len);
+        // SAFETY: the caller's bytes are a region's, so these pages are the mapping's, whose contents this advice does not change.
+        let backed = unsafe {
+            let pages = self.base.add(start).as_ptr().cast();
+            rustix::mm::madvise(pages, end - start, Advice::LinuxPopulateWrite)
+        };
+        match backed {
+            Err(Errno::FAULT | Errno::NOMEM) => Err(StashError::NoSpace),
+            // Where a filter of system calls forbids to ask, the pages come as they are touched.
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     pub fn header(&self) -> &Header {

@@ -118,8 +118,9 @@ fn an_entry_is_claimed_once_whatever_the_hints_say() {
             bitmap::claim(&table.0, &cursor, |index| {
                 let control = table.1.get(index);
                 let (ok, lost) = (Ordering::AcqRel, Ordering::Relaxed);
-                control.is_some_and(|control| control.compare_exchange(0, me, ok, lost).is_ok())
+                Ok::<_, ()>(control.is_some_and(|control| control.compare_exchange(0, me, ok, lost).is_ok()))
             })
+            .unwrap()
         };
         let other = Arc::clone(&table);
         let other = thread::spawn(move || claim(&other, 1));

@@ -5,7 +5,6 @@ use core::sync::atomic::Ordering;
 
 use rustix::time::ClockId;
 
-use crate::arena::raise_top;
 use crate::layout::RawProcess;
 use crate::{Arena, StashError, bitmap, process_status};
 
@@ -118,6 +117,7 @@ impl Arena {
         let records = self.map.processes();
         let mut generation = 0;
         let index = bitmap::claim(self.map.process_bits(), &self.process_cursor, |index| {
+            self.cover_process(index)?;
             let raw = &records[index];
             let old = Control::of(raw);
             generation = match old.generation() {
@@ -125,15 +125,14 @@ impl Arena {
                 before => before + 1,
             };
             let claimed = Control::new(CLAIMED, generation, pid);
-            raise_top(&self.map.header().processes_top, index);
             if old.state() != FREE || !old.replace(raw, claimed) {
-                return false;
+                return Ok(false);
             }
             raw.registered_at.store(now, Ordering::Relaxed);
             raw.pid_namespace.store(namespace, Ordering::Relaxed);
             raw.exec_map.store(0, Ordering::Relaxed);
-            claimed.replace(raw, Control::new(LIVE, generation, pid))
-        })
+            Ok(claimed.replace(raw, Control::new(LIVE, generation, pid)))
+        })?
         .ok_or(StashError::Full("process records"))?;
         Ok(ProcessId::new(index, generation))
     }
@@ -180,7 +179,8 @@ impl Arena {
     }
 
     fn live_record(&self, id: ProcessId) -> Result<(&RawProcess, Control), StashError> {
-        let raw = self.map.processes().get(id.index()).ok_or(StashError::NoSuchProcess(id))?;
+        let records = &self.map.processes()[..self.processes_top()];
+        let raw = records.get(id.index()).ok_or(StashError::NoSuchProcess(id))?;
         let control = Control::of(raw);
         if control.state() != LIVE || control.generation() != id.generation() {
             return Err(StashError::NoSuchProcess(id));

@@ -57,7 +57,8 @@ pub(crate) fn pid_exists(pid: u32) -> bool {
     rustix::process::test_kill_process(pid) != Err(Errno::SRCH)
 }
 
-fn same_namespace(process: &Process) -> bool {
+/// Whether the process's pid means the same to the caller.
+pub(crate) fn same_namespace(process: &Process) -> bool {
     let own = own_pid_namespace();
     own == 0 || process.pid_namespace == 0 || own == process.pid_namespace
 }
@@ -72,10 +73,9 @@ struct Stat {
 
 impl Stat {
     fn read(path: fmt::Arguments<'_>) -> Option<Self> {
-        let mut name = PathBuffer { bytes: [0; 64], len: 0 };
-        name.write_fmt(path).ok()?;
-        let path = CStr::from_bytes_until_nul(&name.bytes).ok()?;
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let name = PathBuffer::new(path)?;
+        let file =
+            rustix::fs::open(name.as_c_str()?, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         let mut text = [0; 1024];
         let len = rustix::io::read(&file, &mut text).ok()?;
         Self::parse(&text[..len])
@@ -92,14 +92,27 @@ impl Stat {
     }
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     core::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// A NUL-terminated path built without allocating.
-struct PathBuffer {
+pub(crate) struct PathBuffer {
     bytes: [u8; 64],
     len: usize,
+}
+
+impl PathBuffer {
+    /// `None` if the path is too long.
+    pub fn new(path: fmt::Arguments<'_>) -> Option<Self> {
+        let mut buffer = Self { bytes: [0; 64], len: 0 };
+        buffer.write_fmt(path).ok()?;
+        Some(buffer)
+    }
+
+    pub fn as_c_str(&self) -> Option<&CStr> {
+        CStr::from_bytes_until_nul(&self.bytes).ok()
+    }
 }
 
 impl Write for PathBuffer {

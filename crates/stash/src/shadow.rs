@@ -18,8 +18,11 @@ impl Arena {
             return None;
         }
         for entry in self.probe(inode) {
+            if !self.has_shadow_page(entry) {
+                return None;
+            }
             let index = self.map.shadow_table()[entry].load(Ordering::Acquire).checked_sub(1)?;
-            let raw = self.map.slots().get(index as usize)?;
+            let raw = self.raw_slot(index as usize)?;
             if raw.shadow.load(Ordering::Acquire) == inode {
                 return Some(self.live_at(index as usize)?.id());
             }
@@ -48,6 +51,7 @@ impl Slot<'_> {
         }
         let mine = self.id().index + 1;
         for entry in self.arena().probe(inode) {
+            self.arena().cover_shadow(entry)?;
             let entry = &self.arena().map.shadow_table()[entry];
             let taken = entry.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Acquire);
             if taken.is_ok() || taken == Err(mine) {

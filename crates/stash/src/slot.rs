@@ -3,7 +3,6 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::arena::raise_top;
 use crate::layout::RawSlot;
 use crate::{Arena, Holder, ProcessId, StashError, bitmap, offset};
 
@@ -134,12 +133,12 @@ impl Arena {
         let slots = self.map.slots();
         let mut generation = 0;
         let index = bitmap::claim(self.map.slot_bits(), &self.slot_cursor, |index| {
+            self.cover_slot(index)?;
             let raw = &slots[index];
             let old = Control::of(raw);
             generation = ((old.generation() + 1) & GENERATION_MASK).max(1);
-            raise_top(&self.map.header().slots_top, index);
-            old.state() == FREE && old.replace(raw, Control::new(CLAIMED, generation, owner))
-        })
+            Ok(old.state() == FREE && old.replace(raw, Control::new(CLAIMED, generation, owner)))
+        })?
         .ok_or(StashError::Full("slots"))?;
         let id = SlotId { index: index as u32, generation };
         let slot = Slot { arena: self, raw: &slots[index], id };
@@ -155,7 +154,7 @@ impl Arena {
     /// The slot of this identifier, if it is still in that use.
     #[inline]
     pub fn slot(&self, id: SlotId) -> Result<Slot<'_>, StashError> {
-        let raw = self.map.slots().get(id.index as usize).ok_or(StashError::StaleSlot(id))?;
+        let raw = self.raw_slot(id.index as usize).ok_or(StashError::StaleSlot(id))?;
         let slot = Slot { arena: self, raw, id };
         slot.check_live()?;
         Ok(slot)
@@ -183,8 +182,14 @@ impl Arena {
         }
     }
 
+    /// The record at `index` if there ever was a slot.
+    #[inline]
+    pub(crate) fn raw_slot(&self, index: usize) -> Option<&RawSlot> {
+        self.map.slots()[..self.slots_top()].get(index)
+    }
+
     pub(crate) fn live_at(&self, index: usize) -> Option<Slot<'_>> {
-        let raw = self.map.slots().get(index)?;
+        let raw = self.raw_slot(index)?;
         let control = Control::of(raw);
         let id = SlotId { index: index as u32, generation: control.generation() };
         control.is_live().then_some(Slot { arena: self, raw, id })

@@ -92,7 +92,7 @@ impl Arena {
 
     fn sweep_block_of_slot(&self, id: SlotId, block: u32, me: Holder) -> bool {
         let free = || self.free_block(block, Owner::slot(id));
-        let Some(raw) = self.map.slots().get(id.index as usize) else { return free() };
+        let Some(raw) = self.raw_slot(id.index as usize) else { return free() };
         let control = Control::of(raw);
         if control.generation() != id.generation || control.state() == FREE {
             return free();

@@ -1,12 +1,14 @@
-//! Which pid namespace a record is of, with and without a look at `/proc`.
+//! Which pid namespace a record is of, with and without a look at `/proc`, and what is known of those of another.
 
 mod session;
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use session::{Child, SMALL, arena_file};
-use stash::{Arena, ProcessId};
+use session::{Child, SMALL, arena_file, two_mappings};
+use stash::{Arena, Description, Holder, ProcessId, StashError};
 
 /// Where the first record's namespace is in the file.
 const PID_NAMESPACE: u64 = 4096 + 16;
@@ -69,4 +71,53 @@ fn a_child_in_a_new_namespace_is_not_in_that_of_who_made_it() {
         [parent, child] => assert!(parent == 0 || parent != child, "{parent} {child}"),
         _ => panic!("{found:?}"),
     }
+}
+
+#[test]
+fn a_holder_killed_in_another_namespace_is_replaced() {
+    let initial =
+        std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.ends_with("pid:[4026531836]"));
+    if !initial {
+        println!("skipped: not in the initial pid namespace");
+        return;
+    }
+    let (ours, theirs) = two_mappings(&SMALL);
+    let me = Holder::current(ours.register_process().unwrap());
+    let slot = ours.alloc_slot(me.process(), &Description::default()).unwrap();
+    let stage = &slot.user_words()[0];
+    let until = |wanted: fn(u64) -> bool| {
+        while !wanted(stage.load(Ordering::Acquire)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let child = Child::fork(|| {
+        // SAFETY: changes nothing but where this process's children will be.
+        if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+            stage.store(REFUSED, Ordering::Release);
+            return;
+        }
+        let holder = Child::fork(|| {
+            let me = Holder::current(theirs.register_process().unwrap());
+            let _slot = theirs.slot(slot.id()).unwrap().lock(me).unwrap();
+            let _inode = theirs.inode_lock(5, me).unwrap();
+            stage.store(HELD, Ordering::Release);
+            loop {
+                // SAFETY: only waits.
+                unsafe { libc::pause() };
+            }
+        });
+        until(|stage| stage == KILL);
+        drop(holder);
+    });
+    until(|stage| stage != 0);
+    if stage.load(Ordering::Acquire) == REFUSED {
+        println!("skipped: no right to make a pid namespace");
+        return;
+    }
+    assert_eq!(slot.lock_for(me, Duration::from_millis(300)).err(), Some(StashError::Locked));
+    stage.store(KILL, Ordering::Release);
+    let guard = slot.lock_for(me, Duration::from_secs(20)).unwrap();
+    assert!(guard.recovered());
+    assert!(ours.inode_lock(5, me).unwrap().recovered());
+    assert_eq!(child.wait(), 0);
 }

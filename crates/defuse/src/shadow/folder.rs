@@ -7,6 +7,9 @@
 //! A shadow carries an open-file-description lock on its object. The kernel keeps it over fork and passing
 //! and drops it with the last descriptor anywhere, so it tells whether a slot is still in use when
 //! processes were killed.
+//!
+//! A slot has one object of each kind, whoever makes it and whoever uses it later: who looks for the lock must find the very object that the
+//! others have open, and these may be processes of another user by now. So anybody can open one who finds it.
 
 use std::io::Write;
 use std::ops::Range;
@@ -110,17 +113,34 @@ impl Object {
         [path.as_ptr() as u64, u64::from(kind | cloexec | sys::O_NOFOLLOW), 0, 0, 0, 0]
     }
 
+    /// Anybody of the session may open it; nobody else knows the folder, and only its maker, who could do so anyway, may make names in it.
+    fn mode(self) -> u32 {
+        match self {
+            Self::Directory => 0o744,
+            Self::File => 0o622,
+        }
+    }
+
     fn make(self, path: &ArrayVec<u8, 4096>) -> Result<(), Errno> {
         let name = path.as_ptr() as u64;
+        let mode = u64::from(self.mode());
         let made = match self {
-            Self::Directory => native::checked(sys::__NR_mkdir, [name, 0o700, 0, 0, 0, 0]),
+            Self::Directory => native::checked(sys::__NR_mkdir, [name, mode, 0, 0, 0, 0]),
             Self::File => {
-                native::checked(sys::__NR_mknod, [name, u64::from(sys::S_IFREG | 0o600), 0, 0, 0, 0])
+                native::checked(sys::__NR_mknod, [name, u64::from(sys::S_IFREG) | mode, 0, 0, 0, 0])
             }
         };
         match made {
             Ok(_) | Err(Errno::EXIST) => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the object `fd`, which has the mode `found`, what the umask of its maker took. Whoever meets it next does so if that one was killed before,
+    /// unless it is of another user still.
+    fn open_to_all(self, fd: RawFd, found: u32) {
+        if found & self.mode() != self.mode() {
+            native::raw_call(sys::__NR_fchmod, [fd as u64, u64::from(self.mode()), 0, 0, 0, 0]);
         }
     }
 
@@ -151,7 +171,8 @@ pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Err
         other => other?,
     };
     let ready = object.lock(fd).and_then(|()| {
-        let (_, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
+        let (mode, _, inode) = crate::file::identity(fd).ok_or(Errno::IO)?;
+        object.open_to_all(fd, mode);
         let shared = process.arena.slot(slot).map_err(stash_errno)?;
         if shared.shadow() != inode {
             shared.set_shadow(inode).map_err(stash_errno)?;
@@ -165,9 +186,10 @@ pub fn open(process: &Process, slot: SlotId, cloexec: bool) -> Result<RawFd, Err
     Ok(fd)
 }
 
-/// Whether any descriptor of the slot's object is open anywhere: then its lock forbids a write lock.
+/// Whether any descriptor of the slot's object is open anywhere: then its lock forbids a write lock. The slot is one that has been shared, so there is
+/// an object.
 pub fn is_held(process: &Process, slot: SlotId) -> bool {
-    // When it cannot be known, a leaked slot is better than one that two files share.
+    // When it cannot be known, a leaked slot is better than one that two files share: in another root directory the folder is not found.
     let Ok(object) = Object::of(process, slot) else { return true };
     let path = object.path(process, slot);
     let look = || {
@@ -181,7 +203,7 @@ pub fn is_held(process: &Process, slot: SlotId) -> bool {
         Err(Errno::MFILE) => nofile::with_room(look),
         looked => looked,
     }
-    .map_or_else(|error| error != Errno::NOENT, |kind| kind != sys::F_UNLCK)
+    .map_or(true, |kind| kind != sys::F_UNLCK)
 }
 
 /// Held while a shadow is at one of the program's numbers for a moment, to be looked at: a forked child would keep it there. Whoever has it
@@ -229,11 +251,6 @@ fn folder_path(process: &Process, below: &str, slot: Option<SlotId>) -> ArrayVec
     let _ = write!(path, "/{below}");
     if let Some(slot) = slot {
         let _ = write!(path, "{}", slot.index);
-        let user = native::raw_call(sys::__NR_geteuid, [0; 6]);
-        if user != i64::from(process.owner) {
-            // Objects of the session's owner cannot be opened by others: a process that is somebody else now has its own.
-            let _ = write!(path, "-{user}");
-        }
     }
     let _ = path.write_all(b"\0");
     path
