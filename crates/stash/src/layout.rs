@@ -48,6 +48,9 @@ pub(crate) struct Header {
     pub user: AtomicU32,
     /// How many exec maps were ever made: tells one from the next.
     pub exec_maps: AtomicU64,
+    /// How many processes were ever about to register, and how many of them have: see `births`.
+    pub births_begun: AtomicU64,
+    pub births_ended: AtomicU64,
 }
 
 /// One registered process.

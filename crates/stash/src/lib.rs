@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod arena;
+mod births;
 mod bitmap;
 mod blob;
 mod block;
@@ -26,6 +27,7 @@ mod trust;
 mod word;
 
 pub use arena::{Arena, ArenaConfig, Stats};
+pub use births::Births;
 pub use error::StashError;
 pub use exec_map::{ExecEntry, ExecToken};
 pub use layout::{BLOB_MAX_LEN, PATH_MAX_LEN};

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use stash::ExecToken;
+use stash::{ExecToken, ProcessId};
 
 use super::{
     GLIBC_NAME, HIDDEN, INHERITANCE, Inheritance, LIBRARY_PATH, PRELOAD, SESSION, append_c_string, pointers,
@@ -22,6 +22,8 @@ const LINKERS: [&[u8]; 2] = [b"LD_", b"GLIBC_TUNABLES="];
 pub struct NextImage<'a> {
     /// Why it cannot be intercepted.
     pub outsider: Option<Outsider>,
+    /// Its process in the arena, if that is not this image's.
+    pub registered: Option<ProcessId>,
     /// Names the exec map.
     pub token: Option<ExecToken>,
     /// A descriptor of the arena, if it cannot open that.
@@ -52,7 +54,8 @@ pub struct Environment {
 impl Environment {
     /// The environment at `envp`, with our variables in it.
     pub fn for_next_image(process: &'static Process, envp: u64, next: &NextImage<'_>) -> Result<Self, Errno> {
-        let &NextImage { outsider, token, arena, executable, guest, name, library_path, leaves } = next;
+        let &NextImage { outsider, registered, token, arena, executable, guest, name, library_path, leaves } =
+            next;
         let library = preload_for(process, outsider);
         let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
@@ -88,7 +91,7 @@ impl Environment {
         let cwd = if on_mount { namei::working_path(process)?.to_vec() } else { Vec::new() };
         let own = (!interpose::in_vfork_child()).then(|| process.me());
         let inheritance = Inheritance {
-            process: token.map(ExecToken::process).or(own),
+            process: registered.or(own),
             // One that is not intercepted might hand it on to a process of another pid namespace.
             child_of: (own.is_none() && outsider.is_none()).then(|| (process.me(), own_pid())),
             arena,
