@@ -12,7 +12,7 @@ use super::{
 };
 use crate::image::Outsider;
 use crate::process::{Cwd, Process};
-use crate::{namei, native, user};
+use crate::{leaving, namei, native, user};
 
 /// What variables begin with that a dynamic linker goes by.
 const LINKERS: [&[u8]; 2] = [b"LD_", b"GLIBC_TUNABLES="];
@@ -56,7 +56,8 @@ impl Environment {
     pub fn for_next_image(process: &'static Process, envp: u64, next: &NextImage<'_>) -> Result<Self, Errno> {
         let &NextImage { outsider, registered, token, arena, executable, guest, name, library_path, leaves } =
             next;
-        let library = preload_for(process, outsider);
+        // Who leaves by his own will is no process that another session is to be joined in.
+        let library = if leaving::is_leaving() { Vec::new() } else { preload_for(process, outsider) };
         let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
         let mut hidden = Vec::new();
