@@ -10,7 +10,9 @@ use defuse_e2e::{Serving, Session, need_programs};
 /// A mount point and its back end that lie beside the session's own.
 fn second(session: &Session) -> (PathBuf, PathBuf) {
     let made = ["second", "second-backend"].map(|name| session.place.root().join(name));
-    made.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+    for folder in &made {
+        fs::create_dir(folder).unwrap();
+    }
     let [point, backend] = made;
     (point, backend)
 }
