@@ -1,8 +1,10 @@
 //! What plugins hear at the end of a process, or of its image: as a file system of the kernel's does when that closes the FDs.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 
-use defuse_e2e::Session;
+use defuse_e2e::{Session, need_programs};
 
 /// Runs a bash script on a mount of the plugin that buffers; the back end's files `NAME` and what the plugin has noted.
 fn run(script: &str, names: &[&str]) -> Option<(Vec<String>, String)> {
@@ -94,4 +96,47 @@ fn exec_flushes_what_was_written() {
         "$FIX/unfinished" h one, keep "$FIX/unfinished" h two, cloexec "$FIX/unfinished" h three keep /bin/false || true"#;
     let Some((texts, _)) = run(script, &["f", "g", "h"]) else { return };
     assert_eq!(texts, ["text", "text", "one,two,three"]);
+}
+
+/// A child of posix_spawn(3) that has not come to the library's constructor when its maker ends: the session waits for it. What keeps it there is its dynamic
+/// linker, which writes to a pipe that is full.
+#[test]
+fn a_session_waits_for_a_child_that_has_not_begun() {
+    need_programs!("python3");
+    let Some(session) = Session::new() else { return };
+    let (mnt, backend, root) = (session.place.mnt(), session.place.backend(), session.place.root());
+    fs::write(backend.join("f"), "content\n").unwrap();
+    let (pipe, out) = (root.join("pipe"), root.join("out"));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+    let reader = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32)
+        .open(&pipe);
+    let mut reader = reader.unwrap();
+    let spawn = r#"
+import os, sys
+pipe, out, served = sys.argv[1:]
+full = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+try:
+    while True: os.write(full, bytes(4096))
+except BlockingIOError: pass
+os.posix_spawn("/bin/cat", ["cat", served], {**os.environ, "LD_DEBUG": "files"},
+    file_actions=[(os.POSIX_SPAWN_OPEN, 2, pipe, os.O_WRONLY, 0), (os.POSIX_SPAWN_OPEN, 1, out, os.O_WRONLY | os.O_CREAT, 0o600)])
+"#;
+    let mount = format!("{}=passthrough:{}", mnt.display(), backend.display());
+    let [pipe, out_name, served] = [&pipe, &out, &mnt.join("f")].map(|path| path.display().to_string());
+    let outcome =
+        session.defuse(["run", "-m", &mount, "--", "python3", "-c", spawn, &pipe, &out_name, &served]);
+    assert_eq!((outcome.stderr_text().as_str(), outcome.end.describe().as_str()), ("", "exit code 0"));
+    // Until the child, the last that has it open, has ended.
+    let flags = rustix::fs::OFlags::empty();
+    rustix::fs::fcntl_setfl(&reader, flags).unwrap();
+    let mut told = Vec::new();
+    reader.read_to_end(&mut told).unwrap();
+    let told = String::from_utf8_lossy(&told);
+    assert!(!told.contains("cannot join"), "{told}");
+    assert_eq!(fs::read_to_string(&out).unwrap(), "content\n");
+    // The reaper has nothing to wait for any more.
+    assert_eq!(defuse_e2e::leftover::processes(session.place.root()).unwrap(), "");
+    session.assert_nothing_left();
 }

@@ -1,7 +1,7 @@
 //! Mounts that stand: `defuse mount`, `umount` and `list`, without the kernel module, and mount(8)'s helper.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::Command;
 
 use defuse_e2e::process::{End, Outcome};
@@ -122,5 +122,39 @@ fn mount_8_has_a_helper_that_does_not_fall_back() {
     let refused = call(&format!("rw,library=passthrough,backend={backend}"));
     assert_refused(&refused, 32, if requirement::is_root() { "module is not loaded" } else { "EPERM" });
     assert_eq!(session.defuse(["list"]).stdout, b"");
+    session.assert_nothing_left();
+}
+
+#[test]
+fn a_mount_that_stands_is_told_to_all_whatever_the_umask() {
+    let Some(session) = without_module() else { return };
+    let mut like = Command::new("sh");
+    like.args(["-c", r#"umask 077; exec "$0" "$@""#]).arg(Product::get().defuse());
+    like.args(["mount", &argument(&session)]).current_dir(session.place.root());
+    let command = session.command::<&str>([]);
+    like.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_done(&session.finish(&mut like));
+    let table = fs::read_dir(session.place.run_dir()).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(fs::metadata(table).unwrap().permissions().mode() & 0o777, 0o644);
+    assert_done(&session.defuse(["umount", &session.place.mnt().display().to_string()]));
+    session.assert_nothing_left();
+}
+
+/// Names in a run directory that is everybody's can be taken by anybody.
+#[test]
+fn what_somebody_else_put_in_a_tables_place_is_passed_over() {
+    if !requirement::is_root() {
+        return requirement::skip("needs root to make another user's file");
+    }
+    let Some(session) = without_module() else { return };
+    let in_the_way = session.place.run_dir().join("defuse-mounts-0");
+    fs::write(&in_the_way, "").unwrap();
+    chown(&in_the_way, Some(12345), Some(12345)).unwrap();
+    let list = session.defuse(["list"]);
+    assert_done(&list);
+    assert!(list.stderr_text().contains("defuse-mounts-0 is left out"), "{}", list.stderr_text());
+    assert_done(&session.defuse(["mount", &argument(&session)]));
+    assert!(session.defuse(["list"]).stdout_text().starts_with("table\t"));
+    assert_done(&session.defuse(["umount", &session.place.mnt().display().to_string()]));
     session.assert_nothing_left();
 }

@@ -11,6 +11,7 @@ mod join_standing;
 mod library;
 mod mount_helper;
 mod nofile;
+mod outer;
 mod plugin;
 mod reaper;
 mod run;
@@ -21,7 +22,7 @@ mod write_back;
 use std::ffi::OsString;
 use std::io::Write;
 
-use arguments::Request;
+use arguments::{Request, UmountRequest};
 use failure::Failure;
 
 /// Does what `arguments` (the program's name first) ask for, and returns the exit status.
@@ -30,7 +31,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> i32 {
     let done = if mount_helper::is_called(mount_helper::NAME, &name) {
         mount_helper::parse(arguments).and_then(|request| mount_helper::mount(&request))
     } else if mount_helper::is_called(mount_helper::UMOUNT, &name) {
-        mount_helper::parse_umount(arguments).and_then(|request| standing::umount(&request)).map(|()| 0)
+        mount_helper::parse_umount(arguments).and_then(|request| umount(&request))
     } else {
         arguments::parse(arguments).and_then(perform)
     };
@@ -60,7 +61,7 @@ fn perform(request: Request) -> Result<i32, Failure> {
             let _ = std::io::stderr().write_all(told.as_bytes());
             0
         }),
-        Request::Umount(request) => standing::umount(&request).map(|()| 0),
+        Request::Umount(request) => umount(&request),
         Request::JoinStanding => join_standing::join().map(|()| 0),
         Request::List => print(&standing::list()?),
         Request::WriteBackInside(paths) => Ok(write_back::inside(&paths)),
@@ -72,6 +73,12 @@ fn perform(request: Request) -> Result<i32, Failure> {
             Ok(i32::from(!report.can_run()))
         }
     }
+}
+
+/// From outside of any session: it starts processes that are to be in another.
+fn umount(request: &UmountRequest) -> Result<i32, Failure> {
+    let _ = outer::leave()?;
+    standing::umount(request).map(|()| 0)
 }
 
 /// Writes to standard output; the exit status is 0.

@@ -26,6 +26,8 @@ use crate::{lock_files, locked_inodes, native, restoring, trace, vfork, working_
 pub struct Prepared {
     /// Names the list for the next image; `None` if nothing is kept.
     pub token: Option<ExecToken>,
+    /// The next image's process in the arena, if that is not this image's: a vfork child's, so that its maker may end before that image registers.
+    pub registered: Option<ProcessId>,
     kept: Vec<RawFd>,
     /// What exec closes, of files that are no shadows.
     closed: Vec<RawFd>,
@@ -47,10 +49,10 @@ impl Prepared {
         }
         if let Some(token) = self.token {
             let _ = process.arena.drop_exec_map(token.process());
-            if token.process() != process.me() {
-                // A vfork child's, for an image that there will not be.
-                let _ = process.arena.unregister_process(token.process());
-            }
+        }
+        if let Some(registered) = self.registered {
+            // For an image that there will not be.
+            let _ = process.arena.unregister_process(registered);
         }
     }
 }
@@ -204,11 +206,17 @@ fn prepare_in_vfork_child(process: &'static Process) -> Result<Prepared, Errno> 
     process.carried.hand_on_perhaps(&mut list);
     list.extend(unclaimed::entries());
     list.extend(shadows);
-    if list.is_empty() {
-        return Ok(Prepared::default());
+    let registered = match process.arena.register_child(process.me()) {
+        Ok(registered) => registered,
+        // Without a list the next image may find room.
+        Err(_) if list.is_empty() => return Ok(Prepared::default()),
+        Err(error) => return Err(stash_errno(error)),
+    };
+    let left = leave(process, registered, list, kept, None);
+    if left.is_err() {
+        let _ = process.arena.unregister_process(registered);
     }
-    let me = process.arena.register_process().map_err(stash_errno)?;
-    leave(process, me, list, kept, None)
+    left.map(|prepared| Prepared { registered: Some(registered), ..prepared })
 }
 
 /// Leaves the list for the next image, and the descriptors that are kept open.
@@ -224,7 +232,7 @@ fn leave(
     for &fd in &kept {
         set_cloexec(fd, false);
     }
-    Ok(Prepared { token, kept, closed: Vec::new(), _together: together })
+    Ok(Prepared { token, kept, _together: together, ..Prepared::default() })
 }
 
 /// Whether the plugin's descriptor is all there is to the handle.

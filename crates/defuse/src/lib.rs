@@ -22,6 +22,8 @@ mod heap;
 #[allow(unsafe_code)]
 mod helper_process;
 pub mod image;
+#[allow(unsafe_code)]
+mod leaving;
 mod lending;
 mod libraries;
 mod listing;

@@ -19,7 +19,7 @@ use crate::resolve::PathBytes;
 use crate::serve::extended::makedev;
 use crate::sync::Lock;
 use crate::working_directory::Directory;
-use crate::{mount, native, nofile, shadow, thread, trace, vfork};
+use crate::{leaving, mount, native, nofile, shadow, thread, trace, vfork};
 
 /// One byte per FD for the entry's fast path.
 pub static STATES: FdStates = FdStates::new();
@@ -140,10 +140,10 @@ impl Process {
         ProcessId::from_bits(self.me.load(Ordering::Relaxed))
     }
 
-    /// Whether the next image is to be in another session: a standing one is one user's.
+    /// Whether the next image is to be in another session: a standing one is one user's, and the command makes its own.
     pub fn leaves_session(&self) -> bool {
         let effective = || native::raw_call(sys::__NR_geteuid, [0; 6]);
-        self.standing && effective() != i64::from(self.owner)
+        leaving::is_leaving() || self.standing && effective() != i64::from(self.owner)
     }
 
     /// Sets who this process is in the arena.

@@ -44,7 +44,7 @@ pub use config::{Mount, Nofile, SessionConfig, Shadows};
 pub use create::{Session, SessionSpec, extend, is_standing};
 pub use error::SessionError;
 pub use kernel_mounts::{escape_option, kernel_mounts};
-pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts};
+pub use mount::{PluginSearch, absolute_backend, find_plugin, resolve_mounts, resolve_mounts_over};
 pub use mount_spec::{MountSpec, PluginSpec};
 pub use open::OpenedSession;
 pub(crate) use open::check_regular as check_trusted_file;

@@ -33,7 +33,7 @@ use crate::site_lists::SessionLists;
 use crate::standing::{self, Joined};
 use crate::sync::Lock;
 use crate::{
-    address_space, guest, helper_process, libraries, log, namei, native, nofile, private_fd, serve,
+    address_space, guest, helper_process, leaving, libraries, log, namei, native, nofile, private_fd, serve,
     site_lists, trace,
 };
 
@@ -212,6 +212,7 @@ fn start(
     inheriting::inherit(process, inheritance)?;
     stages.end("registration");
     install(process, dispatch)?;
+    leaving::announce(&process.folder);
     if !guest.is_empty() {
         guest::announce(guest);
     }

@@ -110,6 +110,69 @@ fn a_directory_larger_than_the_first_guess_is_listed_whole() {
     assert_eq!(seen.len(), 702);
 }
 
+/// The offset is every process's that has the description; what was listed is the handle's.
+#[test]
+fn a_directory_is_read_on_by_a_handle_that_was_made_anew() {
+    let plugin = load(SOURCES, &[]);
+    let Mount { fs, dir } = mount(&plugin);
+    for number in 0..50 {
+        std::fs::write(dir.path().join(format!("f{number}")), "").unwrap();
+    }
+    let handle = open(&fs, c"/", libc::O_RDONLY | libc::O_DIRECTORY).unwrap();
+    let (mut seen, mut cookie) = (Vec::new(), 0);
+    fs.readdir(&handle, cookie, &mut |entry| {
+        seen.push(entry.name.to_vec());
+        cookie = entry.next_cookie;
+        seen.len() == 20
+    })
+    .unwrap();
+    let (mut blob, mut saved) = ([0; 128], Saved::default());
+    fs.save(&handle, &mut blob, &mut [], &mut saved).unwrap();
+    fs.close(handle).unwrap();
+    let plugin_abi::Open::Served { handle, .. } = fs.restore(&blob[..saved.len], &[]).unwrap() else {
+        panic!("restored as native");
+    };
+    fs.readdir(&handle, cookie, &mut |entry| {
+        seen.push(entry.name.to_vec());
+        false
+    })
+    .unwrap();
+    fs.close(handle).unwrap();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 52);
+}
+
+#[rstest]
+#[case::far_too_many("2147483647", Ok(5), "")]
+#[case::more_than_memory("20000000", Ok(5), "")]
+#[case::negative("-1", Err(Errno::EIO), "getdircount reports -1 entries")]
+fn an_impossible_count_is_a_hint_or_an_error(
+    #[case] count: &str,
+    #[case] listed: Result<usize, Errno>,
+    #[case] line: &str,
+) {
+    let plugin = load(SOURCES, &[&format!("-DCOUNT={count}")]);
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    let log = Log::new();
+    let backend = CString::new(dir.path().as_os_str().as_bytes()).unwrap();
+    let fs = plugin.instantiate(c"/mnt", &backend, c"", log.host).unwrap();
+    let before = peak();
+    assert_eq!(names(&fs, c"/").map(|names| names.len()), listed);
+    assert!(peak() - before < 256 << 20, "the room for them took {} bytes", peak() - before);
+    assert!(line.is_empty() || log.contains(line), "{:?}", log.lines);
+}
+
+/// The most memory that this process has had so far, in bytes.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
 #[test]
 fn absent_functions_are_enosys_and_never_libcs() {
     let plugin = load(SOURCES, &["-DONLY_A_FEW"]);

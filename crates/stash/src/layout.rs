@@ -54,6 +54,9 @@ pub(crate) struct Header {
     pub exec_maps: AtomicU64,
     /// A bit for each page of the shadow table that has memory.
     pub shadow_pages: [AtomicU64; SHADOW_PAGES / 64],
+    /// How many processes were ever about to register, and how many of them have: see `births`.
+    pub births_begun: AtomicU64,
+    pub births_ended: AtomicU64,
 }
 
 /// One registered process.

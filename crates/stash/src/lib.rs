@@ -3,6 +3,7 @@
 
 mod arena;
 mod backing;
+mod births;
 mod bitmap;
 mod blob;
 mod block;
@@ -28,6 +29,7 @@ mod trust;
 mod word;
 
 pub use arena::{Arena, ArenaConfig, Stats};
+pub use births::Births;
 pub use error::StashError;
 pub use exec_map::{ExecEntry, ExecToken};
 pub use layout::{BLOB_MAX_LEN, PATH_MAX_LEN};

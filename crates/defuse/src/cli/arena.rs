@@ -22,23 +22,31 @@ pub fn create(fd: BorrowedFd<'_>) -> Result<Arena, SessionError> {
 ///
 /// `file` is the arena's own file. By its records the arena cannot tell whether a process in another PID namespace lives; those are
 /// found by what they have mapped.
+///
+/// Nor does it know of one that was just made and has no record yet, but that there may be some.
 pub fn live_processes(arena: &Arena, file: Inode) -> Vec<i32> {
     let own_namespace = rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino);
-    let mut pids = Vec::new();
-    let mut elsewhere = false;
-    for process in arena.live_processes().filter(|process| arena.process_is_alive(process.id)) {
-        if process.pid_namespace == own_namespace {
-            pids.push(process.pid as i32);
-        } else {
-            elsewhere = true;
+    loop {
+        let births = arena.births();
+        let mut pids = Vec::new();
+        let mut elsewhere = false;
+        for process in arena.live_processes().filter(|process| arena.process_is_alive(process.id)) {
+            if process.pid_namespace == own_namespace {
+                pids.push(process.pid as i32);
+            } else {
+                elsewhere = true;
+            }
+        }
+        if elsewhere || pids.is_empty() && !births.all_ended() {
+            pids.extend(processes_that_map(file));
+            pids.sort_unstable();
+            pids.dedup();
+        }
+        // Else somebody may have been made by one who had ended when we came to his record, and registered in one that we had passed.
+        if !pids.is_empty() || arena.births().is_none_since(births) {
+            return pids;
         }
     }
-    if elsewhere {
-        pids.extend(processes_that_map(file));
-        pids.sort_unstable();
-        pids.dedup();
-    }
-    pids
 }
 
 /// Ids of the processes but this one that have `file` mapped, as far as `/proc` lets us see.
@@ -90,9 +98,12 @@ fn damaged(attempted: &str, error: &StashError) -> SessionError {
 
 #[cfg(test)]
 mod tests {
-    use super::names_file;
-    use defuse::log::Inode;
+    use super::{Arena, ArenaConfig, Inode, live_processes, names_file};
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::waitpid;
+    use nix::unistd::{ForkResult, fork, pause};
     use std::fs;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -105,5 +116,28 @@ mod tests {
         assert!(names_file(&maps, inode(&std::env::current_exe().unwrap())));
         let other = tempfile::NamedTempFile::new().unwrap();
         assert!(!names_file(&maps, inode(other.path())));
+    }
+
+    /// It has no record yet, and its maker may have ended.
+    #[test]
+    fn a_process_on_its_way_lives() {
+        let file = tempfile::tempfile().unwrap();
+        let size = ArenaConfig { slots: 64, processes: 64, blocks: 64 };
+        let arena = Arena::create(file.as_fd(), &size).unwrap();
+        let inode = Inode::of(file.as_fd()).unwrap();
+        assert_eq!(live_processes(&arena, inode), []);
+        arena.begin_birth();
+        // SAFETY: the child calls nothing but pause(2).
+        let ForkResult::Parent { child } = (unsafe { fork() }).unwrap() else {
+            loop {
+                pause();
+            }
+        };
+        assert_eq!(live_processes(&arena, inode), [child.as_raw()]);
+        // Killed on its way, it is looked for and not found.
+        kill(child, Signal::SIGKILL).unwrap();
+        waitpid(child, None).unwrap();
+        assert_eq!(live_processes(&arena, inode), []);
+        assert!(!arena.births().all_ended());
     }
 }

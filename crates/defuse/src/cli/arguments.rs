@@ -27,7 +27,7 @@ pub enum Request {
     Version,
     /// Run a program.
     Run(RunRequest),
-    /// Become a program, which is looked for through the mounts.
+    /// Become a program, which is looked for through the mounts: the working directory (empty: as it is), and the program with its arguments.
     ExecInside(Vec<OsString>),
     /// Mount for all sessions.
     Mount(MountRequest),

@@ -109,12 +109,18 @@ pub fn parse_umount(arguments: impl Iterator<Item = OsString>) -> Result<UmountR
 ///
 /// Says what is wrong with the options or what the kernel said.
 pub fn mount(request: &HelperRequest) -> Result<i32, Failure> {
-    let (flags, options) = kernel_options(&request.options, request.sloppy, &run::plugin_search())
-        .map_err(|error| Failure::new(USAGE, error))?;
+    let KernelOptions { remount, flags, data } =
+        kernel_options(&request.options, request.sloppy, &run::plugin_search())
+            .map_err(|error| Failure::new(USAGE, error))?;
     if request.fake {
         return Ok(0);
     }
-    standing::mount_as(&request.point, flags, options).map(|()| 0).map_err(|errno| {
+    let done = if remount {
+        rustix::mount::mount_remount(&request.point, flags, data.as_os_str())
+    } else {
+        standing::mount_as(&request.point, flags, data)
+    };
+    done.map(|()| 0).map_err(|errno| {
         let hint = match errno {
             Errno::NODEV => ": the kernel module is not loaded ('defuse mount' does without)",
             Errno::INVAL => ": the kernel's log says what is wrong with the options (dmesg)",
@@ -125,13 +131,20 @@ pub fn mount(request: &HelperRequest) -> Result<i32, Failure> {
     })
 }
 
+/// What the kernel is told.
+#[derive(Debug, PartialEq, Eq)]
+struct KernelOptions {
+    /// A mount that is there is changed.
+    remount: bool,
+    /// Its flags.
+    flags: MountFlags,
+    /// The module's options.
+    data: OsString,
+}
+
 /// Splits options into the kernel's flags and the module's options.
-fn kernel_options(
-    options: &OsStr,
-    sloppy: bool,
-    search: &PluginSearch,
-) -> Result<(MountFlags, OsString), String> {
-    let mut flags = MountFlags::empty();
+fn kernel_options(options: &OsStr, sloppy: bool, search: &PluginSearch) -> Result<KernelOptions, String> {
+    let (mut remount, mut flags) = (false, MountFlags::empty());
     let mut data: Vec<Vec<u8>> = Vec::new();
     for option in split(options.as_bytes()) {
         let equals = option.iter().position(|&byte| byte == b'=');
@@ -144,6 +157,7 @@ fn kernel_options(
             }
             "backend" | "options" | "mode" | "uid" | "gid" => data.push(option.to_vec()),
             "" => {}
+            "remount" => remount = true,
             name if is_for_user_space(name) => {}
             name => match flag(name) {
                 Some((bits, true)) => flags |= bits,
@@ -153,7 +167,7 @@ fn kernel_options(
             },
         }
     }
-    Ok((flags, OsString::from_vec(data.join(&b","[..]))))
+    Ok(KernelOptions { remount, flags, data: OsString::from_vec(data.join(&b","[..])) })
 }
 
 /// The options of a list; a comma behind a backslash does not end one.
@@ -184,6 +198,9 @@ fn is_for_user_space(name: &str) -> bool {
     NAMES.contains(&name) || name.starts_with("x-") || name.starts_with("X-")
 }
 
+/// `MS_I_VERSION` of linux/mount.h, which rustix does not name.
+const I_VERSION: MountFlags = MountFlags::from_bits_retain(1 << 23);
+
 /// A flag of mount(2), and whether the option sets or clears it.
 fn flag(name: &str) -> Option<(MountFlags, bool)> {
     Some(match name {
@@ -205,7 +222,15 @@ fn flag(name: &str) -> Option<(MountFlags, bool)> {
         "relatime" => (MountFlags::RELATIME, true),
         "norelatime" => (MountFlags::RELATIME, false),
         "strictatime" => (MountFlags::STRICTATIME, true),
+        "nostrictatime" => (MountFlags::STRICTATIME, false),
         "lazytime" => (MountFlags::LAZYTIME, true),
+        "nolazytime" => (MountFlags::LAZYTIME, false),
+        "nosymfollow" => (MountFlags::NOSYMFOLLOW, true),
+        "symfollow" => (MountFlags::NOSYMFOLLOW, false),
+        "iversion" => (I_VERSION, true),
+        "noiversion" => (I_VERSION, false),
+        "mand" => (MountFlags::PERMIT_MANDATORY_FILE_LOCKING, true),
+        "nomand" => (MountFlags::PERMIT_MANDATORY_FILE_LOCKING, false),
         "silent" => (MountFlags::SILENT, true),
         "loud" => (MountFlags::SILENT, false),
         _ => return None,
@@ -219,7 +244,7 @@ pub fn is_called(helper: &str, name: &OsStr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{HelperRequest, MountFlags, is_called, kernel_options, parse, parse_umount};
+    use super::{HelperRequest, KernelOptions, MountFlags, is_called, kernel_options, parse, parse_umount};
     use defuse::session::PluginSearch;
     use rstest::rstest;
     use std::ffi::OsString;
@@ -228,7 +253,7 @@ mod tests {
         line.split_whitespace().map(OsString::from).collect::<Vec<_>>().into_iter()
     }
 
-    fn options(text: &str) -> Result<(MountFlags, OsString), String> {
+    fn options(text: &str) -> Result<KernelOptions, String> {
         kernel_options(text.as_ref(), false, &PluginSearch::default())
     }
 
@@ -265,19 +290,30 @@ mod tests {
 
     #[test]
     fn options_go_where_they_belong() {
-        let (flags, data) = options(
+        let KernelOptions { remount, flags, data } = options(
             r"rw,ro,nosuid,noauto,x-systemd.automount,backend=/a\,b,library=/l.so,options=c\\,mode=700,",
         )
         .unwrap();
-        assert_eq!(flags, MountFlags::RDONLY | MountFlags::NOSUID);
+        assert_eq!((remount, flags), (false, MountFlags::RDONLY | MountFlags::NOSUID));
         assert_eq!(data, r"backend=/a\,b,library=/l.so,options=c\\,mode=700");
+    }
+
+    #[test]
+    fn a_mount_is_changed_by_its_options() {
+        // As libmount passes it: with those of the mount that is there.
+        let text = r"rw,relatime,library=/l.so,backend=/a\134b,remount,ro,nosymfollow,nostrictatime,nolazytime,iversion,nomand";
+        let KernelOptions { remount, flags, data } = options(text).unwrap();
+        let wanted = MountFlags::RDONLY | MountFlags::RELATIME | MountFlags::NOSYMFOLLOW | super::I_VERSION;
+        assert_eq!((remount, flags), (true, wanted));
+        assert_eq!(data, r"library=/l.so,backend=/a\134b");
     }
 
     #[test]
     fn an_option_that_nobody_knows_is_refused_unless_sloppy() {
         assert_eq!(options("backend=b,colour=red").unwrap_err(), "there is no option 'colour=red'");
         let sloppy = kernel_options("backend=b,colour=red".as_ref(), true, &PluginSearch::default());
-        assert_eq!(sloppy, Ok((MountFlags::empty(), "backend=b".into())));
+        let wanted = KernelOptions { remount: false, flags: MountFlags::empty(), data: "backend=b".into() };
+        assert_eq!(sloppy, Ok(wanted));
     }
 
     #[test]
@@ -286,7 +322,7 @@ mod tests {
         let path = directory.path().join("libmine.so");
         std::fs::write(&path, "").unwrap();
         let search = PluginSearch { directories: vec![directory.path().into()] };
-        let (_, data) = kernel_options("library=mine".as_ref(), false, &search).unwrap();
+        let KernelOptions { data, .. } = kernel_options("library=mine".as_ref(), false, &search).unwrap();
         let path = std::fs::canonicalize(&path).unwrap();
         assert_eq!(data, format!("library={}", path.display()).as_str());
         let missing = kernel_options("library=other".as_ref(), false, &search).unwrap_err();

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read, Write, pipe};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -67,13 +68,29 @@ fn interface(path: &Path) -> Option<String> {
     if let Err(error) = plugin_abi::trust::check(path) {
         return Some(format!("refused: {error}"));
     }
-    let plugin = Plugin::load(path).ok()?;
-    let (major, minor) = plugin.abi_version();
-    Some(match plugin.form() {
-        Form::Table => format!("table {major}.{minor}"),
-        Form::Listing1 => "listing 1".into(),
-        Form::Listing1Prefixed => "listing 1 (usfs_)".into(),
-    })
+    let failed = |why: &dyn std::fmt::Display| Some(format!("refused: {why}"));
+    let (mut told, mut tell) = match pipe() {
+        Ok(ends) => ends,
+        Err(error) => return failed(&error),
+    };
+    // That code may be anything's.
+    let ended = apart(path, "loaded", FAILED, || {
+        let Ok(plugin) = Plugin::load(path) else { return Ok(0) };
+        let (major, minor) = plugin.abi_version();
+        // What cannot be written is missing in the table. It fits into the pipe, which nobody reads yet.
+        let _ = match plugin.form() {
+            Form::Table => write!(tell, "table {major}.{minor}"),
+            Form::Listing1 => write!(tell, "listing 1"),
+            Form::Listing1Prefixed => write!(tell, "listing 1 (usfs_)"),
+        };
+        Ok(0)
+    });
+    drop(tell);
+    let mut text = String::new();
+    match ended.map(|_| told.read_to_string(&mut text)) {
+        Ok(_) => (!text.is_empty()).then_some(text),
+        Err(failure) => failed(&failure),
+    }
 }
 
 /// What `plugin check` is given.

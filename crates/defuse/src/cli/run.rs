@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use defuse::log::{self, Inode, Level, LogTarget, RunnerStderr};
 use defuse::session::{
     Mount, PluginSearch, SESSION_VARIABLE, Session, SessionConfig, SessionSpec, is_standing, names,
-    resolve_mounts, sweep_stale,
+    resolve_mounts_over, sweep_stale,
 };
 use defuse::site_lists::SessionLists;
 use interpose::DispatchPolicy;
@@ -21,6 +21,7 @@ use stash::Arena;
 use super::arguments::{EXEC_INSIDE, RunRequest, log_variable};
 use super::child::{self, Program, Signals, StartError};
 use super::failure::{CANNOT_START, Failure, NOT_FOUND, RUN_FAILED};
+use super::outer::{self, Outer};
 use super::plugin::Tried;
 use super::write_back::write_back;
 use super::{arena, environment, library, nofile, plugin, reaper, run_directory, standing};
@@ -35,10 +36,13 @@ const GUESTS: &str = "DEFUSE_GUESTS";
 ///
 /// Whatever kept the program from being started.
 pub fn run(request: &RunRequest) -> Result<i32, Failure> {
-    let run_directory = run_directory::of_runs().path;
+    let outer = outer::leave()?.unwrap_or_default();
     let log = log_target(request)?;
     log::init(log.clone());
-    let mut mounts = resolve_mounts(&request.mounts, &plugin_search(), &run_directory)?;
+    outer.tell_of_standard_files();
+    let run_directory = run_directory::of_runs().path;
+    let mut mounts = resolve_mounts_over(&request.mounts, &outer.mounts, &plugin_search(), &run_directory)?;
+    take_along(&mut mounts, &outer);
     let mut tried = Vec::new();
     for mount in &mounts {
         tried.push(plugin::try_mount(mount)?);
@@ -63,17 +67,34 @@ pub fn run(request: &RunRequest) -> Result<i32, Failure> {
         false,
     )?;
     let ended = library::preload(&preloaded, env::var_os("LD_PRELOAD"), session.path())
-        .and_then(|preload| program(request, &points, &session, &preload))
+        .and_then(|preload| program(request, &points, outer.directory.as_deref(), &session, &preload))
         .and_then(|program| signals.start(&program).map_err(|error| cannot_start(&request.command[0], error)))
         .map(|child| signals.wait(child));
     finish(session, arena, &preloaded);
     ended.map(child::end_like)
 }
 
-/// Becomes the program `command`. This process is in the session already, so that the program is looked for through the mounts.
+/// Adds the mounts of the session outside that no mount of this one covers.
+fn take_along(mounts: &mut Vec<Mount>, outer: &Outer) {
+    let own: Vec<PathBuf> = mounts.iter().map(|mount| mount.point.clone()).collect();
+    let covered = |mount: &Mount| own.iter().any(|point| mount.point.starts_with(point));
+    mounts.extend(outer.mounts.iter().filter(|mount| !covered(mount)).cloned());
+}
+
+/// Becomes the program of `words`, a working directory (empty: it is the one) and a command. This process is in the session already, so that
+/// both are looked for through the mounts.
 ///
 /// Returns the exit status when it cannot.
-pub fn exec_inside(command: &[OsString]) -> i32 {
+pub fn exec_inside(words: &[OsString]) -> i32 {
+    let Some((directory, command)) = words.split_first().filter(|(_, command)| !command.is_empty()) else {
+        return RUN_FAILED;
+    };
+    if !directory.is_empty()
+        && let Err(error) = env::set_current_dir(directory)
+    {
+        eprintln!("defuse: cannot enter the working directory {}: {error}", directory.display());
+        return RUN_FAILED;
+    }
     let words: Result<Vec<CString>, _> = command.iter().map(|word| CString::new(word.as_bytes())).collect();
     let errno = match &words {
         Ok(words) => nix::unistd::execvp(&words[0], words).map_or_else(|errno| errno, |never| match never {}),
@@ -189,19 +210,22 @@ pub struct MappedArena {
     inode: Inode,
 }
 
-/// What to start: the program itself, or this command in its place when the program has to be looked for through the mounts.
+/// What to start: the program itself, or this command in its place when the program, or the working directory `directory`, has to be looked for through the mounts.
 fn program(
     request: &RunRequest,
     points: &[PathBuf],
+    directory: Option<&Path>,
     session: &Session,
     preload: &OsStr,
 ) -> Result<Program, Failure> {
     let changes = [("LD_PRELOAD", preload), (SESSION_VARIABLE, session.path().as_os_str())];
-    let environment = environment::with(env::vars_os(), &changes);
+    let inherited = env::vars_os().filter(|(name, _)| !outer::is_ours(name));
+    let environment = environment::with(inherited, &changes);
     let mut words: Vec<OsString> = Vec::new();
     let file = &request.command[0];
-    let file = if may_lie_on_a_mount(file, points) || is_outsider(file) {
-        words.extend(["defuse".into(), EXEC_INSIDE.into()]);
+    let file = if directory.is_some() || may_lie_on_a_mount(file, points) || is_outsider(file) {
+        let directory = directory.map(OsString::from).unwrap_or_default();
+        words.extend(["defuse".into(), EXEC_INSIDE.into(), directory]);
         OsString::from("/proc/self/exe")
     } else {
         file.clone()

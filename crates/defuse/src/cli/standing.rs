@@ -109,10 +109,8 @@ pub fn list() -> Result<String, Failure> {
     for mount in kernel_mounts().map_err(|error| fail(&error))? {
         let _ = writeln!(text, "module\t{}", argument(&spec_of(mount)).display());
     }
-    for table in tables() {
-        for mount in table.read().map_err(|error| fail(&error))? {
-            let _ = writeln!(text, "table\t{}", argument(&mount).display());
-        }
+    for mount in listed() {
+        let _ = writeln!(text, "table\t{}", argument(&mount).display());
     }
     Ok(text)
 }
@@ -120,23 +118,14 @@ pub fn list() -> Result<String, Failure> {
 /// Adds to the mounts of a session what stands for all. What does not work is told of and passed over: who asked for other mounts can do
 /// without. `tried` gets what is known of the plugin of each.
 pub fn add_to(mounts: &mut Vec<Mount>, tried: &mut Vec<Tried>, run_directory: &Path) {
-    let warn = |what: &Path, why: &dyn std::fmt::Display| {
-        log::line(Level::Warn, format_args!("{} is left out: {why}", what.display()));
-    };
     let mut standing = kernel_mounts().unwrap_or_else(|error| {
-        warn(Path::new("what is mounted with the kernel module"), &error);
+        warn_left_out(Path::new("what is mounted with the kernel module"), &error);
         Vec::new()
     });
-    for table in tables() {
-        let listed = table.read().unwrap_or_else(|error| {
-            warn(table.path(), &error);
-            Vec::new()
-        });
-        for spec in listed {
-            match resolve_mounts(std::slice::from_ref(&spec), &run::plugin_search(), run_directory) {
-                Ok(resolved) => standing.extend(resolved),
-                Err(error) => warn(&spec.point, &error),
-            }
+    for spec in listed() {
+        match resolve_mounts(std::slice::from_ref(&spec), &run::plugin_search(), run_directory) {
+            Ok(resolved) => standing.extend(resolved),
+            Err(error) => warn_left_out(&spec.point, &error),
         }
     }
     for mount in standing {
@@ -149,10 +138,26 @@ pub fn add_to(mounts: &mut Vec<Mount>, tried: &mut Vec<Tried>, run_directory: &P
                 mounts.push(mount);
             }
             // The plugin's own process has said what is wrong.
-            Err(failure) if failure.is_told() => warn(&mount.point, &"its plugin does not work"),
-            Err(failure) => warn(&mount.point, &failure),
+            Err(failure) if failure.is_told() => warn_left_out(&mount.point, &"its plugin does not work"),
+            Err(failure) => warn_left_out(&mount.point, &failure),
         }
     }
+}
+
+/// What stands by the tables. One that cannot be read is told of and passed over: anybody may have put it there, and the others count all the same.
+fn listed() -> Vec<MountSpec> {
+    let mut listed = Vec::new();
+    for table in tables() {
+        match table.read() {
+            Ok(mounts) => listed.extend(mounts),
+            Err(error) => warn_left_out(table.path(), &error),
+        }
+    }
+    listed
+}
+
+fn warn_left_out(what: &Path, why: &dyn std::fmt::Display) {
+    log::line(Level::Warn, format_args!("{} is left out: {why}", what.display()));
 }
 
 /// Whether the standing session whose folder is at `path` has a mount that stands, so that processes may look for it.
@@ -184,11 +189,7 @@ pub fn mount_as(point: &Path, flags: MountFlags, options: OsString) -> Result<()
 /// What stands at `point`, if anything does.
 fn standing_at(point: &Path) -> Result<Option<String>, Failure> {
     let in_kernel = kernel_mounts().map_err(|error| fail(&error))?.into_iter().map(spec_of);
-    let mut listed = Vec::new();
-    for table in tables() {
-        listed.extend(table.read().map_err(|error| fail(&error))?);
-    }
-    let found = in_kernel.chain(listed).find(|mount| mount.point == point);
+    let found = in_kernel.chain(listed()).find(|mount| mount.point == point);
     Ok(found.map(|mount| argument(&mount).display().to_string()))
 }
 

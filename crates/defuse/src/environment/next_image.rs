@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use stash::ExecToken;
+use stash::{ExecToken, ProcessId};
 
 use super::{
     GLIBC_NAME, HIDDEN, INHERITANCE, Inheritance, LIBRARY_PATH, PRELOAD, SESSION, append_c_string, pointers,
 };
 use crate::image::Outsider;
 use crate::process::{Cwd, Process};
-use crate::{namei, native, user};
+use crate::{leaving, namei, native, user};
 
 /// What variables begin with that a dynamic linker goes by.
 const LINKERS: [&[u8]; 2] = [b"LD_", b"GLIBC_TUNABLES="];
@@ -22,6 +22,8 @@ const LINKERS: [&[u8]; 2] = [b"LD_", b"GLIBC_TUNABLES="];
 pub struct NextImage<'a> {
     /// Why it cannot be intercepted.
     pub outsider: Option<Outsider>,
+    /// Its process in the arena, if that is not this image's.
+    pub registered: Option<ProcessId>,
     /// Names the exec map.
     pub token: Option<ExecToken>,
     /// A descriptor of the arena, if it cannot open that.
@@ -48,8 +50,10 @@ pub struct Environment {
 impl Environment {
     /// The environment at `envp`, with our variables in it.
     pub fn for_next_image(process: &'static Process, envp: u64, next: &NextImage<'_>) -> Result<Self, Errno> {
-        let &NextImage { outsider, token, arena, executable, guest, name, library_path, leaves } = next;
-        let library = preload_for(process, outsider);
+        let &NextImage { outsider, registered, token, arena, executable, guest, name, library_path, leaves } =
+            next;
+        // Who leaves by his own will is no process that another session is to be joined in.
+        let library = if leaving::is_leaving() { Vec::new() } else { preload_for(process, outsider) };
         let mut preload = [PRELOAD, &library].concat();
         let mut pointers_to = Vec::new();
         let mut hidden = Vec::new();
@@ -84,7 +88,7 @@ impl Environment {
         let cwd = if on_mount { namei::working_path(process)?.to_vec() } else { Vec::new() };
         let own = (!interpose::in_vfork_child()).then(|| process.me());
         let inheritance = Inheritance {
-            process: token.map(ExecToken::process).or(own),
+            process: registered.or(own),
             // One that is not intercepted might hand it on to a process of another pid namespace.
             child_of: (own.is_none() && outsider.is_none()).then(|| (process.me(), native::pid())),
             arena,

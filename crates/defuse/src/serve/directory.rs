@@ -73,6 +73,11 @@ fn read_entries(
                 failed = Some(Errno::IO);
                 return true;
             }
+            // The offset could not say where to go on.
+            if i64::try_from(entry.next_cookie).is_err() {
+                failed = Some(Errno::OVERFLOW);
+                return true;
+            }
             let length = lay_out(&entry, &mut record);
             if filled + length > size {
                 failed = (filled == 0).then_some(Errno::INVAL);
@@ -88,12 +93,13 @@ fn read_entries(
             size - filled < ENTRY_MAX.min(size / 16)
         })
     });
-    guard.set_offset(next as i64).map_err(stash_errno)?;
-    listed?;
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(Reply::Value(filled as i64)),
+    if filled > 0 {
+        // An error that came after these is told the next time, as the kernel does: the program has not seen what is behind them.
+        guard.set_offset(next as i64).map_err(stash_errno)?;
+        return Ok(Reply::Value(filled as i64));
     }
+    listed?;
+    failed.map_or(DONE, Err)
 }
 
 /// A directory of the kernel's; of FDs, it does not show the private ones.

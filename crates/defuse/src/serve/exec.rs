@@ -334,6 +334,7 @@ fn run_as(
     let arena = if leaves { None } else { handover::carry_arena(process) };
     let next = NextImage {
         outsider,
+        registered: prepared.registered,
         token: prepared.token,
         arena,
         executable,

@@ -69,6 +69,8 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         locked_inodes::before_fork();
         shadow::before_fork();
         heap::before_fork();
+        // The child registers itself, and we may end before it does.
+        process.arena.begin_birth();
     }
     Ok(())
 }
@@ -144,6 +146,9 @@ fn release_files(process: &Process) {
 pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) {
     match fork.kind {
         ForkKind::Fork => {
+            if result < 0 {
+                process.arena.end_birth();
+            }
             heap::after_fork();
             shadow::after_fork();
             locked_inodes::after_fork();
@@ -212,6 +217,7 @@ pub fn after_in_child(process: &'static Process, fork: &ForkCall) {
     }
     // On memory that is a copy of the parent's, which says who that was.
     process.register(Some(process.me()));
+    process.arena.end_birth();
     common::in_child(process, fork);
     if moving {
         // Another thread's chdir(2), which is not here to say what has come of it.

@@ -100,10 +100,24 @@ pub fn resolve_mounts(
     search: &PluginSearch,
     run_directory: &Path,
 ) -> Result<Vec<Mount>, SessionError> {
+    resolve_mounts_over(specs, &[], search, run_directory)
+}
+
+/// The same where `below` is mounted already: a point may lie inside one of these, or be the same, which is then covered.
+///
+/// # Errors
+///
+/// As [`resolve_mounts`].
+pub fn resolve_mounts_over(
+    specs: &[MountSpec],
+    below: &[Mount],
+    search: &PluginSearch,
+    run_directory: &Path,
+) -> Result<Vec<Mount>, SessionError> {
     let mut mounts: Vec<Mount> = Vec::new();
     for spec in specs {
         let wrong = |why: String| SessionError::Mount { spec: spec.to_string(), why };
-        let (point, hidden) = resolve_point(&spec.point, &mounts).map_err(&wrong)?;
+        let (point, hidden) = resolve_point(&spec.point, below, &mounts).map_err(&wrong)?;
         if let Some(other) = mounts.iter().find(|other| other.point == point) {
             return Err(wrong(format!("{} is a mount point already", other.point.display())));
         }
@@ -131,11 +145,15 @@ pub fn resolve_mounts(
 }
 
 /// The canonical path of a mount point and the directory it hides, or why it cannot be one.
-fn resolve_point(point: &Path, earlier: &[Mount]) -> Result<(PathBuf, Option<Inode>), String> {
+fn resolve_point(
+    point: &Path,
+    below: &[Mount],
+    earlier: &[Mount],
+) -> Result<(PathBuf, Option<Inode>), String> {
     let canonical = match fs::canonicalize(point) {
         Ok(canonical) => canonical,
         Err(error) => {
-            if let Some(nested) = inside_earlier(point, earlier) {
+            if let Some(nested) = inside_earlier(point, below, earlier) {
                 return Ok((nested, None));
             }
             let hint = if error.kind() == io::ErrorKind::NotFound { " (mkdir it first)" } else { "" };
@@ -162,7 +180,7 @@ fn resolve_point(point: &Path, earlier: &[Mount]) -> Result<(PathBuf, Option<Ino
 }
 
 /// `point` in its absolute form if it lies inside an earlier mount: by its components, which must not be `..`.
-fn inside_earlier(point: &Path, earlier: &[Mount]) -> Option<PathBuf> {
+fn inside_earlier(point: &Path, below: &[Mount], earlier: &[Mount]) -> Option<PathBuf> {
     let absolute = std::path::absolute(point).ok()?;
     let plain = absolute.components().all(|component| component != Component::ParentDir);
     // The part outside the mount may go through symbolic links, so each of its beginnings is tried.
@@ -171,7 +189,8 @@ fn inside_earlier(point: &Path, earlier: &[Mount]) -> Option<PathBuf> {
         let rest = absolute.strip_prefix(beginning).ok()?;
         Some(canonical.join(rest))
     })?;
-    let is_inside = earlier.iter().any(|mount| inside.starts_with(&mount.point) && inside != mount.point);
+    let is_inside = earlier.iter().any(|mount| inside.starts_with(&mount.point) && inside != mount.point)
+        || below.iter().any(|mount| inside.starts_with(&mount.point));
     (plain && is_inside).then_some(inside)
 }
 

@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, fstat, openat};
@@ -89,7 +89,14 @@ impl StandingTable {
             }
         };
         loop {
-            let locked = self.open(OFlags::CREATE)?;
+            let locked = match self.open(OFlags::CREATE) {
+                // The name can be guessed, and anybody can take it first where the run directory is everybody's.
+                Err(SessionError::Untrusted { .. }) if geteuid().is_root() && self.is_anothers() => {
+                    fs::remove_file(&self.path).map_err(failed("remove"))?;
+                    continue;
+                }
+                opened => opened?,
+            };
             flock(&locked, FlockOperation::LockExclusive)
                 .map_err(|errno| SessionError::system("lock", &self.path, errno))?;
             let stat = fstat(&locked).map_err(|errno| SessionError::system("look at", &self.path, errno))?;
@@ -104,21 +111,54 @@ impl StandingTable {
                 fs::remove_file(&self.path).map_err(failed("remove"))?;
                 return Ok(answer);
             }
-            let new = self.path.with_extension("new");
-            // What is left of a command that was killed here; the lock says that none is at it.
-            let _ = fs::remove_file(&new);
+            self.remove_unfinished();
+            let new = self.unfinished_name()?;
             let written = fs::OpenOptions::new()
                 .write(true)
                 .create_new(true)
-                .mode(0o644)
                 .open(&new)
-                .and_then(|mut file| file.write_all(to_text(&mounts).as_bytes()))
+                .and_then(|mut file| {
+                    // Whatever the umask is: root's is for all to read.
+                    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+                    file.write_all(to_text(&mounts).as_bytes())
+                })
                 .and_then(|()| fs::rename(&new, &self.path));
             if written.is_err() {
                 let _ = fs::remove_file(&new);
             }
             return written.map(|()| answer).map_err(failed("write"));
         }
+    }
+
+    fn is_anothers(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|found| found.uid() != geteuid().as_raw())
+    }
+
+    /// Removes what is left of commands that were killed while they wrote a new list. The caller has the lock, so that none is at it.
+    fn remove_unfinished(&self) {
+        let (Some(directory), Some(prefix)) = (self.path.parent(), self.unfinished_prefix()) else { return };
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().as_bytes().starts_with(&prefix)) {
+            // In a directory that is everybody's, another one's cannot be removed.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+
+    /// A name for a new list that nobody else can have taken.
+    fn unfinished_name(&self) -> Result<PathBuf, SessionError> {
+        let failed = |errno| SessionError::system("get random bytes for", &self.path, errno);
+        let mut random = [0; 16];
+        let got = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+        if got.map_err(failed)? < random.len() {
+            return Err(failed(Errno::IO));
+        }
+        let mut name = self.unfinished_prefix().unwrap_or_default();
+        name.extend_from_slice(format!("{:032x}", u128::from_ne_bytes(random)).as_bytes());
+        Ok(self.path.with_file_name(OsString::from_vec(name)))
+    }
+
+    fn unfinished_prefix(&self) -> Option<Vec<u8>> {
+        Some([self.path.file_name()?.as_bytes(), b".new-"].concat())
     }
 
     fn open(&self, more: OFlags) -> Result<OwnedFd, SessionError> {
@@ -177,7 +217,7 @@ mod tests {
     use std::ffi::OsString;
     use std::fs;
     use std::os::unix::ffi::OsStringExt;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, chown};
 
     fn spec(point: &str) -> MountSpec {
         let plugin = PluginSpec { library: "/l.so".into(), options: "".into(), backend: "b c".into() };
@@ -223,6 +263,35 @@ mod tests {
         fs::set_permissions(table.path(), fs::Permissions::from_mode(0o666)).unwrap();
         assert!(table.read().unwrap_err().to_string().contains("lets others write it"));
         assert!(table.change(Vec::clear).is_err());
+    }
+
+    #[test]
+    fn what_somebody_else_put_there_is_not_in_roots_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let table = StandingTable::own(Some(directory.path().as_os_str()), None);
+        fs::write(table.path(), "").unwrap();
+        if chown(table.path(), Some(12345), None).is_err() {
+            println!("skipped: needs root to make another user's file");
+            return;
+        }
+        assert!(table.read().is_err());
+        table.change(|mounts| mounts.push(spec("/a"))).unwrap();
+        assert_eq!(table.read().unwrap(), [spec("/a")]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_killed_command_is_in_nobodys_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let table = StandingTable::own(Some(directory.path().as_os_str()), None);
+        let left = table
+            .path()
+            .with_file_name(format!("{}.new-0123", table.path().file_name().unwrap().to_str().unwrap()));
+        fs::write(&left, "half").unwrap();
+        // As another user's that cannot be removed.
+        fs::create_dir(table.path().with_extension("new")).unwrap();
+        table.change(|mounts| mounts.push(spec("/a"))).unwrap();
+        assert_eq!(table.read().unwrap(), [spec("/a")]);
+        assert!(!left.exists());
     }
 
     #[rstest]

@@ -91,3 +91,18 @@ fn the_doctor_s_status_says_whether_something_lacks() {
     assert_eq!(without.status.code(), Some(1));
     assert!(stdout(&without).contains("lack  interposer"), "{}", stdout(&without));
 }
+
+#[test]
+fn a_library_that_crashes_as_it_is_loaded_is_named_in_the_list() {
+    let lab = Lab::new();
+    lab.add_plugin(
+        "aborting",
+        "#include <stdlib.h>\n__attribute__((constructor)) static void start(void) { abort(); }",
+    );
+    let output = lab.command(&["plugin", "list"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let listed = stdout(&output);
+    let line = listed.lines().find(|line| line.starts_with("aborting "));
+    assert!(line.is_some_and(|line| line.contains("refused: ") && line.contains("SIGABRT")), "{listed}");
+    assert!(listed.contains("listing 1 (usfs_)"), "{listed}");
+}

@@ -18,8 +18,14 @@ use std::sync::Mutex;
 pub(super) struct OpenFile {
     fh: Option<u64>,
     path: CString,
-    entries: Mutex<Vec<Entry>>,
+    /// As they were when the listing was last begun; none when this handle has not listed yet.
+    entries: Mutex<Option<Vec<Entry>>>,
 }
+
+/// The most entries that room is made for because the plugin says that there are so many.
+const MOST_COUNTED: usize = 1 << 16;
+/// Room for the most entries of a directory, one of which must stay free: a gigabyte of the listing's records.
+const MOST_ENTRIES: usize = 1 << 22;
 
 struct Entry {
     name: Vec<u8>,
@@ -71,15 +77,23 @@ impl Listing1 {
     }
 
     fn list(&self, path: &CStr) -> Result<Vec<Entry>> {
-        const MOST: usize = 1 << 22;
         let mut count: c_int = 0;
         let mut room = match call!(self.getdircount(path.as_ptr(), &raw mut count)) {
-            Ok(()) => usize::try_from(count).map_err(|_| Errno::EIO)? + 16,
-            Err(_) => 256,
+            Ok(()) => usize::try_from(count).map_err(|_| {
+                let line = format_args!("plugin: getdircount reports {count} entries; reported as EIO");
+                self.host.log(Level::Error, line);
+                Errno::EIO
+            })?,
+            Err(_) => 240,
         };
+        // The count is a hint: what it says is not taken of the program's memory before there are as many.
+        room = room.min(MOST_COUNTED) + 16;
         loop {
+            room = room.min(MOST_ENTRIES);
+            let mut buf: Vec<libc::dirent> = Vec::new();
+            buf.try_reserve_exact(room).map_err(|_| Errno::ENOMEM)?;
             // SAFETY: `dirent` is integers only.
-            let mut buf: Vec<libc::dirent> = vec![unsafe { core::mem::zeroed() }; room];
+            buf.resize(room, unsafe { core::mem::zeroed() });
             let (start, bytes, mut written) = (buf.as_mut_ptr(), room * size_of::<libc::dirent>(), 0);
             call!(self.getdirents(path.as_ptr(), start.cast(), bytes, &raw mut written))?;
             if written > room {
@@ -89,9 +103,16 @@ impl Listing1 {
                 self.host.log(Level::Error, line);
                 return Err(Errno::EIO);
             }
-            if written < room || room >= MOST {
+            if written < room {
                 buf.truncate(written);
                 return Ok(buf.iter().map(Entry::from).filter(Entry::is_child).collect());
+            }
+            if room == MOST_ENTRIES {
+                let line = format_args!(
+                    "plugin: getdirents fills the room for {room} entries, which is all there is; reported as EIO"
+                );
+                self.host.log(Level::Error, line);
+                return Err(Errno::EIO);
             }
             room *= 4;
         }
@@ -195,7 +216,7 @@ impl FileSystem for Listing1 {
         }
         let opened = |fh| {
             let path = path.as_c_str().to_owned();
-            Ok(Open::served(Box::new(OpenFile { fh, path, entries: Mutex::default() })))
+            Ok(Open::served(Box::new(OpenFile { fh, path, entries: Mutex::new(None) })))
         };
         if flags & libc::O_PATH != 0 {
             self.getattr(path)?;
@@ -244,12 +265,14 @@ impl FileSystem for Listing1 {
 
     fn readdir(&self, handle: &Self::Handle, cookie: u64, emit: &mut DirSink<'_>) -> Result<()> {
         let mut entries = handle.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if cookie == 0 {
-            *entries = self.list(&handle.path)?;
+        // A handle that was made anew, by exec or in a child, goes on where another one has begun.
+        if cookie == 0 || entries.is_none() {
+            *entries = None;
+            *entries = Some(self.list(&handle.path)?);
         }
         let ino = self.getattr(MountPath::from_normalised(&handle.path)).map_or(0, |st| st.st_ino);
         let dots = [b".", b"..".as_slice()].map(|name| (name, ino, libc::DT_DIR));
-        let children = entries.iter().map(|entry| (entry.name.as_slice(), entry.ino, entry.d_type));
+        let children = entries.iter().flatten().map(|entry| (entry.name.as_slice(), entry.ino, entry.d_type));
         let from = usize::try_from(cookie).map_err(|_| Errno::EINVAL)?;
         for (at, (name, ino, d_type)) in dots.into_iter().chain(children).enumerate().skip(from) {
             if emit(DirEntry { name, ino, d_type, next_cookie: at as u64 + 1 }) {
@@ -320,6 +343,6 @@ impl FileSystem for Listing1 {
         if let Some(fh) = fh {
             call!(self.restore(fh))?;
         }
-        Ok(Open::served(Box::new(OpenFile { fh, path, entries: Mutex::default() })))
+        Ok(Open::served(Box::new(OpenFile { fh, path, entries: Mutex::new(None) })))
     }
 }
