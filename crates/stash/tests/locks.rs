@@ -152,6 +152,44 @@ fn a_lock_of_a_dead_process_not_yet_reaped_is_taken_over() {
 }
 
 #[test]
+fn what_a_dead_writer_was_about_to_write_is_known() {
+    let (ours, theirs) = two_mappings(&SMALL);
+    let me = Holder::current(ours.register_process().unwrap());
+    let slot = ours.alloc_slot(me.process(), &Description::default()).unwrap();
+    slot.lock(me).unwrap().set_offset(50).unwrap();
+    let die_after = |write: bool| {
+        let child = Child::fork(|| {
+            let other = Holder::current(theirs.register_process().unwrap());
+            let guard = theirs.slot(slot.id()).unwrap().lock(other).unwrap();
+            assert_eq!(guard.unfinished(), None);
+            let done = if write {
+                guard.advance_by(7, |_| Err(StashError::Locked))
+            } else {
+                guard.advance(|_| Err(StashError::Locked))
+            };
+            assert_eq!((done, guard.unfinished()), (Err(StashError::Locked), None));
+            std::mem::forget(guard);
+        });
+        child.wait_until_zombie();
+        child
+    };
+    let child = die_after(true);
+    let guard = slot.lock(me).unwrap();
+    assert_eq!((guard.recovered(), guard.unfinished(), guard.slot().offset()), (true, Some(50..57), 50));
+    drop(guard);
+    // Who has nothing to do with the offset leaves it to the next.
+    let guard = slot.lock(me).unwrap();
+    assert_eq!((guard.recovered(), guard.unfinished()), (false, Some(50..57)));
+    guard.set_offset(53).unwrap();
+    assert_eq!((guard.unfinished(), guard.slot().offset()), (None, 53));
+    drop(guard);
+    assert_eq!(child.wait(), 0);
+    let child = die_after(false);
+    assert_eq!(slot.lock(me).unwrap().unfinished(), Some(53..53));
+    assert_eq!(child.wait(), 0);
+}
+
+#[test]
 fn a_lock_of_a_dead_thread_is_taken_over() {
     let (ours, _) = two_mappings(&SMALL);
     let process = ours.register_process().unwrap();

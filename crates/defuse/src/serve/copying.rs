@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::piping::{self, SPLICE_F_NONBLOCK};
 use super::transfer::{MOST, lock_offset, read_bytes, size_of_file, write_bytes_at};
-use super::{Reply, Served, places};
+use super::{Reply, Served, file_size, places};
 use crate::file::{self, FileRef, stash_errno};
 use crate::paging::coherent;
 use crate::process::Process;
@@ -177,6 +177,10 @@ pub fn copy_file_range(process: &'static Process, call: &Call) -> Served {
         return Err(Errno::XDEV); // As between any two file systems; programs then read and write.
     }
     let count = length_of_copy(&from, &to, (count as usize).min(MOST))?;
+    let count = match &to.file {
+        Some(file) => file_size::room(file.instance()?, || to.position().map(|at| at as u64), count)?,
+        None => count,
+    };
     let copied = match copy_inside(&mut from, &mut to, count) {
         Some(done) => done?,
         None => copy(process, &mut from, &mut to, count)?,

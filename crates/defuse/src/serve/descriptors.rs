@@ -448,7 +448,7 @@ const OF_THE_FILE: u32 = sys::O_DIRECT | sys::O_NOATIME;
 /// Sets these flags on the descriptor that the plugin has, if it has one, with what the kernel has against it: a transfer that is not
 /// aligned fails as long as that has `O_DIRECT`.
 fn set_flags_behind(file: &FileRef, wanted: u32) -> Result<(), Errno> {
-    let answer = file.with_handle(|instance, handle| {
+    file.with_handle(|instance, handle| {
         let Ok(fd) = instance.backing_fd(handle, plugin_abi::Purpose::Flags) else { return Ok(Ok(())) };
         let fd = std::os::fd::AsRawFd::as_raw_fd(&fd) as u64;
         let set = || {
@@ -457,8 +457,7 @@ fn set_flags_behind(file: &FileRef, wanted: u32) -> Result<(), Errno> {
             native::checked(sys::__NR_fcntl, [fd, sys::F_SETFL.into(), flags, 0, 0, 0]).map(drop)
         };
         Ok(set())
-    })?;
-    answer
+    })?
 }
 
 /// Whether exec closes `fd`; for a served FD the table says so, as a descriptor of a plugin that stands there is always closed.

@@ -21,6 +21,9 @@ pub fn getrlimit(process: &'static Process, call: &Call) -> Served {
 }
 
 pub fn setrlimit(process: &'static Process, call: &Call) -> Served {
+    if call.args[0] as u32 == sys::RLIMIT_FSIZE {
+        return change_file_size(call);
+    }
     if call.args[0] as u32 != sys::RLIMIT_NOFILE {
         return Ok(Reply::Pass);
     }
@@ -31,6 +34,9 @@ pub fn setrlimit(process: &'static Process, call: &Call) -> Served {
 pub fn prlimit64(process: &'static Process, call: &Call) -> Served {
     let [pid, resource, new, old, ..] = call.args;
     let this = pid as u32 == 0 || pid as u32 == native::pid();
+    if resource as u32 == sys::RLIMIT_FSIZE && new != 0 {
+        return change_file_size(call);
+    }
     if resource as u32 != sys::RLIMIT_NOFILE || !this {
         return Ok(Reply::Pass);
     }
@@ -42,6 +48,12 @@ pub fn prlimit64(process: &'static Process, call: &Call) -> Served {
         user::write(old, &before)?;
     }
     DONE
+}
+
+fn change_file_size(call: &Call) -> Served {
+    let result = native::call(call);
+    super::file_size::forget();
+    Ok(Reply::Value(result))
 }
 
 fn shown(process: &Process) -> [u64; 2] {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::attributes::{attributes_at, is_empty_text, tells_links};
 use super::paths::{self, At};
-use super::{DONE, Reply, Served};
+use super::{DONE, Reply, Served, file_size};
 use crate::file::{self, OpenFile};
 use crate::namei::{PathArgument, Spot};
 use crate::paging::{self, coherent};
@@ -251,13 +251,17 @@ pub fn truncate(process: &'static Process, call: &Call) -> Served {
 
 fn truncate_spot(process: &'static Process, spot: &Spot, size: &SetAttr) -> Result<i64, Errno> {
     let attributes = attributes_at(spot, true)?;
-    let truncate = || spot.call(|instance, path| instance.setattr(path, size)).map(|()| 0);
+    let length = size.size.unwrap_or(0);
+    let truncate = || {
+        spot.call(|instance, _| Ok(file_size::may_be(instance, || Ok(attributes.st_size), length)))??;
+        spot.call(|instance, path| instance.setattr(path, size)).map(|()| 0)
+    };
     match attributes.st_mode & sys::S_IFMT {
         sys::S_IFDIR => Err(Errno::ISDIR),
         sys::S_IFREG => {
             running::check(process, spot)?;
             match coherent::maybe_mapped(process, spot.mount.number, &attributes) {
-                Some(key) => coherent::set_length(None, process, key, size.size.unwrap_or(0), truncate),
+                Some(key) => coherent::set_length(None, process, key, length, truncate),
                 None => truncate(),
             }
         }
@@ -274,7 +278,10 @@ pub fn ftruncate(process: &'static Process, call: &Call) -> Served {
     if !file.writable() || file.kind()? != sys::S_IFREG {
         return Err(Errno::INVAL);
     }
-    let truncate = || file.with_handle(|instance, handle| instance.fsetattr(handle, &size));
+    let truncate = || {
+        file_size::may_be(file.instance()?, || super::transfer::size_of_file(&file), call.args[1])?;
+        file.with_handle(|instance, handle| instance.fsetattr(handle, &size))
+    };
     match paging::key_of(&file)? {
         Some(key) => coherent::set_length(Some(&file), process, key, call.args[1], truncate)?,
         None => truncate()?,
@@ -300,6 +307,9 @@ pub fn fallocate(process: &'static Process, call: &Call) -> Served {
     }
     if (offset as i64).checked_add(length as i64).is_none() {
         return Err(Errno::FBIG);
+    }
+    if mode as u32 & sys::FALLOC_FL_KEEP_SIZE == 0 {
+        file_size::may_be(file.instance()?, || super::transfer::size_of_file(&file), offset + length)?;
     }
     coherent::change(&file, || {
         file.with_handle(|instance, handle| instance.fallocate(handle, mode as i32, offset, length))?;

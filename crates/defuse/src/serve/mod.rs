@@ -18,6 +18,7 @@ pub mod ending;
 mod enter;
 mod exec;
 pub mod extended;
+mod file_size;
 pub mod fork;
 pub mod inner;
 mod landlock;

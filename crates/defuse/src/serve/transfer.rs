@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use stash::{SlotGuard, StashError};
 use uffd_pager::View;
 
-use super::{Reply, Served, transfer_flags};
+use super::{Reply, Served, file_size, transfer_flags};
 use crate::file::{self, FileRef, OpenFile, stash_errno};
 use crate::process::Process;
 use crate::{mount, paging, user};
@@ -233,7 +233,6 @@ impl Buffers {
     /// that is the first one.
     fn present(&self, check: impl Fn(u64, usize) -> Result<(), Errno>) -> Result<Cow<'_, Self>, Errno> {
         const PAGE: u64 = 4096;
-        let mut many = Vec::new();
         for (index, iov) in self.list().iter().enumerate().filter(|(_, iov)| iov.iov_len > 0) {
             let (start, end) = (iov.iov_base as u64, iov.iov_base as u64 + iov.iov_len as u64);
             if check(start, iov.iov_len).is_ok() {
@@ -247,12 +246,23 @@ impl Buffers {
                 }
                 good = next;
             }
-            many.extend_from_slice(&self.list()[..index]);
-            many.push(iovec { iov_len: (good - start) as usize, ..*iov });
-            let cut = Self { one: self.one, many };
-            return if cut.length() > 0 { Ok(Cow::Owned(cut)) } else { Err(Errno::FAULT) };
+            let before: usize = self.list()[..index].iter().map(|iov| iov.iov_len).sum();
+            let length = before + (good - start) as usize;
+            return if length > 0 { Ok(Cow::Owned(self.first(length))) } else { Err(Errno::FAULT) };
         }
         Ok(Cow::Borrowed(self))
+    }
+
+    /// The first `length` bytes, at least one and no more than there are.
+    fn first(&self, length: usize) -> Self {
+        let mut left = length;
+        let mut many = self.list().to_vec();
+        for iov in &mut many {
+            iov.iov_len = iov.iov_len.min(left);
+            left -= iov.iov_len;
+        }
+        many.retain(|iov| iov.iov_len > 0);
+        Self { one: self.one, many }
     }
 }
 
@@ -275,14 +285,13 @@ fn input(file: &FileRef, buffers: &Buffers, offset: Option<i64>) -> Served {
     let in_kernel = mount::copies_in_kernel(file.instance()?);
     let buffers = if in_kernel { Cow::Borrowed(buffers) } else { buffers.present(user::check_writable)? };
     let buffers = &*buffers;
-    let count = match offset {
-        Some(offset) => read_at(file, buffers, offset)?,
-        None => {
-            let read = |offset| read_at(file, buffers, offset).map_err(Failure);
-            match file.shared()?.try_advance_read(read).map_err(|Failure(error)| error)? {
-                Some(count) => count,
-                None => lock_offset(file)?.advance(read).map_err(|Failure(error)| error)?,
-            }
+    let count = if let Some(offset) = offset {
+        read_at(file, buffers, offset)?
+    } else {
+        let read = |offset| read_at(file, buffers, offset).map_err(Failure);
+        match file.shared()?.try_advance_read(read).map_err(|Failure(error)| error)? {
+            Some(count) => count,
+            None => lock_offset(file)?.advance(read).map_err(|Failure(error)| error)?,
         }
     };
     Ok(Reply::Value(count as i64))
@@ -430,6 +439,10 @@ fn write_to_plugin(
     offset: u64,
     append: bool,
 ) -> Result<(usize, u64), Errno> {
+    let (length, at) =
+        (buffers.length(), || if append { size_of_file(file).map(|end| end as u64) } else { Ok(offset) });
+    let room = file_size::room(file.instance()?, at, length)?;
+    let buffers = &*if room < length { Cow::Owned(buffers.first(room)) } else { Cow::Borrowed(buffers) };
     let written = file.with_handle(|instance, handle| match buffers.list() {
         // SAFETY: the program's own buffer: it was found readable, or the plugin has the kernel check it.
         [one] => unsafe { instance.write_raw(handle, one.iov_base.cast(), one.iov_len, offset, append) },
