@@ -73,6 +73,11 @@ fn a_child_in_a_new_namespace_is_not_in_that_of_who_made_it() {
     }
 }
 
+/// What the two processes of the next test tell each other.
+const HELD: u64 = 1;
+const KILL: u64 = 2;
+const REFUSED: u64 = 3;
+
 #[test]
 fn a_holder_killed_in_another_namespace_is_replaced() {
     let initial =

@@ -203,7 +203,7 @@ pub fn is_held(process: &Process, slot: SlotId) -> bool {
         Err(Errno::MFILE) => nofile::with_room(look),
         looked => looked,
     }
-    .map_or(true, |kind| kind != sys::F_UNLCK)
+    .map_or_else(|_| true, |kind| kind != sys::F_UNLCK)
 }
 
 /// Held while a shadow is at one of the program's numbers for a moment, to be looked at: a forked child would keep it there. Whoever has it
