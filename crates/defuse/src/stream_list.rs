@@ -93,8 +93,9 @@ fn find() -> Option<Found> {
     let first = list.saturating_sub(AROUND) / PAGE * PAGE;
     (0..TIMES).for_each(|_| lock());
     let mut found = Vec::new();
+    // Not on the stack, which may be a small alternate one with a large frame of the kernel's on it.
+    let mut words: Box<[u64]> = vec![0; PAGE / 8].into();
     for page in (first..list + AROUND).step_by(PAGE) {
-        let mut words = [0_u64; PAGE / 8];
         if !read(page, &mut words) {
             continue;
         }
@@ -117,7 +118,7 @@ fn find() -> Option<Found> {
 }
 
 /// Copies a page of this process's memory, if there is one.
-fn read(address: usize, words: &mut [u64; PAGE / 8]) -> bool {
+fn read(address: usize, words: &mut [u64]) -> bool {
     let (to, from) = ([words.as_mut_ptr() as u64, PAGE as u64], [address as u64, PAGE as u64]);
     let args = [native::pid().into(), to.as_ptr() as u64, 1, from.as_ptr() as u64, 1, 0];
     native::raw_call(sys::__NR_process_vm_readv, args) == PAGE as i64
