@@ -2,7 +2,7 @@
 //!
 //! The kernel judges what it sees: what a plugin does in the back end, and what serving needs in the session's folder. So a rule for something on a mount
 //! is one for what the plugin lends of it, a rule for a directory above a mount is one for the mount's root as well, and the session's folder, the
-//! library, the plugins, and `/proc` for reading, stay allowed. A plugin that lends nothing is judged by what it does.
+//! shadows of the kernel module, the library, the plugins, and `/proc` for reading, stay allowed. A plugin that lends nothing is judged by what it does.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -108,6 +108,10 @@ pub fn restrict_self(process: &'static Process, call: &Call) -> Served {
     let executes = EXECUTES.load(Ordering::Relaxed);
     let rights = (0..RIGHTS).map(|right| 1 << right).filter(|&right| right != ACCESS_FS_EXECUTE || executes);
     allow(rules, &process.folder, rights);
+    // Where the module makes the shadows there is nothing to be had but them.
+    for mount in process.mounts.iter().filter(|mount| mount.shadows.has_native_locks()) {
+        allow(rules, mount.point().to_bytes(), (0..RIGHTS).map(|right| 1 << right));
+    }
     // The address map and the FDs of each image and child.
     allow(rules, b"/proc", [ACCESS_FS_READ_FILE, ACCESS_FS_READ_DIR].into_iter());
     let libraries = process.mounts.iter().map(|mount| mount.library().as_os_str().as_bytes());
