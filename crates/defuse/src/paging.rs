@@ -241,6 +241,9 @@ impl LastName {
         let alone = lock(process, key).ok()?;
         let attributes = spot.call(Instance::getattr).ok()?;
         let same = Key::of(spot.mount.number, &attributes) == Some(key);
+        if same && let Err(error) = write_back_left(process, key, spot, &alone) {
+            crate::trace::debug(format_args!("mapped pages cannot be written back now: {error}"));
+        }
         (same && attributes.st_nlink == 1).then_some(Self { process, key, alone })
     }
 
@@ -254,6 +257,22 @@ impl LastName {
     /// Whether it is the name of this file.
     pub fn is_of(&self, key: Option<Key>) -> bool {
         key == Some(self.key)
+    }
+}
+
+/// Hands the plugin what killed processes left dirty of the file at `spot`, which is about to lose that name: who has the file open without having it
+/// mapped reads it, and a record of the name leads nowhere afterwards.
+fn write_back_left(
+    process: &'static Process,
+    key: Key,
+    spot: &Spot,
+    alone: &InodeGuard<'_>,
+) -> Result<(), Errno> {
+    match view_locked(process, None, key, alone)? {
+        Some(view) if view.is_dirty() && !view.is_used() => {
+            source::with_writer_at(spot, |write| view.write_back(write).map_err(|error| error.errno()))
+        }
+        _ => Ok(()),
     }
 }
 

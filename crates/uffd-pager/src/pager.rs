@@ -12,7 +12,7 @@ use crate::registry::Registry;
 use crate::request::MapRequest;
 use crate::room::Memory;
 use crate::source::PageSource;
-use crate::table::{Change, Table};
+use crate::table::{Change, Garbage, Table};
 use crate::uffd::{Faults, Features, Uffd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -213,6 +213,13 @@ impl Pager {
         parts.map(|part| (part.memory, Source(part.attached), offset_of(part.first_page))).collect()
     }
 
+    /// Whether all that is served of a range is shared, and may be mapped for writing: what madvise(2) asks for `MADV_REMOVE`.
+    pub fn may_be_removed(&self, memory: Range<usize>) -> bool {
+        let reader = self.table.read();
+        let allowed = |row: &Mapping| row.sharing == Sharing::Shared && Protection::WRITE.within(row.limit);
+        reader.overlapping(&memory).iter().all(allowed)
+    }
+
     /// munmap(2) for the served parts of a range, whole pages; the rest is left alone. What was stored
     /// stays dirty in the cache.
     ///
@@ -326,10 +333,13 @@ impl Pager {
         // Moving ends the registration, growing leaves the new part without protection. Nobody
         // knows the new address yet.
         let registered = memory::register(&self.uffd, &new, faults(part.tracked));
-        let garbage = [
-            change.publish(&memory, Vec::new()),
-            change.publish(&new, vec![Mapping { memory: new.clone(), ..part }]),
-        ];
+        let moved = Mapping { memory: new.clone(), ..part };
+        let garbage = if new.start == memory.start {
+            // At once: others may be touching the pages that stay.
+            [change.publish(&(new.start..new.end.max(memory.end)), vec![moved]), Garbage::default()]
+        } else {
+            [change.publish(&memory, Vec::new()), change.publish(&new, vec![moved])]
+        };
         drop(change);
         drop(garbage);
         registered.map_err(Error::on(ACTION))?;

@@ -262,5 +262,6 @@ impl Drop for Change<'_> {
 }
 
 /// Arrays that nobody reads any more.
+#[derive(Default)]
 #[expect(dead_code, clippy::vec_box, reason = "held to be dropped")]
 pub(crate) struct Garbage(Vec<Box<Rows>>);

@@ -325,6 +325,34 @@ fn mappings_move_and_grow() {
     assert_eq!((source.contents()[PAGE], source.contents()[51 * PAGE]), (123, 45));
 }
 
+/// Others touch the pages that stay, all the time.
+#[test]
+fn a_mapping_that_grows_and_shrinks_in_its_place_is_there_all_the_time() {
+    let Some(pager) = pager() else { return };
+    let source = FileSource::new(&pattern(8));
+    let mapped = Mapped::new(pager, &attach(pager, &source), &MapRequest::shared(8 * PAGE));
+    let (stop, address) = (AtomicUsize::new(0), mapped.address);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while stop.load(Ordering::Relaxed) == 0 {
+                // A fault each time.
+                // SAFETY: pages of a shared mapping that are given back are read again.
+                unsafe { libc::madvise(address as *mut libc::c_void, PAGE, libc::MADV_DONTNEED) };
+                assert_eq!(mapped.get(17), pattern(8)[17]);
+            }
+        });
+        for _ in 0..200 {
+            for size in [4 * PAGE, 8 * PAGE] {
+                let former = if size == 4 * PAGE { 8 * PAGE } else { 4 * PAGE };
+                // SAFETY: the first page stays; the others are not touched.
+                let place = unsafe { pager.remap(address..address + former, size, Remap::InPlace) };
+                assert_eq!(place, Ok(address));
+            }
+        }
+        stop.store(1, Ordering::Relaxed);
+    });
+}
+
 #[test]
 fn a_fixed_place_replaces_a_served_mapping() {
     let Some(pager) = pager() else { return };

@@ -64,8 +64,9 @@ pub fn write(
     view.change(again, || {
         let (count, end) = write()?;
         start.set(end - count as u64);
-        let changed = Changed { bytes: end - count as u64..end, length: view.length().max(end) };
-        Ok(((count, end), changed))
+        // Nothing written past the end leaves it where it is.
+        let length = if count == 0 { view.length() } else { view.length().max(end) };
+        Ok(((count, end), Changed { bytes: end - count as u64..end, length }))
     })
 }
 

@@ -171,6 +171,10 @@ fn remove(process: &'static Process, pager: &Pager, memory: Range<usize>) -> Ser
     if parts.iter().map(|(_, _, bytes)| bytes.end - bytes.start).sum::<u64>() != memory.len() as u64 {
         return Err(Errno::INVAL);
     }
+    // A private copy has no file to make a hole in.
+    if !pager.may_be_removed(memory) {
+        return Err(Errno::ACCESS);
+    }
     for (_, files, bytes) in parts {
         let file = files.file();
         if !file.writable() {

@@ -239,17 +239,21 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
     let mount = &process.mounts[file.mount];
-    let reopened = open_handle(process, mount, instance, flags, |flags| {
+    let open = || match open_handle(process, mount, instance, flags, |flags| {
         file.with_handle(|instance, handle| instance.reopen(handle, flags))
-    });
-    let opened = match reopened {
+    }) {
         Err(Errno::NOSYS) => {
             let spot = Spot::new(mount, path.clone(), false)?;
             open_handle(process, mount, instance, flags, |flags| {
                 spot.call(|instance, path| instance.open(path, flags, 0))
-            })?
+            })
         }
-        other => other?,
+        other => other,
+    };
+    let truncates = flags & sys::O_TRUNC != 0 && flags & sys::O_PATH == 0;
+    let opened = match if truncates { paging::key_of(file)? } else { None } {
+        Some(key) => coherent::set_length(Some(file), process, key, 0, open)?,
+        None => open()?,
     };
     let fd = enter(process, mount, instance, opened, &path, flags)?;
     if file.is_removed()
