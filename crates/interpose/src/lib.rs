@@ -30,7 +30,7 @@ pub use call::{ARGS, Call, Outcome, RESTART};
 pub use config::{Config, DispatchPolicy, FD_FOREIGN, FD_SERVED, FD_STATES, FD_UNKNOWN, Interest, NUMBERS};
 pub use dispatch::armed as is_dispatching;
 pub use handler::{End, Fault, ForkCall, ForkKind, Handler};
-pub use hosted::{GuestError, start_guest};
+pub use hosted::{GuestError, guest_thread_has_ended, start_guest};
 /// Whether a process of this machine can have a guest: see [`start_guest`].
 pub fn can_have_guest() -> bool {
     hosted::is_possible() && dispatch::is_possible()

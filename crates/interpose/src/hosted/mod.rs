@@ -7,6 +7,7 @@
 mod alternate;
 mod asm;
 pub mod calls;
+mod ended;
 mod program_break;
 pub mod signal;
 mod stack;
@@ -21,6 +22,7 @@ use crate::signals::{self, Context, actions};
 use crate::{dispatch, lodger, raw, site, table};
 
 pub use alternate::serve as serve_alternate;
+pub use ended::guest_thread_has_ended;
 pub use program_break::lock as lock_program_break;
 
 /// Not 0 from the moment on in which this process has a guest.

@@ -9,7 +9,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Release};
 
-use super::{hold_own_pointer, keep_signals_from_own_thread, stack, tid};
+use super::{ended, hold_own_pointer, keep_signals_from_own_thread, stack, tid};
 use crate::entry::frame::{Frame, LEAVE_DONE};
 use crate::entry::stack as handler_stack;
 use crate::entry::tls::{self, INSIDE, INTERNAL_THREAD, OUTSIDE, PENDING_MASK, PENDING_NONE, Tls};
@@ -137,6 +137,7 @@ pub extern "C" fn become_guest(start: *mut Start, host_frame: u64) {
         announce(given, FAILED);
         return;
     }
+    ended::begins(number);
     let mut frame = MaybeUninit::<Frame>::uninit();
     // SAFETY: a frame is plain memory, and `spawn` has filled this one.
     let mine = unsafe {
@@ -195,6 +196,7 @@ pub fn end(tls: &mut Tls) -> ! {
     tls.stack = 0;
     tls.host_frame = 0;
     tls.inside = INTERNAL_THREAD;
+    ended::ends(tid() as u32);
     clear(clear_tid);
     // From here on the guest's memory is of no concern, but the C library and the plugins end their parts of the thread: what dispatch catches of that must come through, and
     // a signal for the guest is parked as it comes.
