@@ -18,7 +18,7 @@ mod file;
 mod guest;
 mod handover;
 #[allow(unsafe_code)]
-pub mod heap;
+mod heap;
 #[allow(unsafe_code)]
 mod helper_process;
 pub mod image;

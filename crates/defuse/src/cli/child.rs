@@ -9,7 +9,6 @@ use std::ffi::CString;
 use std::io::{PipeWriter, Read, Write, pipe};
 
 use super::failure::Failure;
-use defuse::heap;
 use nix::errno::Errno;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{
@@ -145,12 +144,8 @@ pub fn run_apart(work: impl FnOnce() -> Result<i32, Failure>) -> Result<End, Err
 }
 
 fn run_and_wait(work: impl FnOnce() -> Result<i32, Failure>) -> Result<End, Errno> {
-    // Nobody is in the middle of our heap; the C library sees to its own.
-    heap::before_fork();
-    // SAFETY: the command has one thread only, so its child may do whatever it could.
-    let forked = unsafe { fork() };
-    heap::after_fork();
-    let child = match forked? {
+    // SAFETY: this process has one thread only, so its child may do whatever it could.
+    let child = match unsafe { fork() }? {
         ForkResult::Child => {
             // How it ends is all that is wanted, not a core.
             let _ = set_dumpable(false);

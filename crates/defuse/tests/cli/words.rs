@@ -86,6 +86,13 @@ fn the_doctor_s_status_says_whether_something_lacks() {
     assert_eq!(output.status.code(), Some(i32::from(report.lines().any(|line| line.starts_with("lack")))));
     assert!(report.contains("interposer") && report.contains("libempty.so"), "{report}");
     assert!(report.contains("kernel"), "{report}");
+    assert!(report.lines().count() >= 16, "{report}");
+    for line in report.lines() {
+        assert!(
+            ["ok    ", "note  ", "lack  ", "      "].iter().any(|start| line.starts_with(start)),
+            "{line}"
+        );
+    }
 
     let without = lab.command(&["doctor"]).env("DEFUSE_LIBRARY", "/nonexistent.so").output().unwrap();
     assert_eq!(without.status.code(), Some(1));
