@@ -234,7 +234,6 @@ f = open("f", "r+b"); m = mmap.mmap(f.fileno(), 0); m[4096:4100] = b"kept"
 print("stored", flush=True); os.close(1); os.kill(os.getpid(), 19)
 "#;
 
-/// The runner and all processes are killed: the next run on this machine writes back what was stored to mapped files.
 /// The same where it is sure to happen: all files of the plugin have one number. A file has nothing of what another one had.
 #[test]
 fn files_that_have_the_number_of_one_that_is_gone() {
@@ -258,6 +257,28 @@ fn files_that_have_the_number_of_one_that_is_gone() {
     session.assert_nothing_left();
 }
 
+/// A process that is killed in a write may have given its bytes to the plugin before anybody else knew: whoever appends after it does not
+/// take them for a hole.
+#[test]
+fn what_a_process_appended_as_it_was_killed_is_kept() {
+    let Some(session) = Session::new() else { return };
+    fs::write(session.place.backend().join("f"), b"0123456789").expect("make the file");
+    let mount = Serving::Paged.mount_argument(&session.place.mnt(), &session.place.backend());
+    let append_behind = r#"
+import mmap, os
+f = open("f", "r+b"); m = mmap.mmap(f.fileno(), 0); m[0]
+open(os.environ["BACKEND"] + "/f", "ab").write(b"killed")
+os.write(os.open("f", os.O_WRONLY | os.O_APPEND), b"later")
+print(open("f", "rb").read(), f.read())
+"#;
+    let script = format!("cd {} && exec python3 -c '{append_behind}'", session.place.mnt().display());
+    let outcome = session.defuse(["run", "-m", &mount, "--", "bash", "-c", &script]);
+    let whole = "b'0123456789killedlater'";
+    assert_eq!(outcome.stdout_text(), format!("{whole} {whole}\n"), "{}", outcome.stderr_text());
+    session.assert_nothing_left();
+}
+
+/// The runner and all processes are killed: the next run on this machine writes back what was stored to mapped files.
 #[test]
 fn what_a_killed_session_stored_is_written_back_by_the_next() {
     let Some(session) = Session::new() else { return };

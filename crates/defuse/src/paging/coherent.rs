@@ -55,11 +55,15 @@ pub fn write(
     let start = std::cell::Cell::new(u64::MAX);
     let again = |at: u64, buffer: &mut [u8]| {
         match at.checked_sub(start.get()) {
-            Some(place) => written(place as usize, buffer)?,
-            // Between the former end and the first byte written.
-            None => buffer.fill(0),
+            Some(place) => written(place as usize, buffer).map(|()| buffer.len()),
+            // Between the former end and the first byte written. Most often a hole; but a process may have been killed after the plugin had
+            // its bytes and before anybody else knew.
+            None => match source::with_reader(file, |read| read(at, buffer)) {
+                // Who may only write takes it for a hole.
+                Err(Errno::ACCESS) => Ok(0),
+                read => read,
+            },
         }
-        Ok(buffer.len())
     };
     view.change(again, || {
         let (count, end) = write()?;
