@@ -30,7 +30,9 @@ same_as_plain! {
         for i in 1 2 3 4 5 6 7 8; do { timeout 0.05 yes || :; echo done; } >f; tail -c 5 f; tr -d 'y\n' <f; echo; done
         { timeout 0.05 yes || :; stat -c %s g >size; head -c 1000 <&1; echo end; } 1<>g
         test "$(($(stat -c %s g) - $(cat size)))" = 4 && tail -c 4 g
-        rm f g size
+        printf 'copied\n' >source
+        for i in 1 2 3 4; do { timeout 0.05 yes || :; cat source; } >f; tail -c 7 f; done
+        rm f g size source
     "#);
 }
 

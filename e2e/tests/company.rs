@@ -1,6 +1,7 @@
 //! Programs that are not alone, or that trust nobody: other libraries in the process, second C libraries, allocators, sandboxes.
 
 use defuse_e2e::requirement::{has_mount_namespaces, is_root, skip};
+use defuse_e2e::session::same_beside_the_mount;
 use defuse_e2e::{Case, Serving, Session, need_programs, same_as_plain, script};
 
 /// Runs one fixture in the mount's root.
@@ -156,4 +157,12 @@ print(text()); print(text(), ctypes.CDLL(None).setns(9, 0), text())"'
     assert_eq!(outcome.stdout_text(), "No such file or directory\nNo such file or directory 0 served\n\n");
     assert_eq!(outcome.stderr_text().matches("cannot use").count(), 1, "{}", outcome.stderr_text());
     session.assert_nothing_left();
+}
+
+/// Serving a plugin that needs no system calls makes none that the program's filter may not know.
+#[test]
+fn few_calls_around_a_plugin_in_memory() {
+    let Some(session) = Session::new() else { return };
+    let session = session.fixture("few_calls", &[]);
+    same_beside_the_mount(&session, "memory:", r#"cd "$1"; "$FIX/few_calls"; echo "$?""#);
 }

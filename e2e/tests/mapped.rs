@@ -45,6 +45,9 @@ same_as_plain_mapped! {
     /// Files that have a number of one that was mapped where a process was killed.
     inodes_again: part("inodes");
 
+    /// A file gets its first name after a process that had stored to it was killed.
+    first_name: part("unnamed");
+
     /// Signals while pages are written back and changed, in which the pager blocks those it can.
     sent_traps: script("cd \"$MNT\"; \"$FIX/trapped\"").fixture("trapped");
 

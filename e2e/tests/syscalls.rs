@@ -22,7 +22,7 @@ same_as_plain! {
     space_and_copies: transcript("space");
 
     /// What goes from a file to a pipe and back, and who waits.
-    files_and_pipes: script("cd \"$MNT\"; \"$FIX/piping\"").fixture_with("piping", &["-lrt"]);
+    files_and_pipes: script("cd \"$MNT\"; \"$FIX/piping\"").fixture_with("piping", &["-pthread", "-lrt"]);
 
     /// stat, statx, modes, times, extended attributes.
     attributes: transcript("attributes");

@@ -284,22 +284,28 @@ pub fn identity_at(process: &'static Process, spot: &Spot) -> Option<Key> {
     coherent::maybe_mapped(process, spot.mount.number, &spot.call(Instance::getattr).ok()?)
 }
 
-/// Gives the file of this identity the name `path` below its mount point by `link`. A file that had none is found by it from then on.
+/// Gives the file of this identity the name `path` below its mount point by `link`. A file that had none is found by it from then on; what killed processes
+/// stored to it is written back by `file`, which is needed for one without a name.
 pub fn link(
     process: &'static Process,
     key: Option<Key>,
+    file: Option<&OpenFile>,
     path: &[u8],
     link: impl FnOnce() -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let Some(key) = key else { return link() };
     let alone = lock(process, key)?;
-    link()?;
-    if let Ok(Some(_)) = view_locked(process, None, key, &alone)
-        && !store::has_a_name(process, key)
-    {
+    let nameless =
+        matches!(view_locked(process, file, key, &alone), Ok(Some(_))) && !store::has_a_name(process, key);
+    // Before the name itself: who opened the file by that would take the cache for one that another file has left.
+    if nameless {
         store::record(process, key, path)?;
     }
-    Ok(())
+    let linked = link();
+    if nameless && linked.is_err() {
+        store::forget_name(process, key);
+    }
+    linked
 }
 
 /// What is known of a cache since the host word has this value.

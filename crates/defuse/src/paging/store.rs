@@ -36,6 +36,8 @@ pub fn open(process: &Process, key: Key) -> Result<Option<Cache>, Errno> {
 /// Makes the cache of a file of `length` bytes that lies at `path` below its mount point, if it has a name. By who holds the inode's lock, and found none.
 pub fn create(process: &Process, key: Key, path: Option<&[u8]>, length: u64) -> Result<Cache, Errno> {
     let made = sys::O_CREAT | sys::O_EXCL;
+    // A process may have been killed as it made or removed one.
+    unlink_all(process, key);
     let result = (|| {
         if let Some(path) = path {
             record(process, key, path)?;

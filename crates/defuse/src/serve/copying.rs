@@ -1,6 +1,7 @@
 //! sendfile, splice, copy_file_range: data from one FD to another, one of them served.
 
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 use interpose::Call;
 use linux_raw_sys::general as sys;
@@ -34,7 +35,8 @@ impl End {
     pub fn position(&self) -> Result<i64, Errno> {
         match (self.offset, &self.file) {
             (Some(offset), _) => Ok(offset),
-            (None, Some(file)) => Ok(file.shared()?.offset()),
+            // Where a writer that was killed at the end of its call had moved it to.
+            (None, Some(file)) => Ok(lock_offset(file)?.slot().offset()),
             (None, None) => Err(Errno::INVAL),
         }
     }
@@ -129,7 +131,7 @@ pub fn sendfile(process: &'static Process, call: &Call) -> Served {
         return copy_from_seekable(process, &mut from, &mut to, count);
     }
     let count = (count as usize).min(MOST);
-    let copied = if to.file.is_none() && kind_of(&to)? == sys::S_IFIFO {
+    let copied = if to.file.is_none() && kind_of(&to)? == sys::S_IFIFO && may_make_more_calls(process) {
         piping::from_file(&mut from, to.fd, count, false)?
     } else {
         copy(process, &mut from, &mut to, count)?
@@ -258,7 +260,9 @@ pub fn splice(process: &'static Process, call: &Call) -> Served {
     check_input(&from)?;
     check_output(&to, true)?;
     let count = (count as usize).min(MOST);
-    let copied = if to.file.is_none() {
+    let copied = if !may_make_more_calls(process) {
+        copy(process, &mut from, &mut to, count)?
+    } else if to.file.is_none() {
         piping::from_file(&mut from, to.fd, count, flags & SPLICE_F_NONBLOCK != 0)?
     } else {
         piping::to_file(process, from.fd, &mut to, count, flags)?
@@ -266,6 +270,11 @@ pub fn splice(process: &'static Process, call: &Call) -> Served {
     store_offset(input_offset, from.offset)?;
     store_offset(output_offset, to.offset)?;
     Ok(Reply::Value(copied as i64))
+}
+
+/// Whether the program has no filter that may know of read(2) and write(2) only.
+fn may_make_more_calls(process: &Process) -> bool {
+    !process.restricted.load(Ordering::Relaxed)
 }
 
 /// fcntl.h: `SPLICE_F_MOVE`, `SPLICE_F_NONBLOCK`, `SPLICE_F_MORE`, `SPLICE_F_GIFT`.

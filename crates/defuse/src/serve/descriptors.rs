@@ -16,7 +16,7 @@ use crate::file::{self, FileRef, OpenFile};
 use crate::process::{EXCHANGES, Process, STATES};
 use crate::sync::Guard;
 use crate::vfork::{self, LeftOpen};
-use crate::{common, lock_files, locked_inodes, native, private_fd, restoring, shadow, trace};
+use crate::{common, lock_files, locked_inodes, native, paging, private_fd, restoring, shadow, trace};
 
 /// linux/close_range.h
 const CLOSE_RANGE_UNSHARE: u32 = 2;
@@ -279,6 +279,9 @@ pub fn dup2(process: &'static Process, call: &Call) -> Served {
 }
 
 pub fn dup3(process: &'static Process, call: &Call) -> Served {
+    if call.args[2] as u32 & !sys::O_CLOEXEC != 0 {
+        return Ok(Reply::Pass); // Neither FD is looked at.
+    }
     duplicate_onto(process, call, call.args[2] as u32 & sys::O_CLOEXEC != 0)
 }
 
@@ -394,7 +397,9 @@ pub fn fcntl(process: &'static Process, call: &Call) -> Served {
         sys::F_SETFL => {
             let (shared, wanted) = (file.shared()?, argument as u32 & STATUS);
             if (wanted ^ shared.status_flags()) & OF_THE_FILE != 0 {
-                set_flags_behind(&file, wanted & OF_THE_FILE)?;
+                // The pager writes by the same descriptor, and the last page of a file is seldom a whole one.
+                let direct = if paging::key_of(&file)?.is_some() { sys::O_DIRECT } else { 0 };
+                set_flags_behind(&file, wanted & OF_THE_FILE & !direct)?;
             }
             shared.set_status_flags(wanted);
             DONE

@@ -49,7 +49,8 @@ pub fn may_be(instance: &Instance, now: impl FnOnce() -> Result<i64, Errno>, siz
     Ok(())
 }
 
-fn limit() -> u64 {
+/// The limit; [`NONE`] if there is none.
+pub fn limit() -> u64 {
     let known = LIMIT.load(Ordering::Acquire);
     // A vfork child has a limit of its own, and its parent's memory.
     let others = interpose::in_vfork_child();

@@ -51,7 +51,7 @@ pub fn record_lock(
     // The offset is ours, so what is relative to it must be made absolute.
     let base = match lock.l_whence as u32 {
         sys::SEEK_SET => 0,
-        sys::SEEK_CUR => file.shared()?.offset(),
+        sys::SEEK_CUR => super::transfer::lock_offset(file)?.slot().offset(),
         sys::SEEK_END => super::transfer::size_of_file(file)?,
         _ => return Err(Errno::INVAL),
     };

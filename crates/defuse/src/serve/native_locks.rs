@@ -16,7 +16,7 @@ pub fn record_lock(file: &OpenFile, call: &Call) -> Served {
     let [_, command, address, ..] = call.args;
     let asked = user::read::<RecordLock>(address)?;
     let base = match asked.l_whence as u32 {
-        sys::SEEK_CUR => file.shared()?.offset(),
+        sys::SEEK_CUR => transfer::lock_offset(file)?.slot().offset(),
         sys::SEEK_END => transfer::size_of_file(file)?,
         _ => return Ok(Reply::Pass),
     };

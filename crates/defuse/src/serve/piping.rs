@@ -1,9 +1,9 @@
 //! Data between a served file and a pipe: splice, and sendfile to a pipe.
 //!
-//! What fits into a pipe, and whether to wait for it, is the kernel's to say, and what is in a pipe is gone once it was read. So the file's bytes
-//! go into the pipe by vmsplice(2), which waits and stops short as splice(2) does; and a pipe's bytes are looked at by tee(2), written
-//! to the file, and taken out of the pipe as far as the file took them. (Who else reads the pipe meanwhile may get them, too:
-//! the kernel locks it.)
+//! What fits into a pipe, and whether to wait for it, is the kernel's to say. So the file's bytes go into the pipe by vmsplice(2), which waits and
+//! stops short as splice(2) does; and a pipe's bytes are taken out of it by splice(2) into a pipe of our own, so that nobody else who reads it
+//! gets them, too. What the file then does not take goes back to where it was, before what has come since, if there is room: a writer that waits for
+//! some may have filled it.
 
 use std::os::fd::RawFd;
 
@@ -22,6 +22,9 @@ const PAGE: usize = 4096;
 pub fn from_file(from: &mut End, pipe: RawFd, count: usize, nonblocking: bool) -> Result<usize, Errno> {
     let status = native::checked(sys::__NR_fcntl, [pipe as u64, sys::F_GETFL.into(), 0, 0, 0, 0])? as u32;
     let nonblocking = nonblocking || status & sys::O_NONBLOCK != 0;
+    if count == 0 {
+        return Ok(0);
+    }
     let size =
         native::checked(sys::__NR_fcntl, [pipe as u64, sys::F_GETPIPE_SZ.into(), 0, 0, 0, 0])? as usize;
     // A full one has room for a page at least when the wait is over.
@@ -57,14 +60,16 @@ pub fn to_file(
     while moved < count {
         let flags = if moved > 0 { flags | SPLICE_F_NONBLOCK } else { flags };
         let want = buffer.len().min(count - moved);
-        let args = [pipe as u64, side.input as u64, want as u64, flags.into(), 0, 0];
-        let step = native::checked_interruptible(sys::__NR_tee, args).and_then(|seen| {
-            let seen = &mut buffer[..seen as usize];
-            side.drain(seen)?;
-            let stored = if seen.is_empty() { 0 } else { to.store(process, seen)? };
-            Ok((seen.len(), stored))
+        let step = side.take(pipe, &mut buffer[..want], flags).and_then(|taken| {
+            let taken = &buffer[..taken];
+            let stored = if taken.is_empty() { Ok(0) } else { to.store(process, taken) };
+            let rest = &taken[*stored.as_ref().unwrap_or(&0)..];
+            if !rest.is_empty() {
+                side.give_back(pipe, rest);
+            }
+            Ok((taken.len(), stored?))
         });
-        let (seen, stored) = match step {
+        let (taken, stored) = match step {
             Ok(step) => step,
             Err(error) if moved == 0 => return Err(error),
             Err(_) => break,
@@ -72,9 +77,8 @@ pub fn to_file(
         if to.offset.is_some() {
             to.advance(stored)?;
         }
-        side.take(pipe, &mut buffer[..stored])?;
         moved += stored;
-        if seen == 0 || stored < seen {
+        if taken == 0 || stored < taken {
             break;
         }
     }
@@ -147,20 +151,30 @@ impl SidePipe {
         Ok(())
     }
 
-    /// Takes as many bytes as `buffer` has out of `pipe`, or as there are if somebody else has taken them: never waits.
-    fn take(&self, pipe: RawFd, mut buffer: &mut [u8]) -> Result<(), Errno> {
-        while !buffer.is_empty() {
-            let (count, flags) = (buffer.len() as u64, u64::from(SPLICE_F_NONBLOCK));
-            let args = [pipe as u64, 0, self.input as u64, 0, count, flags];
-            let taken = match native::checked(sys::__NR_splice, args) {
-                Ok(0) | Err(_) => break,
-                Ok(taken) => taken as usize,
-            };
-            let (now, later) = buffer.split_at_mut(taken);
-            self.drain(now)?;
-            buffer = later;
+    /// Takes up to as many bytes as `buffer` has out of `pipe`. A signal ends a wait.
+    fn take(&self, pipe: RawFd, buffer: &mut [u8], flags: u32) -> Result<usize, Errno> {
+        let args = [pipe as u64, 0, self.input as u64, 0, buffer.len() as u64, flags.into()];
+        let taken = native::checked_interruptible(sys::__NR_splice, args)? as usize;
+        self.drain(&mut buffer[..taken])?;
+        Ok(taken)
+    }
+
+    /// Puts `bytes` back into `pipe`, before what is in it by now.
+    fn give_back(&self, pipe: RawFd, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        let mut later = vec![0; bytes.len()];
+        while let Ok(count @ 1..) = self.take(pipe, &mut later, SPLICE_F_NONBLOCK) {
+            bytes.extend_from_slice(&later[..count]);
         }
-        Ok(())
+        let name = format!("/proc/self/fd/{pipe}\0");
+        let flags = sys::O_WRONLY | sys::O_NONBLOCK | sys::O_CLOEXEC;
+        let Ok(input) = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0])
+        else {
+            return;
+        };
+        let args = [input as u64, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0];
+        native::raw_call(sys::__NR_write, args);
+        private_fd::close(input);
     }
 }
 

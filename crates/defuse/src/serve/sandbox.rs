@@ -10,7 +10,7 @@ use plugin_abi::Purpose;
 use rustix::io::Errno;
 
 use super::open::STATUS;
-use super::{Reply, Served};
+use super::{Reply, Served, file_size};
 use crate::file::OpenFile;
 use crate::process::Process;
 use crate::shadow::ShadowProvider;
@@ -67,6 +67,7 @@ fn restrict(process: &'static Process, strict: bool) {
 /// Loads what serving needs once, which may be forbidden later.
 pub fn load(process: &'static Process) {
     thread::id();
+    file_size::limit();
     load_plugins(process);
     // An FD that nothing is known of would be looked at when it is used.
     let _ = start::for_each_open_fd(|fd| drop(file::owner(process, fd)));

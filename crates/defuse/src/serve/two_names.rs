@@ -50,8 +50,7 @@ fn link_file(process: &'static Process, file: &OpenFile, new: &PathArgument) -> 
             return Err(Errno::XDEV);
         }
         let link = || file.with_handle(|instance, handle| instance.flink(handle, spot.path()));
-        let key = if paging::generation(process) == 0 { None } else { paging::key_of(file)? };
-        paging::link(process, key, spot.path().as_bytes(), link)
+        paging::link(process, paging::key_of(file)?, Some(file), spot.path().as_bytes(), link)
     };
     let linked = match paths::locate_for_sure(process, new, Walk::name()) {
         Ok(Located::Served(spot)) => match link(&spot) {
@@ -123,10 +122,12 @@ fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> S
         }
         let link = || old.call(|instance, path| instance.link(path, new.path()));
         let key = paging::identity_at(process, old);
-        paging::link(process, key, new.path().as_bytes(), link).map_err(|error| match new.check_parent() {
-            // A directory cannot be linked; but where the new name is comes first.
-            Err(Errno::LOOP) if error == Errno::PERM => Errno::LOOP,
-            _ => error,
+        paging::link(process, key, None, new.path().as_bytes(), link).map_err(|error| {
+            match new.check_parent() {
+                // A directory cannot be linked; but where the new name is comes first.
+                Err(Errno::LOOP) if error == Errno::PERM => Errno::LOOP,
+                _ => error,
+            }
         })
     })
 }
