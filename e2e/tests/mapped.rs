@@ -45,6 +45,17 @@ same_as_plain_mapped! {
     /// Files that have a number of one that was mapped where a process was killed.
     inodes_again: part("inodes");
 
+    /// A process of another PID namespace, whose pid is somebody else's here, stores on after others have read what it had stored.
+    in_another_pid_namespace: script(r#"
+        cd "$MNT"; printf %8192s >f; mkfifo "$OUT/stored" "$OUT/go"
+        unshare -pf --mount-proc env python3 -c '
+import mmap, os
+f = open("f", "r+b"); m = mmap.mmap(f.fileno(), 0); m[0:1] = b"1"
+open(os.environ["OUT"] + "/stored", "w").close(); open(os.environ["OUT"] + "/go").close()
+m[1:2] = b"2"; m.close(); f.close()' &
+        : <"$OUT/stored"; head -c 2 f; echo; : >"$OUT/go"; wait; head -c 2 f; echo
+    "#).needs(&["python3", "unshare"]).needs_root();
+
     /// A file gets its first name after a process that had stored to it was killed.
     first_name: part("unnamed");
 

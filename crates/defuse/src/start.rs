@@ -156,6 +156,9 @@ fn start(
     log::init(session.config.log.clone());
     private_fd::set_base(session.config.private_fd_base);
     uffd_pager::change_masks_by(interpose::change_signal_mask);
+    uffd_pager::judge_others_by(|pid, namespace| {
+        stash::has_ended_elsewhere(pid, |inode| inode & uffd_pager::NAMESPACE_MASK == namespace)
+    });
     let mut stages = Stages::since(begin);
     stages.end("session");
     let inherited = found.inheritance.as_ref().and_then(|left| left.arena);

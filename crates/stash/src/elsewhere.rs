@@ -16,14 +16,22 @@ const INITIAL: u64 = 0xefff_fffc;
 ///
 /// Looks at every process: not for each of many.
 pub(crate) fn has_ended(process: &Process) -> bool {
-    own_pid_namespace() == INITIAL && any_lives(process) == Some(false)
+    has_ended_elsewhere(process.pid, |namespace| namespace == process.pid_namespace)
+}
+
+/// Whether the process that has this pid in another pid namespace than the caller's, whose inode number `is_its_namespace` knows, is known to have
+/// ended. For a process of the initial pid namespace: another one cannot know.
+///
+/// Looks at every process: not for each of many. Any thread; reads proc(5), and allocates nothing.
+pub fn has_ended_elsewhere(pid: u32, is_its_namespace: impl Fn(u64) -> bool) -> bool {
+    own_pid_namespace() == INITIAL && any_lives(pid, is_its_namespace) == Some(false)
 }
 
 /// Whether any process on the machine can be that one. `None` if not all of them can be seen.
-fn any_lives(process: &Process) -> Option<bool> {
+fn any_lives(its_pid: u32, is_its_namespace: impl Fn(u64) -> bool) -> Option<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open(c"/proc", flags, Mode::empty()).ok()?;
-    if is_in(c"/proc/self/mountinfo", b"hidepid=")? {
+    if has_word(c"/proc/self/mountinfo", b"hidepid=")? {
         return None;
     }
     let mut buffer = [MaybeUninit::uninit(); 2048];
@@ -33,7 +41,7 @@ fn any_lives(process: &Process) -> Option<bool> {
         let pid = entry.file_name().to_str().ok();
         let Some(pid) = pid.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
         match Status::read(&proc, pid) {
-            Ok(status) if status.may_be(process) && is_in_namespace_of(process, &proc, pid) => {
+            Ok(status) if status.may_be(its_pid) && is_in(&is_its_namespace, &proc, pid) => {
                 return Some(true);
             }
             // It ended meanwhile, or there is nothing to be seen that could be it.
@@ -45,10 +53,10 @@ fn any_lives(process: &Process) -> Option<bool> {
 }
 
 /// Whether that is so as far as one may look.
-fn is_in_namespace_of(process: &Process, proc: &OwnedFd, pid: &str) -> bool {
+fn is_in(is_its_namespace: impl Fn(u64) -> bool, proc: &OwnedFd, pid: &str) -> bool {
     let name = PathBuffer::new(format_args!("{pid}/ns/pid"));
     let stat = name.and_then(|name| rustix::fs::statat(proc, name.as_c_str()?, AtFlags::empty()).ok());
-    stat.is_none_or(|stat| stat.st_ino == process.pid_namespace)
+    stat.is_none_or(|stat| is_its_namespace(stat.st_ino))
 }
 
 /// The interesting lines of `proc_pid_status(5)`.
@@ -98,14 +106,14 @@ impl Status {
         Self { state: state.unwrap_or(b'?'), namespace, threads }
     }
 
-    /// Whether it can be `process`, alive. What is not told speaks for it.
-    fn may_be(&self, process: &Process) -> bool {
+    /// Whether it can be the process that has this pid in its namespace, alive. What is not told speaks for it.
+    fn may_be(&self, its_pid: u32) -> bool {
         // A zombie leader may still have running threads; of a dead process it is the only thread left.
         let zombie =
             matches!(self.state, b'Z' | b'X' | b'x') && self.threads.is_some_and(|threads| threads <= 1);
         let is_there = match self.namespace {
             Namespace::Ours => false,
-            Namespace::Below(pid) => pid == u64::from(process.pid),
+            Namespace::Below(pid) => pid == u64::from(its_pid),
             Namespace::Unknown => true,
         };
         is_there && !zombie
@@ -113,7 +121,7 @@ impl Status {
 }
 
 /// Whether the file's text has `word` in it, which is no longer than 16 bytes. `None` if it cannot be read.
-fn is_in(path: &core::ffi::CStr, word: &[u8]) -> Option<bool> {
+fn has_word(path: &core::ffi::CStr, word: &[u8]) -> Option<bool> {
     let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut text = [0; 1024];
     let mut kept = 0;
@@ -136,32 +144,28 @@ fn is_in(path: &core::ffi::CStr, word: &[u8]) -> Option<bool> {
 mod tests {
     use super::*;
 
-    fn record(pid: u32) -> Process {
-        Process { id: crate::ProcessId::from_bits(0), pid, registered_at: 0, pid_namespace: 1 }
-    }
-
     #[test]
     fn a_process_is_known_by_its_innermost_pid() {
         let status = Status::parse(b"Name:\tx\nState:\tS (sleeping)\nNSpid:\t4711\t17\t3\nThreads:\t1\n");
         assert_eq!(status, Status { state: b'S', namespace: Namespace::Below(3), threads: Some(1) });
-        assert_eq!([3, 17, 4711].map(|pid| status.may_be(&record(pid))), [true, false, false]);
+        assert_eq!([3, 17, 4711].map(|pid| status.may_be(pid)), [true, false, false]);
         // It has no other namespace than the caller's.
-        assert!(!Status::parse(b"State:\tS (sleeping)\nNSpid:\t3\nThreads:\t1\n").may_be(&record(3)));
+        assert!(!Status::parse(b"State:\tS (sleeping)\nNSpid:\t3\nThreads:\t1\n").may_be(3));
     }
 
     #[test]
     fn only_a_zombie_without_threads_is_dead() {
         let parse =
             |threads| Status::parse(format!("State:\tZ (zombie)\nNSpid:\t9\t3\n{threads}").as_bytes());
-        let alive = ["Threads:\t1\n", "Threads:\t2\n", "", "Threads:\t1"]
-            .map(|threads| parse(threads).may_be(&record(3)));
+        let alive =
+            ["Threads:\t1\n", "Threads:\t2\n", "", "Threads:\t1"].map(|threads| parse(threads).may_be(3));
         assert_eq!(alive, [false, true, true, true]);
     }
 
     #[test]
     fn what_is_cut_short_may_be_anybody() {
         for text in [&b""[..], b"State:\tS (sleeping)\nNSpid:\t47", b"NSpid:\n"] {
-            assert!(Status::parse(text).may_be(&record(3)), "{}", text.escape_ascii());
+            assert!(Status::parse(text).may_be(3), "{}", text.escape_ascii());
         }
     }
 
@@ -172,10 +176,10 @@ mod tests {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(&vec![b'x'; before]).unwrap();
             let path = std::ffi::CString::new(file.path().to_str().unwrap()).unwrap();
-            assert_eq!(is_in(&path, b"hidepid="), Some(false));
+            assert_eq!(has_word(&path, b"hidepid="), Some(false));
             file.write_all(b"hidepid=2\n").unwrap();
-            assert_eq!(is_in(&path, b"hidepid="), Some(true));
+            assert_eq!(has_word(&path, b"hidepid="), Some(true));
         }
-        assert_eq!(is_in(c"/nowhere", b"hidepid="), None);
+        assert_eq!(has_word(c"/nowhere", b"hidepid="), None);
     }
 }

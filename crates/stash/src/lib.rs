@@ -30,6 +30,7 @@ mod word;
 
 pub use arena::{Arena, ArenaConfig, Stats};
 pub use births::Births;
+pub use elsewhere::has_ended_elsewhere;
 pub use error::StashError;
 pub use exec_map::{ExecEntry, ExecToken};
 pub use layout::{BLOB_MAX_LEN, PATH_MAX_LEN};

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 use core::fmt::{self, Write};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, readlinkat_raw};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -63,6 +63,13 @@ pub(crate) fn same_namespace(process: &Process) -> bool {
     own == 0 || process.pid_namespace == 0 || own == process.pid_namespace
 }
 
+/// Whether `/proc` is of the caller's pid namespace: it may be of one above.
+fn proc_has_our_pids() -> bool {
+    let mut target = [core::mem::MaybeUninit::uninit(); 16];
+    let Ok((target, _)) = readlinkat_raw(CWD, c"/proc/self", &mut target) else { return false };
+    number(target) == Some(rustix::process::getpid().as_raw_nonzero().get() as u64)
+}
+
 /// The interesting fields of `proc_pid_stat(5)`.
 struct Stat {
     state: u8,
@@ -72,7 +79,11 @@ struct Stat {
 }
 
 impl Stat {
+    /// `None` where there is nothing that could tell: no `/proc`, or one of a pid namespace above the caller's, where other processes have those pids.
     fn read(path: fmt::Arguments<'_>) -> Option<Self> {
+        if !proc_has_our_pids() {
+            return None;
+        }
         let name = PathBuffer::new(path)?;
         let file =
             rustix::fs::open(name.as_c_str()?, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;

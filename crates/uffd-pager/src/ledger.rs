@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg05");
+const MAGIC: u64 = u64::from_le_bytes(*b"uffdpg06");
 /// Owners' slots and the orphans' one: as many processes can have one file attached, less one.
 pub(crate) const SLOTS: usize = 128;
 /// The slot of pages whose writer is gone.

@@ -40,6 +40,7 @@ pub use error::{Error, Result};
 pub use fault::Handled;
 pub use mapping::{Protection, Sharing};
 pub use memory::{Place, Remap};
+pub use owner::{NAMESPACE_MASK, judge_others_by};
 pub use page::PAGE;
 pub use pager::{Host, Mode, Pager, Source};
 pub use prefault::{Kept, Prefaulted};
