@@ -87,6 +87,7 @@ fn threads_keep_the_descriptors_and_directory_of_the_process_and_waits_end_by_si
         "interrupted recvmsg: EINTR",
         "FDs of a thread: EINVAL",
         "working directory of a thread: EINVAL",
+        "FDs of a thread but some: EINVAL",
         "FDs of the process: done",
     ];
     expect("threads", &wanted);

@@ -1,7 +1,8 @@
 //! Mounts that stand: `defuse mount`, `umount` and `list`, without the kernel module, and mount(8)'s helper.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use defuse_e2e::process::{End, Outcome};
@@ -147,14 +148,27 @@ fn what_somebody_else_put_in_a_tables_place_is_passed_over() {
         return requirement::skip("needs root to make another user's file");
     }
     let Some(session) = without_module() else { return };
+    // As /dev/shm.
+    fs::set_permissions(session.place.run_dir(), fs::Permissions::from_mode(0o1777)).unwrap();
     let in_the_way = session.place.run_dir().join("defuse-mounts-0");
-    fs::write(&in_the_way, "").unwrap();
-    chown(&in_the_way, Some(12345), Some(12345)).unwrap();
-    let list = session.defuse(["list"]);
-    assert_done(&list);
-    assert!(list.stderr_text().contains("defuse-mounts-0 is left out"), "{}", list.stderr_text());
-    assert_done(&session.defuse(["mount", &argument(&session)]));
-    assert!(session.defuse(["list"]).stdout_text().starts_with("table\t"));
-    assert_done(&session.defuse(["umount", &session.place.mnt().display().to_string()]));
+    let ways: [fn(&Path); 3] = [
+        |path| fs::write(path, "").unwrap(),
+        |path| symlink("/nowhere", path).unwrap(),
+        |path| fs::create_dir_all(path.join("full")).unwrap(),
+    ];
+    for put in ways {
+        put(&in_the_way);
+        lchown(&in_the_way, Some(12345), Some(12345)).unwrap();
+        let list = session.defuse(["list"]);
+        assert_done(&list);
+        assert!(list.stderr_text().contains("defuse-mounts-0 is left out"), "{}", list.stderr_text());
+        assert_done(&session.defuse(["mount", &argument(&session)]));
+        assert!(session.defuse(["list"]).stdout_text().starts_with("table\t"));
+        assert_done(&session.defuse(["umount", &session.place.mnt().display().to_string()]));
+    }
+    // What cannot be removed at once was put aside.
+    let aside = fs::read_dir(session.place.run_dir()).unwrap().next().unwrap().unwrap().path();
+    fs::remove_dir(aside.join("full")).unwrap();
+    fs::remove_dir(aside).unwrap();
     session.assert_nothing_left();
 }

@@ -298,8 +298,15 @@ pub fn believe_the_kernel(process: &'static Process) {
 /// This process has no more use for the slot; frees it unless somebody else has.
 pub fn let_go(process: &'static Process, slot: SlotId) {
     let Ok(shared) = process.arena.slot(slot) else { return };
-    let held = || process.restricted.load(Ordering::Relaxed) || is_held(process, &shared);
-    if !shared.is_shared().unwrap_or(true) || !held() {
+    let held = || {
+        if shared.is_shared().unwrap_or(true) {
+            process.restricted.load(Ordering::Relaxed) || is_held(process, &shared)
+        } else {
+            // One from whom a descriptor was to be taken, which has come to nothing, still has it for itself.
+            alone::is_another_s(process, &shared)
+        }
+    };
+    if !held() {
         // Somebody else may have found it unused at the same time.
         let _ = process.arena.free_slot(process.me(), slot);
     }

@@ -1,6 +1,8 @@
 //! What the entry's assembly looks at to decide about a call.
 
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
+};
 
 use crate::{Config, FD_STATES, Interest, NUMBERS};
 
@@ -245,25 +247,32 @@ pub fn set_alert(on: bool) {
         } else {
             (CALM[nr][0].load(Relaxed), CALM[nr][1].load(Relaxed))
         };
-        // The host's first: who finds the other is to find this.
-        TABLE[HOST_CLASS + nr].store(host, Relaxed);
-        TABLE[nr].store(class, Relaxed);
+        offer(nr, class, host);
+        // Another thread has begun to offer it since, perhaps before that.
+        if !on && is_offered_late(nr) {
+            offer(nr, ALWAYS, ALWAYS);
+        }
     }
+}
+
+fn offer(nr: usize, class: u8, host: u8) {
+    // The host's first: who finds the other is to find this.
+    TABLE[HOST_CLASS + nr].store(host, SeqCst);
+    TABLE[nr].store(class, SeqCst);
 }
 
 /// Has the calls of [`Interest::Late`] offered to the handler from now on. Any thread, inside or not; cheap when it was called before.
 pub fn offer_late() {
-    if LATE_OFFERED.swap(true, Relaxed) {
+    if LATE_OFFERED.swap(true, SeqCst) {
         return;
     }
     for nr in (0..NUMBERS).filter(|&nr| is_offered_late(nr)) {
-        TABLE[HOST_CLASS + nr].store(ALWAYS, Relaxed);
-        TABLE[nr].store(ALWAYS, Relaxed);
+        offer(nr, ALWAYS, ALWAYS);
     }
 }
 
 fn is_offered_late(nr: usize) -> bool {
-    LATE_OFFERED.load(Relaxed) && LATE[nr].load(Relaxed) != 0
+    LATE_OFFERED.load(SeqCst) && LATE[nr].load(Relaxed) != 0
 }
 
 /// From now on the calls of [`Own::Guest`] are looked at.

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::lingering::Lingering;
 use super::open::STATUS;
-use super::{DONE, Reply, Served, locks, native_locks};
+use super::{DONE, Reply, Served, locks, namespaces, native_locks};
 use crate::carried;
 use crate::file::{self, FileRef, OpenFile};
 use crate::process::{EXCHANGES, Process, STATES};
@@ -134,6 +134,14 @@ pub fn close_range(process: &'static Process, call: &Call) -> Served {
     let (first, last, flags) = (first as u32, last as u32, flags as u32);
     if first > last || flags & !(CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE) != 0 {
         return Ok(Reply::Pass);
+    }
+    // As unshare(2).
+    if flags & CLOSE_RANGE_UNSHARE != 0
+        && !interpose::in_vfork_child()
+        && process.threaded.load(Ordering::Relaxed)
+        && (process.restricted.load(Ordering::Relaxed) || namespaces::has_threads())
+    {
+        return Err(Errno::INVAL);
     }
     let cloexec_only = flags & CLOSE_RANGE_CLOEXEC != 0;
     let (mut together, mut lingering) = (None, Lingering::default());

@@ -69,7 +69,9 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         locked_inodes::before_fork();
         shadow::before_fork();
         heap::before_fork();
-        // The child registers itself, and we may end before it does.
+    }
+    if matches!(fork.kind, ForkKind::Fork | ForkKind::Vfork) {
+        // The child registers itself, and we may end before it does: also where we wait for it, as that can be killed.
         process.arena.begin_birth();
     }
     Ok(())
@@ -157,6 +159,8 @@ pub fn after_in_parent(process: &'static Process, fork: &ForkCall, result: i64) 
             go_on(process);
         }
         ForkKind::Vfork => {
+            // It has registered to execute something, or is gone.
+            process.arena.end_birth();
             if result < 0 {
                 nofile::after_fork(); // There was no child to do it, which runs first and on the same memory.
             }

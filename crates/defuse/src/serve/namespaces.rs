@@ -49,7 +49,7 @@ pub fn setns(process: &'static Process, call: &Call) -> Served {
 
 /// Whether another thread may run the program's code. unshare(2): `CLONE_THREAD` changes nothing in a process of one thread, and is EINVAL
 /// in others; but also for a while after `pthread_join`, until the thread that is joined is gone.
-fn has_threads() -> bool {
+pub fn has_threads() -> bool {
     native::raw_call(sys::__NR_unshare, [sys::CLONE_THREAD.into(), 0, 0, 0, 0, 0]) < 0
         && !others_end().unwrap_or(false)
 }

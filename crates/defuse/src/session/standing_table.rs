@@ -90,9 +90,10 @@ impl StandingTable {
         };
         loop {
             let locked = match self.open(OFlags::CREATE) {
-                // The name can be guessed, and anybody can take it first where the run directory is everybody's.
-                Err(SessionError::Untrusted { .. }) if geteuid().is_root() && self.is_anothers() => {
-                    fs::remove_file(&self.path).map_err(failed("remove"))?;
+                // The name can be guessed, and anybody can take it first where the run directory is everybody's: by a file, a link, a directory. The
+                // kernel may also refuse to open what somebody has put there (`fs.protected_regular`).
+                Err(_) if geteuid().is_root() && self.is_anothers() => {
+                    self.put_aside().map_err(failed("remove"))?;
                     continue;
                 }
                 opened => opened?,
@@ -132,6 +133,17 @@ impl StandingTable {
 
     fn is_anothers(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|found| found.uid() != geteuid().as_raw())
+    }
+
+    /// Makes room for a list of ours where somebody else has put something.
+    fn put_aside(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                let aside = self.unfinished_name().map_err(io::Error::other)?;
+                fs::rename(&self.path, aside)
+            }
+            done => done,
+        }
     }
 
     /// Removes what is left of commands that were killed while they wrote a new list. The caller has the lock, so that none is at it.

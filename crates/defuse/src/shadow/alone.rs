@@ -93,6 +93,12 @@ pub fn is_with_owner(process: &Process, slot: &Slot<'_>) -> bool {
         && slot.owner().is_ok_and(|owner| owner != process.me() && process.arena.process_is_alive(owner))
 }
 
+/// Whether the slot, which nobody shares, is that of another process that lives.
+pub fn is_another_s(process: &Process, slot: &Slot<'_>) -> bool {
+    let lives = |owner| process.restricted.load(Ordering::Relaxed) || process.arena.process_is_alive(owner);
+    slot.owner().is_ok_and(|owner| owner != process.me() && lives(owner))
+}
+
 /// Puts a shadow of `slot` at the number `fd`, which is open and has the flag close-on-exec: of a file that another process has for itself, and of
 /// which `taken` was taken from there.
 pub fn place_shared(process: &'static Process, slot: SlotId, taken: RawFd, fd: RawFd) -> Result<(), Errno> {
