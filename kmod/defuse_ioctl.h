@@ -51,7 +51,12 @@ struct defuse_open {
 #define DEFUSE_OPEN_DIR		(1u << 0)	/* a directory */
 #define DEFUSE_OPEN_FLAGS	DEFUSE_OPEN_DIR
 
-/* DEFUSE_IOC_IDENT - what is this FD? */
+/*
+ * DEFUSE_IOC_IDENT - what is this FD?
+ *
+ * EREMOTEIO	a shadow that the kernel opened for somebody else, without a
+ *		description: for a fanotify listener
+ */
 struct defuse_ident {
 	__u64 dev;
 	__u64 ino;

@@ -37,6 +37,8 @@ static long defuse_ioc_ident(struct file *file, void __user *arg)
 
 	if (copy_from_user(&req, arg, sizeof(req)))
 		return -EFAULT;
+	if (!desc && !IS_ROOT(dentry))
+		return DEFUSE_REFUSED;
 
 	memcpy(req.mount, DEFUSE_SB(dentry->d_sb)->id, sizeof(req.mount));
 	req.dev = 0;

@@ -109,33 +109,21 @@ static struct dentry *defuse_new_dentry(struct super_block *sb,
 	return dentry;
 }
 
-/* The root itself opens for everybody, so it gets its description here. */
-static struct file *defuse_open_root(struct path *path, int flags,
-				     struct defuse_desc *desc)
+/*
+ * The description is given to the file that the caller gets, when nothing can
+ * fail any more. Others may open the dentry meanwhile or later, without a path
+ * walk: fanotify does for who is asked for his permission. They get a file
+ * that has no description.
+ */
+static struct file *defuse_open_dentry(struct path *path, int flags,
+				       struct defuse_desc *desc)
 {
-	struct file *file;
+	struct file *file = dentry_open(path, flags, current_cred());
 
-	path->dentry = path->mnt->mnt_sb->s_root;
-	file = dentry_open(path, flags, current_cred());
 	if (IS_ERR(file))
 		defuse_desc_free(DEFUSE_SB(path->mnt->mnt_sb), desc);
 	else
 		file->private_data = desc;
-	return file;
-}
-
-/* A shadow's ->open takes the description from the dentry, once. */
-static struct file *defuse_open_dentry(struct path *path, int flags,
-				       struct defuse_desc *desc)
-{
-	struct file *file;
-
-	path->dentry->d_fsdata = desc;
-	file = dentry_open(path, flags, current_cred());
-	/* Had ->open taken it, then ->release has it, or will. */
-	if (IS_ERR(file) && path->dentry->d_fsdata)
-		defuse_desc_free(DEFUSE_SB(path->mnt->mnt_sb), desc);
-	dput(path->dentry);
 	return file;
 }
 
@@ -151,19 +139,22 @@ static struct file *defuse_open_file(struct file *via,
 	struct path path = { .mnt = via->f_path.mnt };
 	int flags = req->open_flags & ~(O_CLOEXEC | O_NOFOLLOW);
 	struct defuse_desc *desc;
+	struct file *file;
 
 	desc = defuse_desc_new(sbi, req->token, &key);
 	if (IS_ERR(desc))
 		return ERR_CAST(desc);
-	if (!req->path_len)
-		return defuse_open_root(&path, flags, desc);
-
-	path.dentry = defuse_new_dentry(path.mnt->mnt_sb, req, &key);
+	if (req->path_len)
+		path.dentry = defuse_new_dentry(path.mnt->mnt_sb, req, &key);
+	else
+		path.dentry = dget(path.mnt->mnt_sb->s_root);
 	if (IS_ERR(path.dentry)) {
 		defuse_desc_free(sbi, desc);
 		return ERR_CAST(path.dentry);
 	}
-	return defuse_open_dentry(&path, flags, desc);
+	file = defuse_open_dentry(&path, flags, desc);
+	dput(path.dentry);
+	return file;
 }
 
 int defuse_open_shadow(struct file *via, const struct defuse_open *req)

@@ -5,6 +5,7 @@ mod directories;
 mod fuzz;
 mod identity;
 mod lifetime;
+mod listeners;
 mod load;
 mod locks;
 mod measure;
@@ -60,6 +61,7 @@ pub fn all() -> impl Iterator<Item = Test> {
         refusals::TESTS,
         cache::TESTS,
         lifetime::TESTS,
+        listeners::TESTS,
         fuzz::TESTS,
         load::TESTS,
         measure::TESTS,
