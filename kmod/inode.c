@@ -3,7 +3,9 @@
  * Inodes: the mount's root, an empty directory; and shadows, which stand for
  * a file of the library and refuse whatever needs the file itself.
  */
+#include <linux/cred.h>
 #include <linux/fs.h>
+#include <linux/highuid.h>
 #include <linux/slab.h>
 
 #include "defuse.h"
@@ -122,6 +124,8 @@ struct inode *defuse_iget(struct super_block *sb, const struct defuse_key *key)
 
 	inode->i_ino = key->ino;	/* what /proc/locks shows */
 	inode->i_mode = key->type | 0600;
+	/* Nobody's, until somebody opens it who can name the owner. */
+	inode->i_uid = make_kuid(&init_user_ns, overflowuid);
 	if (key->type == S_IFDIR) {
 		inode->i_op = &defuse_shadow_dir_iops;
 		inode->i_fop = &defuse_dir_fops;

@@ -167,6 +167,7 @@ static struct defuse_sb *defuse_new_sb(struct defuse_options *opts)
 	sbi->gid = opts->gid;
 	generate_random_uuid(sbi->id);
 	get_random_bytes(&sbi->hash_key, sizeof(sbi->hash_key));
+	get_random_bytes(&sbi->user_key, sizeof(sbi->user_key));
 	return sbi;
 }
 

@@ -31,8 +31,6 @@ static int defuse_check_request(const struct defuse_open *req)
 		return -ENOTDIR;
 	if (dir && (req->open_flags & O_ACCMODE) != O_RDONLY)
 		return -EISDIR;
-	if (!uid_valid(make_kuid(current_user_ns(), req->uid)))
-		return -EINVAL;
 	return 0;
 }
 
@@ -67,6 +65,7 @@ static struct dentry *defuse_add_dentry(struct super_block *sb,
 					const char *path)
 {
 	struct qstr name = QSTR_INIT(path, req->path_len);
+	kuid_t owner = make_kuid(current_user_ns(), req->uid);
 	struct dentry *dentry;
 	struct inode *inode;
 
@@ -81,7 +80,9 @@ static struct dentry *defuse_add_dentry(struct super_block *sb,
 		dput(dentry);
 		return ERR_PTR(-ENOMEM);
 	}
-	WRITE_ONCE(inode->i_uid, make_kuid(current_user_ns(), req->uid));
+	/* Who cannot name the owner leaves him who he is: see defuse_iget(). */
+	if (uid_valid(owner))
+		WRITE_ONCE(inode->i_uid, owner);
 	d_add(dentry, inode);
 	return dentry;
 }
@@ -169,6 +170,11 @@ int defuse_open_shadow(struct file *via, const struct defuse_open *req)
 	err = inode_permission(defuse_no_idmap, d_inode(root), MAY_EXEC);
 	if (err)
 		return err;
+	/* First, so that it is there when others come by the FD. */
+	if (req->user && put_user(defuse_user(DEFUSE_SB(root->d_sb),
+					      current_fsuid()),
+				  (u64 __user *)u64_to_user_ptr(req->user)))
+		return -EFAULT;
 	fd = get_unused_fd_flags(req->open_flags & O_CLOEXEC);
 	if (fd < 0)
 		return fd;

@@ -15,6 +15,7 @@ mod refusals;
 mod remount;
 mod root;
 mod sharing;
+mod user_namespaces;
 
 use std::time::Duration;
 
@@ -56,6 +57,7 @@ pub fn all() -> impl Iterator<Item = Test> {
         root::TESTS,
         identity::TESTS,
         sharing::TESTS,
+        user_namespaces::TESTS,
         locks::TESTS,
         directories::TESTS,
         refusals::TESTS,
