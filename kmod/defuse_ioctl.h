@@ -129,7 +129,7 @@ struct defuse_cache {
  * request says, and sealed. With @size 0 it is not made: ENOENT if there is
  * none. EFBIG above DEFUSE_ARENA_MAX.
  */
-#define DEFUSE_ARENA_MAX	(1ull << 30)
+#define DEFUSE_ARENA_MAX	(64u << 10)
 
 #define DEFUSE_CACHE_CLOEXEC	(1u << 0)
 

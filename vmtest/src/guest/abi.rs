@@ -92,7 +92,7 @@ pub struct Cache {
 pub const CACHE_CLOEXEC: u32 = 1;
 
 /// Largest arena, in bytes.
-pub const ARENA_MAX: u64 = 1 << 30;
+pub const ARENA_MAX: u64 = 64 << 10;
 
 const WRITE: u64 = 1;
 const READ_WRITE: u64 = 3;
