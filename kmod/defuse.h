@@ -85,6 +85,7 @@ int defuse_unescape(char *s);
 
 /* inode.c */
 extern const struct dentry_operations defuse_dentry_ops;
+extern const struct xattr_handler *defuse_xattr_handlers[];
 int defuse_init_inode_cache(void);
 void defuse_destroy_inode_cache(void);
 struct inode *defuse_alloc_inode(struct super_block *sb);

@@ -186,6 +186,7 @@ static int defuse_fill_super(struct super_block *sb, struct fs_context *fc)
 		return -ENOMEM;
 	sb->s_magic = DEFUSE_SUPER_MAGIC;
 	sb->s_op = &defuse_super_ops;
+	sb->s_xattr = defuse_xattr_handlers;
 	sb->s_maxbytes = MAX_LFS_FILESIZE;
 	sb->s_blocksize = PAGE_SIZE;
 	sb->s_blocksize_bits = PAGE_SHIFT;
