@@ -86,7 +86,7 @@ impl Mount {
     }
 
     /// The user that this process is to the mount.
-    pub fn user(&self) -> u64 {
+    pub fn user(&self) -> shadow::User {
         shadow::opener(open_root(&self.point))
     }
 

@@ -101,9 +101,13 @@ pub fn ident(fd: impl AsFd) -> io::Result<(Ident, Vec<u8>)> {
     Ok((raw, path))
 }
 
-/// The user who opened this FD, as the kernel names him on this mount.
-pub fn opener(fd: impl AsFd) -> u64 {
-    ident(fd).expect("identify").0.user
+/// A user, as the kernel names him on one mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User(pub u64);
+
+/// The user who opened this FD.
+pub fn opener(fd: impl AsFd) -> User {
+    User(ident(fd).expect("identify").0.user)
 }
 
 /// `DEFUSE_IOC_MOUNT`: the structure, backend and library.
@@ -123,7 +127,7 @@ pub fn mount_info(fd: impl AsFd) -> io::Result<(MountInfo, Vec<u8>, Vec<u8>)> {
 }
 
 /// `DEFUSE_IOC_LIVE`: which of a user's tokens have an open description, and how many were closed.
-pub fn live(fd: impl AsFd, user: u64, tokens: &[u64]) -> io::Result<(Vec<bool>, u64)> {
+pub fn live(fd: impl AsFd, User(user): User, tokens: &[u64]) -> io::Result<(Vec<bool>, u64)> {
     let mut alive = vec![0xAAu8; tokens.len()];
     let mut raw = Live {
         tokens: tokens.as_ptr() as u64,

@@ -171,6 +171,7 @@ fn an_open_tells_who_opened() {
         let mut request = Request::file(1, "f").token(5);
         request.raw().user = &raw mut user as u64;
         let file = mount.shadow(&request);
+        let user = shadow::User(user);
         assert_eq!((user, shadow::opener(&file)), (mount.user(), mount.user()));
         request.raw().user = 8;
         assert_eq!(errno(mount.open(&request.token(6))), libc::EFAULT);

@@ -18,7 +18,7 @@ super::tests![
 /// The owner that the kernel shows for who has no number in the namespace.
 const NOBODY: u32 = 65534;
 
-fn is_live(mount: &Mount, user: u64, token: u64) -> bool {
+fn is_live(mount: &Mount, user: shadow::User, token: u64) -> bool {
     shadow::live(mount.root(), user, &[token]).expect("live").0[0]
 }
 
