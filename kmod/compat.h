@@ -22,9 +22,12 @@
 #define defuse_no_idmap		(&init_user_ns)
 #endif
 
-/* 6.7: the time stamps became private. */
+/* 6.6, 6.7: the time stamps became private, i_ctime first. */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
 #define defuse_init_times(inode)	simple_inode_init_ts(inode)
+#elif LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+#define defuse_init_times(inode) \
+	((inode)->i_atime = (inode)->i_mtime = inode_set_ctime_current(inode))
 #else
 #define defuse_init_times(inode) \
 	((inode)->i_atime = (inode)->i_mtime = (inode)->i_ctime = \

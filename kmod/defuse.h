@@ -24,8 +24,9 @@ struct defuse_sb {
 	kgid_t gid;
 	umode_t mode;
 	u8 id[16];
-	siphash_key_t hash_key;
-	struct rhashtable live;		/* descriptions by (uid, token) */
+	siphash_key_t hash_key;		/* of inodes */
+	siphash_key_t user_key;
+	struct rhashtable live;		/* descriptions by (user, token) */
 	atomic64_t closed;
 	struct mutex arenas_lock;	/* guards arenas */
 	struct list_head arenas;
@@ -47,8 +48,7 @@ struct defuse_inode {
 /* Hashed as bytes, so it must have no padding. */
 struct defuse_name {
 	u64 token;
-	uid_t uid;			/* in the initial user namespace */
-	u32 zero;
+	u64 user;			/* see defuse_user() */
 };
 
 /* An open file description: from DEFUSE_IOC_OPEN until the last close. */
@@ -69,12 +69,23 @@ static inline struct defuse_inode *DEFUSE_I(struct inode *inode)
 	return container_of(inode, struct defuse_inode, vfs);
 }
 
+/*
+ * What user space is told of who a user is: nothing but that it is the same
+ * one. A number would mean another user in each user namespace, and the
+ * kernel's own is nobody's business.
+ */
+static inline u64 defuse_user(const struct defuse_sb *sbi, kuid_t uid)
+{
+	return siphash_1u64(__kuid_val(uid), &sbi->user_key);
+}
+
 /* options.c */
 int defuse_parse_monolithic(struct fs_context *fc, void *data);
 int defuse_unescape(char *s);
 
 /* inode.c */
 extern const struct dentry_operations defuse_dentry_ops;
+extern const struct xattr_handler *defuse_xattr_handlers[];
 int defuse_init_inode_cache(void);
 void defuse_destroy_inode_cache(void);
 struct inode *defuse_alloc_inode(struct super_block *sb);
@@ -94,7 +105,7 @@ int defuse_live_init(struct defuse_sb *sbi);
 struct defuse_desc *defuse_desc_new(struct defuse_sb *sbi, u64 token,
 				    const struct defuse_key *key);
 void defuse_desc_free(struct defuse_sb *sbi, struct defuse_desc *desc);
-bool defuse_desc_lives(struct defuse_sb *sbi, u64 token, kuid_t uid);
+bool defuse_desc_lives(struct defuse_sb *sbi, u64 token, u64 user);
 
 /* open.c */
 int defuse_open_shadow(struct file *via, const struct defuse_open *req);

@@ -7,6 +7,9 @@
  * 64-bit callers; reserved fields and unknown flags must be zero (EINVAL
  * otherwise); pointers travel as __u64. Commands that are not listed here,
  * also these with another structure size, give ENOTTY.
+ *
+ * A user (fsuid) has a 64-bit name on each mount, drawn when it is mounted: the
+ * same in all user namespaces, whatever number he has there, if any.
  */
 #ifndef _UAPI_DEFUSE_IOCTL_H
 #define _UAPI_DEFUSE_IOCTL_H
@@ -14,7 +17,7 @@
 #include <linux/ioctl.h>
 #include <linux/types.h>
 
-#define DEFUSE_ABI_VERSION	1
+#define DEFUSE_ABI_VERSION	2
 
 /* statfs(2) f_type of a mount and of every shadow on it ("DFUS"). */
 #define DEFUSE_SUPER_MAGIC	0x44465553
@@ -42,26 +45,36 @@ struct defuse_open {
 	__u64 ino;		/* mount are one inode to locks and leases */
 	__u64 token;		/* names the description; unique per user */
 	__u64 path;		/* relative to the mount, not NUL terminated */
+	__u64 user;		/* where the caller's user goes, a __u64, before
+				 * there is a description; or 0: nowhere */
 	__u32 path_len;		/* bytes; 0 opens the mount's root itself */
 	__u32 open_flags;	/* O_* as for open(2), without O_PATH */
 	__u32 flags;		/* DEFUSE_OPEN_* */
-	__u32 uid;		/* owner of the file: who may take a lease */
+	__u32 uid;		/* owner of the file: who may take a lease. One
+				 * who is not in the caller's user namespace
+				 * stays who others have said, or is nobody */
 };
 
 #define DEFUSE_OPEN_DIR		(1u << 0)	/* a directory */
 #define DEFUSE_OPEN_FLAGS	DEFUSE_OPEN_DIR
 
-/* DEFUSE_IOC_IDENT - what is this FD? */
+/*
+ * DEFUSE_IOC_IDENT - what is this FD?
+ *
+ * EREMOTEIO	a shadow that the kernel opened for somebody else, without a
+ *		description: for a fanotify listener
+ */
 struct defuse_ident {
 	__u64 dev;
 	__u64 ino;
 	__u64 token;
+	__u64 user;		/* who opened it */
 	__u8  mount[16];	/* random, drawn when mounted */
-	__u32 kind;		/* DEFUSE_KIND_* */
-	__u32 uid;		/* fsuid of the process that opened it */
-	__u32 open_flags;	/* file status flags as F_GETFL gives them */
-	__u32 path_len;		/* in: room at @path; out: length of the path */
 	__u64 path;		/* in: where the path goes, cut to the room */
+	__u32 path_len;		/* in: room at @path; out: length of the path */
+	__u32 kind;		/* DEFUSE_KIND_* */
+	__u32 open_flags;	/* file status flags as F_GETFL gives them */
+	__u32 reserved;		/* 0 */
 };
 
 #define DEFUSE_KIND_ROOT	0	/* the root by open(2): no description */
@@ -88,10 +101,11 @@ struct defuse_mount {
 struct defuse_live {
 	__u64 tokens;		/* in: __u64[count] */
 	__u64 live;		/* in: __u8[count], set to 0 or 1 */
-	__u32 count;
-	__u32 uid;		/* whose tokens: the fsuid that opened them */
+	__u64 user;		/* who opened them */
 	__u64 closed;		/* out: descriptions gone since mounted; read
 				 * before the tokens were looked up */
+	__u32 count;
+	__u32 reserved;		/* 0 */
 };
 
 /*
@@ -115,7 +129,7 @@ struct defuse_cache {
  * request says, and sealed. With @size 0 it is not made: ENOENT if there is
  * none. EFBIG above DEFUSE_ARENA_MAX.
  */
-#define DEFUSE_ARENA_MAX	(1ull << 30)
+#define DEFUSE_ARENA_MAX	(64u << 10)
 
 #define DEFUSE_CACHE_CLOEXEC	(1u << 0)
 

@@ -34,7 +34,7 @@ struct defuse_desc *defuse_desc_new(struct defuse_sb *sbi, u64 token,
 		return ERR_PTR(-ENOMEM);
 	desc->name = (struct defuse_name){
 		.token = token,
-		.uid = __kuid_val(current_fsuid()),
+		.user = defuse_user(sbi, current_fsuid()),
 	};
 	desc->key = *key;
 	err = rhashtable_lookup_insert_fast(&sbi->live, &desc->node,
@@ -59,9 +59,9 @@ void defuse_desc_free(struct defuse_sb *sbi, struct defuse_desc *desc)
 	call_rcu(&desc->rcu, defuse_desc_free_rcu);
 }
 
-bool defuse_desc_lives(struct defuse_sb *sbi, u64 token, kuid_t uid)
+bool defuse_desc_lives(struct defuse_sb *sbi, u64 token, u64 user)
 {
-	struct defuse_name name = { .token = token, .uid = __kuid_val(uid) };
+	struct defuse_name name = { .token = token, .user = user };
 	bool lives;
 
 	rcu_read_lock();

@@ -3,8 +3,11 @@
  * Inodes: the mount's root, an empty directory; and shadows, which stand for
  * a file of the library and refuse whatever needs the file itself.
  */
+#include <linux/cred.h>
 #include <linux/fs.h>
+#include <linux/highuid.h>
 #include <linux/slab.h>
+#include <linux/xattr.h>
 
 #include "defuse.h"
 
@@ -58,10 +61,46 @@ static int defuse_refuse_setattr(defuse_idmap_t *idmap, struct dentry *dentry,
 	return DEFUSE_REFUSED;
 }
 
+/* Without it the kernel answers that there are no attributes. */
+static ssize_t defuse_refuse_listxattr(struct dentry *dentry, char *list,
+				       size_t size)
+{
+	return DEFUSE_REFUSED;
+}
+
+/* The root has no attributes, and says so. */
+static int defuse_get_xattr(const struct xattr_handler *handler,
+			    struct dentry *dentry, struct inode *inode,
+			    const char *name, void *value, size_t size)
+{
+	return IS_ROOT(dentry) ? -EOPNOTSUPP : DEFUSE_REFUSED;
+}
+
+static int defuse_set_xattr(const struct xattr_handler *handler,
+			    defuse_idmap_t *idmap, struct dentry *dentry,
+			    struct inode *inode, const char *name,
+			    const void *value, size_t size, int flags)
+{
+	return IS_ROOT(dentry) ? -EOPNOTSUPP : DEFUSE_REFUSED;
+}
+
+/* ->permission refuses user.*; the kernel asks nobody about security.*. */
+static const struct xattr_handler defuse_any_xattr = {
+	.prefix		= "",
+	.get		= defuse_get_xattr,
+	.set		= defuse_set_xattr,
+};
+
+const struct xattr_handler *defuse_xattr_handlers[] = {
+	&defuse_any_xattr,
+	NULL
+};
+
 static const struct inode_operations defuse_shadow_file_iops = {
 	.permission	= defuse_permission,
 	.getattr	= defuse_refuse_getattr,
 	.setattr	= defuse_refuse_setattr,
+	.listxattr	= defuse_refuse_listxattr,
 };
 
 static const struct inode_operations defuse_shadow_dir_iops = {
@@ -69,6 +108,7 @@ static const struct inode_operations defuse_shadow_dir_iops = {
 	.permission	= defuse_permission,
 	.getattr	= defuse_refuse_getattr,
 	.setattr	= defuse_refuse_setattr,
+	.listxattr	= defuse_refuse_listxattr,
 };
 
 static const struct inode_operations defuse_root_iops = {
@@ -122,6 +162,8 @@ struct inode *defuse_iget(struct super_block *sb, const struct defuse_key *key)
 
 	inode->i_ino = key->ino;	/* what /proc/locks shows */
 	inode->i_mode = key->type | 0600;
+	/* Nobody's, until somebody opens it who can name the owner. */
+	inode->i_uid = make_kuid(&init_user_ns, overflowuid);
 	if (key->type == S_IFDIR) {
 		inode->i_op = &defuse_shadow_dir_iops;
 		inode->i_fop = &defuse_dir_fops;
@@ -134,6 +176,8 @@ struct inode *defuse_iget(struct super_block *sb, const struct defuse_key *key)
 		 */
 		i_size_write(inode, MAX_LFS_FILESIZE);
 	}
+	/* What FIOQSIZE tells: not that nothing is there. */
+	inode_set_bytes(inode, MAX_LFS_FILESIZE);
 	unlock_new_inode(inode);
 	return inode;
 }

@@ -31,19 +31,24 @@ static long defuse_ioc_open(struct file *file, void __user *arg)
 static long defuse_ioc_ident(struct file *file, void __user *arg)
 {
 	struct dentry *dentry = file->f_path.dentry;
+	const struct defuse_sb *sbi = DEFUSE_SB(dentry->d_sb);
 	const struct defuse_desc *desc = file->private_data;
 	struct defuse_ident req;
 	int err;
 
 	if (copy_from_user(&req, arg, sizeof(req)))
 		return -EFAULT;
+	if (req.reserved)
+		return -EINVAL;
+	if (!desc && !IS_ROOT(dentry))
+		return DEFUSE_REFUSED;
 
-	memcpy(req.mount, DEFUSE_SB(dentry->d_sb)->id, sizeof(req.mount));
+	memcpy(req.mount, sbi->id, sizeof(req.mount));
 	req.dev = 0;
 	req.ino = 0;
 	req.token = 0;
 	req.kind = DEFUSE_KIND_ROOT;
-	req.uid = from_kuid_munged(current_user_ns(), file->f_cred->fsuid);
+	req.user = defuse_user(sbi, file->f_cred->fsuid);
 	req.open_flags = file->f_flags;
 	if (desc) {
 		req.dev = desc->key.dev;
@@ -91,13 +96,11 @@ static long defuse_ioc_live(struct file *file, void __user *arg)
 	u8 __user *live;
 	struct defuse_live req;
 	u64 token;
-	kuid_t uid;
 	u32 i;
 
 	if (copy_from_user(&req, arg, sizeof(req)))
 		return -EFAULT;
-	uid = make_kuid(current_user_ns(), req.uid);
-	if (req.count > DEFUSE_LIVE_MAX || !uid_valid(uid))
+	if (req.count > DEFUSE_LIVE_MAX || req.reserved)
 		return -EINVAL;
 
 	tokens = u64_to_user_ptr(req.tokens);
@@ -106,7 +109,8 @@ static long defuse_ioc_live(struct file *file, void __user *arg)
 	req.closed = atomic64_read_acquire(&sbi->closed);
 	for (i = 0; i < req.count; i++) {
 		if (get_user(token, tokens + i) ||
-		    put_user((u8)defuse_desc_lives(sbi, token, uid), live + i))
+		    put_user((u8)defuse_desc_lives(sbi, token, req.user),
+			     live + i))
 			return -EFAULT;
 		cond_resched();
 		if (fatal_signal_pending(current))

@@ -167,6 +167,7 @@ static struct defuse_sb *defuse_new_sb(struct defuse_options *opts)
 	sbi->gid = opts->gid;
 	generate_random_uuid(sbi->id);
 	get_random_bytes(&sbi->hash_key, sizeof(sbi->hash_key));
+	get_random_bytes(&sbi->user_key, sizeof(sbi->user_key));
 	return sbi;
 }
 
@@ -185,6 +186,7 @@ static int defuse_fill_super(struct super_block *sb, struct fs_context *fc)
 		return -ENOMEM;
 	sb->s_magic = DEFUSE_SUPER_MAGIC;
 	sb->s_op = &defuse_super_ops;
+	sb->s_xattr = defuse_xattr_handlers;
 	sb->s_maxbytes = MAX_LFS_FILESIZE;
 	sb->s_blocksize = PAGE_SIZE;
 	sb->s_blocksize_bits = PAGE_SHIFT;

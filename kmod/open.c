@@ -31,8 +31,6 @@ static int defuse_check_request(const struct defuse_open *req)
 		return -ENOTDIR;
 	if (dir && (req->open_flags & O_ACCMODE) != O_RDONLY)
 		return -EISDIR;
-	if (!uid_valid(make_kuid(current_user_ns(), req->uid)))
-		return -EINVAL;
 	return 0;
 }
 
@@ -67,6 +65,7 @@ static struct dentry *defuse_add_dentry(struct super_block *sb,
 					const char *path)
 {
 	struct qstr name = QSTR_INIT(path, req->path_len);
+	kuid_t owner = make_kuid(current_user_ns(), req->uid);
 	struct dentry *dentry;
 	struct inode *inode;
 
@@ -81,7 +80,9 @@ static struct dentry *defuse_add_dentry(struct super_block *sb,
 		dput(dentry);
 		return ERR_PTR(-ENOMEM);
 	}
-	WRITE_ONCE(inode->i_uid, make_kuid(current_user_ns(), req->uid));
+	/* Who cannot name the owner leaves him who he is: see defuse_iget(). */
+	if (uid_valid(owner))
+		WRITE_ONCE(inode->i_uid, owner);
 	d_add(dentry, inode);
 	return dentry;
 }
@@ -109,33 +110,21 @@ static struct dentry *defuse_new_dentry(struct super_block *sb,
 	return dentry;
 }
 
-/* The root itself opens for everybody, so it gets its description here. */
-static struct file *defuse_open_root(struct path *path, int flags,
-				     struct defuse_desc *desc)
+/*
+ * The description is given to the file that the caller gets, when nothing can
+ * fail any more. Others may open the dentry meanwhile or later, without a path
+ * walk: fanotify does for who is asked for his permission. They get a file
+ * that has no description.
+ */
+static struct file *defuse_open_dentry(struct path *path, int flags,
+				       struct defuse_desc *desc)
 {
-	struct file *file;
+	struct file *file = dentry_open(path, flags, current_cred());
 
-	path->dentry = path->mnt->mnt_sb->s_root;
-	file = dentry_open(path, flags, current_cred());
 	if (IS_ERR(file))
 		defuse_desc_free(DEFUSE_SB(path->mnt->mnt_sb), desc);
 	else
 		file->private_data = desc;
-	return file;
-}
-
-/* A shadow's ->open takes the description from the dentry, once. */
-static struct file *defuse_open_dentry(struct path *path, int flags,
-				       struct defuse_desc *desc)
-{
-	struct file *file;
-
-	path->dentry->d_fsdata = desc;
-	file = dentry_open(path, flags, current_cred());
-	/* Had ->open taken it, then ->release has it, or will. */
-	if (IS_ERR(file) && path->dentry->d_fsdata)
-		defuse_desc_free(DEFUSE_SB(path->mnt->mnt_sb), desc);
-	dput(path->dentry);
 	return file;
 }
 
@@ -151,19 +140,22 @@ static struct file *defuse_open_file(struct file *via,
 	struct path path = { .mnt = via->f_path.mnt };
 	int flags = req->open_flags & ~(O_CLOEXEC | O_NOFOLLOW);
 	struct defuse_desc *desc;
+	struct file *file;
 
 	desc = defuse_desc_new(sbi, req->token, &key);
 	if (IS_ERR(desc))
 		return ERR_CAST(desc);
-	if (!req->path_len)
-		return defuse_open_root(&path, flags, desc);
-
-	path.dentry = defuse_new_dentry(path.mnt->mnt_sb, req, &key);
+	if (req->path_len)
+		path.dentry = defuse_new_dentry(path.mnt->mnt_sb, req, &key);
+	else
+		path.dentry = dget(path.mnt->mnt_sb->s_root);
 	if (IS_ERR(path.dentry)) {
 		defuse_desc_free(sbi, desc);
 		return ERR_CAST(path.dentry);
 	}
-	return defuse_open_dentry(&path, flags, desc);
+	file = defuse_open_dentry(&path, flags, desc);
+	dput(path.dentry);
+	return file;
 }
 
 int defuse_open_shadow(struct file *via, const struct defuse_open *req)
@@ -178,6 +170,11 @@ int defuse_open_shadow(struct file *via, const struct defuse_open *req)
 	err = inode_permission(defuse_no_idmap, d_inode(root), MAY_EXEC);
 	if (err)
 		return err;
+	/* First, so that it is there when others come by the FD. */
+	if (req->user && put_user(defuse_user(DEFUSE_SB(root->d_sb),
+					      current_fsuid()),
+				  (u64 __user *)u64_to_user_ptr(req->user)))
+		return -EFAULT;
 	fd = get_unused_fd_flags(req->open_flags & O_CLOEXEC);
 	if (fd < 0)
 		return fd;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::process::{Child, Command, Stdio};
 
 use defuse_e2e::module::{Detach, session_with_module};
@@ -181,6 +181,38 @@ print(os.open(path, os.O_RDONLY) == low)",
     assert_eq!(said, "place\nEAGAIN\nTrue\n");
     holder.end();
     assert_eq!(fs::read(session.place.backend().join("f")).unwrap(), b"given up");
+    assert_done(&session.defuse(["umount", &mnt]));
+    session.assert_nothing_left();
+}
+
+/// What was open before is open there, and all files can be opened, also those of users that have no number there.
+#[test]
+fn a_user_has_other_numbers_in_a_user_namespace() {
+    need_programs!("setpriv", "unshare", "python3");
+    let Some(session) = session_with_module() else { return };
+    let (mnt, _detach) = mount(&session);
+    fs::set_permissions(session.place.backend(), PermissionsExt::from_mode(0o777)).unwrap();
+    fs::write(session.place.backend().join("roots"), "root's\n").unwrap();
+    let own = session.place.root().join("run-of-another");
+    fs::create_dir(&own).unwrap();
+    chown(&own, Some(1000), Some(1000)).unwrap();
+    let text = r#"
+        cd "$MNT"; echo own >own; exec 3<>own 4<roots
+        unshare -r bash -c 'id -u; cat <&3; cat <&4; echo more >&3; /bin/echo most >&3; cat own roots; stat -c %u roots own
+            exec 6<roots 7<>own 8<.; cat <&6; cat <&7; exec 3>&- 4<&-; echo new >new; cat new; python3 -c "import os; print(sorted(os.listdir(8)))"'
+        echo "rc $?"; exec 5>>other; echo end >&3; echo x >&5; cat own new other; cat <&4
+    "#;
+    let mut command = session.command(["run", "--", "bash", "-c", text]);
+    let defuse = command.get_program().to_owned();
+    let mut user = Command::new("setpriv");
+    user.args(["--reuid=1000", "--regid=1000", "--clear-groups"]).arg(defuse).args(command.get_args());
+    user.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command = user;
+    let done = session.finish(command.current_dir(session.place.root()).env("DEFUSE_RUN_DIR", &own));
+    assert_done(&done);
+    let inside = "0\nown\nroot's\nown\nmore\nmost\nroot's\n65534\n0\nroot's\nown\nmore\nmost\nnew\n['new', 'own', 'roots']\n";
+    assert_eq!(done.stdout_text(), format!("{inside}rc 0\nown\nmore\nmost\nend\nnew\nx\n"));
+    assert_eq!(done.stderr_text(), "");
     assert_done(&session.defuse(["umount", &mnt]));
     session.assert_nothing_left();
 }

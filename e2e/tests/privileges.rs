@@ -90,6 +90,40 @@ new = [os.open("new%d" % n, os.O_WRONLY | os.O_CREAT) for n in range(20)]
 print(sum(os.write(file, b"written") for file in last), os.write(mine, b"x"), os.stat("new3").st_size)'
     "#).needs(&["setpriv", "python3"]).needs_root();
 
+    /// A container's root, which has inherited files, is not who opened them.
+    what_another_user_of_the_same_number_closes_stays_open: script(r#"
+        cd "$MNT"; chmod 777 .; python3 -c '
+import ctypes, os
+def contained(inside):
+    unshared, mapped = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        result = ctypes.CDLL(None).unshare(0x10000000)
+        os.write(unshared[1], b"x"); os.read(mapped[0], 1)
+        if result == 0: os.setresuid(0, 0, 0)
+        inside(); os._exit(0)
+    os.read(unshared[0], 1)
+    try:
+        with open("/proc/%d/uid_map" % pid, "w") as map: map.write("0 100000 65536")
+    except OSError: pass
+    os.write(mapped[1], b"x")
+    return os.waitpid(pid, 0)[1]
+held = [os.open("f%d" % n, os.O_RDWR | os.O_CREAT) for n in range(20)]
+def close():
+    for file in held: os.close(file)
+print(contained(close))
+later = [os.open("g%d" % n, os.O_RDWR | os.O_CREAT) for n in range(20)]
+for n in range(20): os.write(held[n], b"held"); os.write(later[n], b"later")
+print([(open("f%d" % n).read(), open("g%d" % n).read()) for n in range(20)])
+# Many are opened there: slots that nobody has are looked for.
+def many():
+    files = [os.open("f0", os.O_RDONLY) for n in range(300)]
+    print(os.pread(files[299], 9, 0), os.read(held[1], 9), os.pread(held[1], 9, 0), flush=True)
+print(contained(many))
+for n in range(20): os.write(held[n], b"held")
+print([open("f%d" % n).read() for n in range(20)])'
+    "#).needs(&["python3"]).needs_root();
+
     programs_on_the_mount_run_for_another_user: script(r#"
         cd "$MNT"; chmod 755 .; cp /bin/cat own; cp /bin/echo closed; chmod 750 closed; printf '#!%s/own\nshown\n' "$MNT" >shown; chmod 755 own shown; own=$MNT/own; mkdir d; chmod 777 d
         setpriv --reuid=65534 --regid=65534 --clear-groups bash -c '

@@ -43,11 +43,11 @@ pub enum Form {
     Backing(RawFd),
 }
 
-/// The user word of a slot that holds the type of what it has open, as `S_IFMT` bits.
+/// The user word of a slot that holds the type of what it has open, as `S_IFMT` bits (lower half), and who owns the file, for the module (upper half).
 pub const KIND: usize = 1;
 
-/// The user word of a slot that says who owns the file, for the module (upper half), and who opened the shadow (lower half).
-pub const USERS: usize = 2;
+/// The user word of a slot into which the module writes who opened the shadow.
+pub const OPENER: usize = 2;
 
 /// The user word of a slot that says which process has the descriptors that its blob names; or, with the highest bit, under which numbers its
 /// owner has the file, which is no shadow there.

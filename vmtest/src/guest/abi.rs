@@ -5,7 +5,7 @@ use std::mem::{offset_of, size_of};
 /// `statfs` type of a mount and its shadows.
 pub const SUPER_MAGIC: u64 = 0x4446_5553;
 /// Version that `DEFUSE_IOC_MOUNT` answers.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 /// Longest path that `DEFUSE_IOC_OPEN` takes, in bytes.
 pub const PATH_MAX: usize = 4094;
 /// Most tokens in one `DEFUSE_IOC_LIVE`.
@@ -20,6 +20,7 @@ pub struct Open {
     pub ino: u64,
     pub token: u64,
     pub path: u64,
+    pub user: u64,
     pub path_len: u32,
     pub open_flags: u32,
     pub flags: u32,
@@ -36,12 +37,13 @@ pub struct Ident {
     pub dev: u64,
     pub ino: u64,
     pub token: u64,
+    pub user: u64,
     pub mount: [u8; 16],
-    pub kind: u32,
-    pub uid: u32,
-    pub open_flags: u32,
-    pub path_len: u32,
     pub path: u64,
+    pub path_len: u32,
+    pub kind: u32,
+    pub open_flags: u32,
+    pub reserved: u32,
 }
 
 /// `DEFUSE_KIND_ROOT`: the root as `open(2)` gives it.
@@ -71,9 +73,10 @@ pub struct MountInfo {
 pub struct Live {
     pub tokens: u64,
     pub live: u64,
-    pub count: u32,
-    pub uid: u32,
+    pub user: u64,
     pub closed: u64,
+    pub count: u32,
+    pub reserved: u32,
 }
 
 /// `struct defuse_cache`, also of `DEFUSE_IOC_ARENA`.
@@ -89,7 +92,7 @@ pub struct Cache {
 pub const CACHE_CLOEXEC: u32 = 1;
 
 /// Largest arena, in bytes.
-pub const ARENA_MAX: u64 = 1 << 30;
+pub const ARENA_MAX: u64 = 64 << 10;
 
 const WRITE: u64 = 1;
 const READ_WRITE: u64 = 3;
@@ -113,11 +116,11 @@ pub const IOC_CACHE: u64 = request(READ_WRITE, 0x14, size_of::<Cache>());
 pub const IOC_ARENA: u64 = request(READ_WRITE, 0x15, size_of::<Cache>());
 
 const _: () = {
-    assert!(size_of::<Open>() == 48 && offset_of!(Open, path) == 24 && offset_of!(Open, uid) == 44);
-    assert!(size_of::<Ident>() == 64 && offset_of!(Ident, mount) == 24 && offset_of!(Ident, path) == 56);
+    assert!(size_of::<Open>() == 56 && offset_of!(Open, user) == 32 && offset_of!(Open, uid) == 52);
+    assert!(size_of::<Ident>() == 72 && offset_of!(Ident, mount) == 32 && offset_of!(Ident, path) == 48);
     assert!(size_of::<MountInfo>() == 48 && offset_of!(MountInfo, backend) == 24);
-    assert!(size_of::<Live>() == 32 && offset_of!(Live, closed) == 24);
+    assert!(size_of::<Live>() == 40 && offset_of!(Live, closed) == 24);
     assert!(size_of::<Cache>() == 16 && offset_of!(Cache, created) == 12);
-    assert!(IOC_OPEN == 0x4030_DF10 && IOC_IDENT == 0xC040_DF11 && IOC_MOUNT == 0xC030_DF12);
-    assert!(IOC_LIVE == 0xC020_DF13 && IOC_CACHE == 0xC010_DF14 && IOC_ARENA == 0xC010_DF15);
+    assert!(IOC_OPEN == 0x4038_DF10 && IOC_IDENT == 0xC048_DF11 && IOC_MOUNT == 0xC030_DF12);
+    assert!(IOC_LIVE == 0xC028_DF13 && IOC_CACHE == 0xC010_DF14 && IOC_ARENA == 0xC010_DF15);
 };

@@ -56,8 +56,7 @@ impl Mount {
 
     /// Take over what is mounted at `point`.
     pub fn at(point: PathBuf) -> Mount {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(&point, flags, Mode::empty()).expect("open the mount's root");
+        let root = open_root(&point);
         Mount { point, root: Some(root) }
     }
 
@@ -84,6 +83,11 @@ impl Mount {
     /// A shadow that must open.
     pub fn shadow(&self, request: &Request) -> OwnedFd {
         self.open(request).unwrap_or_else(|error| panic!("open {request:?}: {error}"))
+    }
+
+    /// The user that this process is to the mount.
+    pub fn user(&self) -> shadow::User {
+        shadow::opener(open_root(&self.point))
     }
 
     /// `umount2(point, flags)`.
@@ -118,6 +122,11 @@ impl Drop for Mount {
         let _ = self.unmount(UnmountFlags::DETACH);
         let _ = fs::remove_dir(&self.point);
     }
+}
+
+fn open_root(point: &Path) -> OwnedFd {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(point, flags, Mode::empty()).expect("open the mount's root")
 }
 
 /// `mount(2)` of type defuse at `point`, or a remount.

@@ -92,6 +92,32 @@ impl Gate {
     }
 }
 
+/// As [`fork`], for a process of user `uid` that runs `before`, and with what that returns `inside`, in a user namespace of its own with these
+/// lines of `uid_map`.
+pub fn fork_into_user_namespace<T>(
+    uid: u32,
+    map: &str,
+    before: impl FnOnce() -> T,
+    inside: impl FnOnce(T),
+) -> Child {
+    let (asked, mapped) = (Gate::new(), Gate::new());
+    let child = fork(|| {
+        become_user(uid);
+        let kept = before();
+        // SAFETY: takes flags only; the child has one thread.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWUSER) };
+        assert_eq!(result, 0, "unshare: {}", io::Error::last_os_error());
+        asked.open();
+        mapped.pass();
+        inside(kept);
+    });
+    asked.pass();
+    let file = format!("/proc/{}/uid_map", child.id());
+    std::fs::write(&file, map).unwrap_or_else(|error| panic!("write {file}: {error}"));
+    mapped.open();
+    child
+}
+
 /// Two connected sockets to pass FDs through.
 pub fn socket_pair() -> (OwnedFd, OwnedFd) {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)

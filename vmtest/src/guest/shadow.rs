@@ -101,6 +101,15 @@ pub fn ident(fd: impl AsFd) -> io::Result<(Ident, Vec<u8>)> {
     Ok((raw, path))
 }
 
+/// A user, as the kernel names him on one mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User(pub u64);
+
+/// The user who opened this FD.
+pub fn opener(fd: impl AsFd) -> User {
+    User(ident(fd).expect("identify").0.user)
+}
+
 /// `DEFUSE_IOC_MOUNT`: the structure, backend and library.
 pub fn mount_info(fd: impl AsFd) -> io::Result<(MountInfo, Vec<u8>, Vec<u8>)> {
     let (mut backend, mut library) = (vec![0; 4096], vec![0; 4096]);
@@ -118,14 +127,14 @@ pub fn mount_info(fd: impl AsFd) -> io::Result<(MountInfo, Vec<u8>, Vec<u8>)> {
 }
 
 /// `DEFUSE_IOC_LIVE`: which of a user's tokens have an open description, and how many were closed.
-pub fn live(fd: impl AsFd, uid: u32, tokens: &[u64]) -> io::Result<(Vec<bool>, u64)> {
+pub fn live(fd: impl AsFd, User(user): User, tokens: &[u64]) -> io::Result<(Vec<bool>, u64)> {
     let mut alive = vec![0xAAu8; tokens.len()];
     let mut raw = Live {
         tokens: tokens.as_ptr() as u64,
         live: alive.as_mut_ptr() as u64,
         count: tokens.len() as u32,
-        uid,
-        closed: 0,
+        user,
+        ..Live::default()
     };
     ioctl(fd.as_fd(), abi::IOC_LIVE, &raw mut raw)?;
     let alive = alive

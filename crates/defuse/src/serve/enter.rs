@@ -140,8 +140,8 @@ pub fn enter(
         }
     };
     slot.user_words()[0].store(flags.into(), Ordering::Relaxed);
-    slot.user_words()[shadow::KIND].store(kind.into(), Ordering::Relaxed);
-    slot.user_words()[shadow::USERS].store(u64::from(owner) << 32, Ordering::Relaxed);
+    let kind_and_owner = u64::from(owner) << 32 | u64::from(kind);
+    slot.user_words()[shadow::KIND].store(kind_and_owner, Ordering::Relaxed);
     // From here on dropping the file undoes everything.
     let file = OpenFile::new(process, mount.number, raw, slot.id(), flags, kind);
     let new = flags & sys::O_TMPFILE == sys::O_TMPFILE;

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use stash::{Slot, SlotId};
 
 use super::module_abi::{self as abi, Ident, Live, Open};
-use super::{Form, KIND, LENDER, ShadowProvider, USERS};
+use super::{Form, KIND, LENDER, OPENER, ShadowProvider};
 use crate::file::{OpenFile, stash_errno};
 use crate::mount::Mount;
 use crate::process::Process;
@@ -76,14 +76,13 @@ impl Module {
         if waiting == Waiting::Never {
             o_flags |= sys::O_NONBLOCK;
         }
-        let owner = words[USERS].load(Ordering::Relaxed) >> 32;
-        let opener = file_system_user();
-        words[USERS].store(owner << 32 | u64::from(opener), Ordering::Relaxed);
+        let owner = words[KIND].load(Ordering::Relaxed) >> 32;
         let request = Open {
             dev,
             ino,
             token,
             path: path.as_ptr() as u64,
+            user: words[OPENER].as_ptr() as u64,
             path_len: path.len() as u32,
             o_flags,
             flags: if directory { abi::OPEN_DIR } else { 0 },
@@ -108,9 +107,10 @@ impl Module {
         let mut request = Live {
             tokens: (&raw const token) as u64,
             answers: (&raw mut live) as u64,
-            count: 1,
-            uid: opener(slot),
+            user: opener(slot),
             closed: 0,
+            count: 1,
+            reserved: 0,
         };
         let address = (&raw mut request) as u64;
         let asked = point_of(process, slot).and_then(|point| {
@@ -193,7 +193,7 @@ pub fn slot_of(process: &Process, fd: RawFd) -> Option<SlotId> {
     let slot = process.arena.slot(id).ok()?;
     let mount = process.mount_of(&slot)?;
     // Whoever may open shadows can choose a token; but not who he is.
-    let believed = matches!(mount.shadows, ShadowProvider::Module(_)) && opener(&slot) == ident.uid;
+    let believed = matches!(mount.shadows, ShadowProvider::Module(_)) && opener(&slot) == ident.user;
     believed.then_some(id)
 }
 
@@ -206,15 +206,9 @@ fn session_bits(process: &Process) -> u64 {
     process.arena.session_id() as u64
 }
 
-/// Who opened the shadow of `slot`.
-fn opener(slot: &Slot<'_>) -> u32 {
-    slot.user_words()[USERS].load(Ordering::Relaxed) as u32
-}
-
-/// The user that the kernel takes this thread for where files are concerned.
-fn file_system_user() -> u32 {
-    // No user has this number, so nothing is changed, and the present one is told.
-    native::raw_call(sys::__NR_setfsuid, [u64::from(u32::MAX), 0, 0, 0, 0, 0]) as u32
+/// Who opened the shadow of `slot`, as the kernel names him in all user namespaces.
+fn opener(slot: &Slot<'_>) -> u64 {
+    slot.user_words()[OPENER].load(Ordering::Relaxed)
 }
 
 /// Where the file of `slot` is mounted.

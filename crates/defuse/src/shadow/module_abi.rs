@@ -35,6 +35,8 @@ pub struct Open {
     pub token: u64,
     /// Address of the path below the mount point.
     pub path: u64,
+    /// Where it is written who opens it, before there is a description: the address of a [`u64`].
+    pub user: u64,
     /// Its length; 0 for the root.
     pub path_len: u32,
     /// `O_*`.
@@ -55,18 +57,20 @@ pub struct Ident {
     pub ino: u64,
     /// The description.
     pub token: u64,
+    /// Who opened it.
+    pub user: u64,
     /// Which mount.
     pub mount: [u8; 16],
-    /// `DEFUSE_KIND_*`.
-    pub kind: u32,
-    /// Who opened it.
-    pub uid: u32,
-    /// `F_GETFL`.
-    pub open_flags: u32,
-    /// Room at `path`.
-    pub path_len: u32,
     /// Where the path goes.
     pub path: u64,
+    /// Room at `path`.
+    pub path_len: u32,
+    /// `DEFUSE_KIND_*`.
+    pub kind: u32,
+    /// `F_GETFL`.
+    pub open_flags: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// `struct defuse_live`: which descriptions are open somewhere.
@@ -77,12 +81,14 @@ pub struct Live {
     pub tokens: u64,
     /// Address of a byte for each: 0 or 1.
     pub answers: u64,
-    /// How many.
-    pub count: u32,
     /// Who opened them.
-    pub uid: u32,
+    pub user: u64,
     /// Descriptions gone so far.
     pub closed: u64,
+    /// How many.
+    pub count: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// `struct defuse_cache`: memory of the module's.
@@ -98,7 +104,7 @@ pub struct Cache {
 }
 
 const _: () = assert!(size_of::<Cache>() == 16);
-const _: () = assert!(size_of::<Open>() == 48 && size_of::<Ident>() == 64 && size_of::<Live>() == 32);
+const _: () = assert!(size_of::<Open>() == 56 && size_of::<Ident>() == 72 && size_of::<Live>() == 40);
 
 #[cfg(test)]
 mod tests {

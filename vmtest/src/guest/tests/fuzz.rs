@@ -34,10 +34,10 @@ impl Random {
 }
 
 const COMMANDS: [(u64, usize); 6] = [
-    (abi::IOC_OPEN, 48),
-    (abi::IOC_IDENT, 64),
+    (abi::IOC_OPEN, 56),
+    (abi::IOC_IDENT, 72),
     (abi::IOC_MOUNT, 48),
-    (abi::IOC_LIVE, 32),
+    (abi::IOC_LIVE, 40),
     (abi::IOC_CACHE, 16),
     (abi::IOC_ARENA, 16),
 ];
@@ -137,7 +137,7 @@ fn random_arguments_are_answered() {
             base + 4096,
             8,
         ];
-        let mut argument = [0u64; 8];
+        let mut argument = [0u64; 9];
         for word in &mut argument {
             *word = match random.below(4) {
                 0 => random.next(),

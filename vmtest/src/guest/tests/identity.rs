@@ -18,6 +18,7 @@ super::tests![
     requests_that_make_no_sense_are_refused,
     a_token_names_one_description,
     users_have_tokens_of_their_own,
+    an_open_tells_who_opened,
     the_root_opens_with_a_description,
     a_shadow_opens_another,
     the_mode_of_the_root_decides_who_opens,
@@ -56,7 +57,7 @@ fn an_fd_tells_key_token_path_mount_and_flags() {
     let file = mount.shadow(&request);
     let (ident, path) = shadow::ident(&file).expect("identify");
     assert_eq!((ident.dev, ident.ino, ident.token), (u64::MAX - 1, u64::MAX, u64::MAX - 2));
-    assert_eq!((ident.kind, ident.uid), (abi::KIND_FILE, 0));
+    assert_eq!((ident.kind, shadow::opener(&file)), (abi::KIND_FILE, mount.user()));
     assert_eq!(path, b"dir/file");
     assert_eq!(ident.mount, shadow::mount_info(mount.root()).expect("mount info").0.mount);
     let status = rustix::fs::fcntl_getfl(&file).expect("F_GETFL").bits() as i32;
@@ -117,7 +118,6 @@ fn requests_that_make_no_sense_are_refused() {
         (file("f").flags(libc::O_TMPFILE), libc::EINVAL),
         (file("f").flags(1 << 30), libc::EINVAL),
         (file("f").flags(libc::O_DIRECTORY), libc::ENOTDIR),
-        (file("f").owner(u32::MAX), libc::EINVAL),
         (Request::dir(1, "d").flags(libc::O_RDWR), libc::EISDIR),
         (Request::dir(1, "d").flags(libc::O_WRONLY), libc::EISDIR),
     ];
@@ -147,17 +147,37 @@ fn a_token_names_one_description() {
 
 fn users_have_tokens_of_their_own() {
     let mount = Mount::new();
+    let root = mount.user();
     let _first = mount.shadow(&Request::file(1, "f").token(5));
     fork(|| {
         become_user(1000);
         let mine = mount.shadow(&Request::file(1, "f").token(5));
-        assert_eq!(shadow::ident(&mine).expect("identify").0.uid, 1000);
-        let (alive, _) = shadow::live(mount.root(), 1000, &[5, 6]).expect("live");
-        assert_eq!(alive, [true, false]);
+        let me = mount.user();
+        assert_ne!(me, root);
+        assert_eq!(shadow::opener(&mine), me);
+        assert_eq!(shadow::live(mount.root(), me, &[5, 6]).expect("live").0, [true, false]);
+        drop(mine);
+        assert_eq!(shadow::live(mount.root(), me, &[5]).expect("live").0, [false]);
+        assert_eq!(shadow::live(mount.root(), root, &[5]).expect("live").0, [true]);
     })
     .join();
-    assert_eq!(shadow::live(mount.root(), 1000, &[5]).expect("live").0, [false]);
-    assert_eq!(shadow::live(mount.root(), 0, &[5]).expect("live").0, [true]);
+}
+
+fn an_open_tells_who_opened() {
+    let mount = Mount::new();
+    fork(|| {
+        become_user(1000);
+        let mut user = 0u64;
+        let mut request = Request::file(1, "f").token(5);
+        request.raw().user = &raw mut user as u64;
+        let file = mount.shadow(&request);
+        let user = shadow::User(user);
+        assert_eq!((user, shadow::opener(&file)), (mount.user(), mount.user()));
+        request.raw().user = 8;
+        assert_eq!(errno(mount.open(&request.token(6))), libc::EFAULT);
+        assert_eq!(shadow::live(mount.root(), user, &[5, 6]).expect("live").0, [true, false]);
+    })
+    .join();
 }
 
 fn the_root_opens_with_a_description() {
@@ -166,9 +186,9 @@ fn the_root_opens_with_a_description() {
     assert_eq!(proc_path(&root), mount.point());
     let (ident, path) = shadow::ident(&root).expect("identify");
     assert_eq!((ident.kind, ident.ino, ident.token, path.len()), (abi::KIND_DIR, 2, 8, 0));
-    assert_eq!(shadow::live(mount.root(), 0, &[8]).expect("live").0, [true]);
+    assert_eq!(shadow::live(mount.root(), mount.user(), &[8]).expect("live").0, [true]);
     drop(root);
-    assert_eq!(shadow::live(mount.root(), 0, &[8]).expect("live").0, [false]);
+    assert_eq!(shadow::live(mount.root(), mount.user(), &[8]).expect("live").0, [false]);
 }
 
 fn a_shadow_opens_another() {

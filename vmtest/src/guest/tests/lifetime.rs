@@ -25,12 +25,12 @@ super::tests![
 ];
 
 fn is_live(mount: &Mount, token: u64) -> bool {
-    shadow::live(mount.root(), 0, &[token]).expect("live").0[0]
+    shadow::live(mount.root(), mount.user(), &[token]).expect("live").0[0]
 }
 
 fn the_last_close_ends_a_description() {
     let mount = Mount::new();
-    let closed = || shadow::live(mount.root(), 0, &[]).expect("live").1;
+    let closed = || shadow::live(mount.root(), mount.user(), &[]).expect("live").1;
     assert_eq!(closed(), 0);
     let file = mount.shadow(&Request::file(1, "f").token(5));
     let copy = rustix::io::dup(&file).expect("dup");
@@ -135,12 +135,11 @@ fn many_tokens_are_asked_at_once() {
     let _files: Vec<_> =
         (0..50).map(|ino| mount.shadow(&Request::file(ino, "f").token(ino * 1000))).collect();
     let tokens: Vec<u64> = (0..abi::LIVE_MAX as u64).collect();
-    let (alive, _) = shadow::live(mount.root(), 0, &tokens).expect("live");
+    let (alive, _) = shadow::live(mount.root(), mount.user(), &tokens).expect("live");
     for (token, alive) in tokens.iter().zip(alive) {
         assert_eq!(alive, token % 1000 == 0 && *token < 50_000, "token {token}");
     }
-    assert_eq!(errno(shadow::live(mount.root(), 0, &vec![0; abi::LIVE_MAX + 1])), libc::EINVAL);
-    assert_eq!(errno(shadow::live(mount.root(), u32::MAX, &[0])), libc::EINVAL);
+    assert_eq!(errno(shadow::live(mount.root(), mount.user(), &vec![0; abi::LIVE_MAX + 1])), libc::EINVAL);
 }
 
 fn an_open_shadow_keeps_the_mount_busy() {

@@ -60,7 +60,7 @@ fn opens_and_closes_leave_nothing() {
     // The mount's root is the one inode in use; the others are freed after a grace period.
     assert!(settled("defuse_inode", 63) < 64);
     assert!(after < before + 1000, "{} dentries were left", after - before);
-    assert_eq!(shadow::live(mount.root(), 0, &[]).expect("live").1, ROUNDS);
+    assert_eq!(shadow::live(mount.root(), mount.user(), &[]).expect("live").1, ROUNDS);
 }
 
 fn ten_thousand_are_open_at_once() {
@@ -72,17 +72,18 @@ fn ten_thousand_are_open_at_once() {
         .map(|n| mount.shadow(&Request::file(if n % 2 == 0 { 1 } else { n }, "one/path").token(n)))
         .collect();
     let tokens: Vec<u64> = (0..COUNT + 10).collect();
-    let (alive, _) = shadow::live(mount.root(), 0, &tokens).expect("live");
+    let (alive, _) = shadow::live(mount.root(), mount.user(), &tokens).expect("live");
     assert_eq!(alive.iter().filter(|alive| **alive).count() as u64, COUNT);
     for (n, file) in files.iter().enumerate() {
         assert_eq!(shadow::ident(file).expect("identify").0.token, n as u64);
     }
     drop(files);
-    assert!(shadow::live(mount.root(), 0, &tokens).expect("live").0.iter().all(|alive| !alive));
+    assert!(shadow::live(mount.root(), mount.user(), &tokens).expect("live").0.iter().all(|alive| !alive));
 }
 
 fn processes_open_and_close_together() {
     let mount = Mount::new();
+    let user = mount.user();
     let children: Vec<_> = (0..4u64)
         .map(|process| {
             let mount = &mount;
@@ -93,9 +94,9 @@ fn processes_open_and_close_together() {
                     let one = mount.shadow(&Request::file(key, "a/b").token(token));
                     let dir = mount.shadow(&Request::dir(key, "a").token(token | 1 << 40));
                     assert_eq!(shadow::ident(&one).expect("identify").0.token, token);
-                    assert!(shadow::live(&dir, 0, &[token]).expect("live").0[0]);
+                    assert!(shadow::live(&dir, user, &[token]).expect("live").0[0]);
                     drop(one);
-                    assert!(!shadow::live(&dir, 0, &[token]).expect("live").0[0]);
+                    assert!(!shadow::live(&dir, user, &[token]).expect("live").0[0]);
                 }
             })
         })
@@ -103,7 +104,7 @@ fn processes_open_and_close_together() {
     for child in children {
         child.join();
     }
-    assert_eq!(shadow::live(mount.root(), 0, &[]).expect("live").1, 40_000);
+    assert_eq!(shadow::live(mount.root(), mount.user(), &[]).expect("live").1, 40_000);
 }
 
 fn mappings_come_and_go_together() {

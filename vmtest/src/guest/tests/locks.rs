@@ -163,7 +163,7 @@ fn a_waiter_gets_the_lock_of_a_killed_holder() {
     waiter.join();
 }
 
-fn set_lease(fd: impl AsFd, kind: i32) -> io::Result<()> {
+pub fn set_lease(fd: impl AsFd, kind: i32) -> io::Result<()> {
     // SAFETY: takes no pointers.
     let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETLEASE, kind) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -179,7 +179,7 @@ fn leases_hold_others_off() {
     let writer = Request::file(1, "f").flags(libc::O_WRONLY | libc::O_NONBLOCK);
     let token = writer.its_token();
     assert_eq!(errno(mount.open(&writer)), libc::EWOULDBLOCK);
-    let (alive, _) = super::super::shadow::live(mount.root(), 0, &[token]).expect("live");
+    let (alive, _) = super::super::shadow::live(mount.root(), mount.user(), &[token]).expect("live");
     assert_eq!(alive, [false], "a refused open left its token taken");
     set_lease(&file, libc::F_UNLCK).expect("give the lease back");
     mount.shadow(&writer);

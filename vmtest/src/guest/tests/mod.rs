@@ -5,6 +5,7 @@ mod directories;
 mod fuzz;
 mod identity;
 mod lifetime;
+mod listeners;
 mod load;
 mod locks;
 mod measure;
@@ -14,6 +15,7 @@ mod refusals;
 mod remount;
 mod root;
 mod sharing;
+mod user_namespaces;
 
 use std::time::Duration;
 
@@ -55,11 +57,13 @@ pub fn all() -> impl Iterator<Item = Test> {
         root::TESTS,
         identity::TESTS,
         sharing::TESTS,
+        user_namespaces::TESTS,
         locks::TESTS,
         directories::TESTS,
         refusals::TESTS,
         cache::TESTS,
         lifetime::TESTS,
+        listeners::TESTS,
         fuzz::TESTS,
         load::TESTS,
         measure::TESTS,

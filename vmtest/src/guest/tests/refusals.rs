@@ -17,6 +17,7 @@ super::tests![
     copies_inside_the_kernel_are_refused,
     mapping_is_refused,
     what_needs_the_file_is_refused,
+    attributes_are_refused_whatever_their_name,
     it_cannot_be_opened_again,
     it_cannot_be_run,
     ordinary_programs_fail_loudly,
@@ -108,6 +109,9 @@ fn what_needs_the_file_is_refused() {
     refused(rustix::fs::ftruncate(&file, 0));
     refused(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 10));
     refused(rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed));
+    // SAFETY: takes numbers only.
+    let read_ahead = unsafe { libc::readahead(file.as_raw_fd(), 0, 4096) };
+    assert_eq!((read_ahead, io::Error::last_os_error().raw_os_error()), (-1, Some(REFUSED)));
     for fd in [&file, &dir] {
         refused(rustix::fs::fstat(fd));
         refused(rustix::fs::fsync(fd));
@@ -119,6 +123,35 @@ fn what_needs_the_file_is_refused() {
         refused(rustix::fs::futimens(fd, &times));
         refused(rustix::fs::fgetxattr(fd, "user.x", &mut [0u8; 8]));
         refused(rustix::fs::fsetxattr(fd, "user.x", b"v", rustix::fs::XattrFlags::empty()));
+    }
+}
+
+/// An empty list would say that there are none, and "not supported" that there can be none.
+fn attributes_are_refused_whatever_their_name() {
+    let mount = Mount::new();
+    let file = mount.shadow(&Request::file(1, "f"));
+    let dir = mount.shadow(&Request::dir(2, "d"));
+    let flags = rustix::fs::XattrFlags::empty();
+    for fd in [&file, &dir] {
+        refused(rustix::fs::flistxattr(fd, &mut [0u8; 0]));
+        refused(rustix::fs::flistxattr(fd, &mut [0u8; 64]));
+        refused(rustix::fs::fgetxattr(fd, "security.capability", &mut [0u8; 64]));
+        for name in ["user.x", "trusted.x", "security.x"] {
+            refused(rustix::fs::fgetxattr(fd, name, &mut [0u8; 64]));
+            refused(rustix::fs::fsetxattr(fd, name, b"v", flags).map(drop));
+            refused(rustix::fs::fremovexattr(fd, name));
+        }
+        // Newer kernels know by themselves that the mount has none.
+        for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+            let error = errno(rustix::fs::fgetxattr(fd, name, &mut [0u8; 64]).map_err(Into::into));
+            assert!([REFUSED, libc::EOPNOTSUPP].contains(&error), "{name}: {error}");
+        }
+    }
+    // The root is a directory like others, so that ls -l says nothing.
+    assert_eq!(rustix::fs::listxattr(mount.point(), &mut [0u8; 64]), Ok(0));
+    for name in ["user.x", "security.capability", "system.posix_acl_access"] {
+        let error = rustix::fs::getxattr(mount.point(), name, &mut [0u8; 64]).map(drop);
+        assert_eq!(error, Err(rustix::io::Errno::OPNOTSUPP), "{name}");
     }
 }
 
@@ -198,6 +231,15 @@ fn every_system_call_on_it_was_thought_of() {
     let mut left: i32 = 0;
     let read = shadow::ioctl(std::os::fd::AsFd::as_fd(&file), libc::FIONREAD, &raw mut left);
     assert!(read.is_err() || left != 0, "FIONREAD says that the file has ended");
+    // Nor FIOQSIZE that nothing is there.
+    let mut size: i64 = 0;
+    let asked = shadow::ioctl(std::os::fd::AsFd::as_fd(&file), 0x5460, &raw mut size);
+    assert!(asked.is_err() || size != 0, "FIOQSIZE says that the file is empty");
+    // A re-open that opens nothing is one: it has no description, and nothing can be done with it.
+    let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let place = rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("O_PATH");
+    refused(rustix::fs::fstat(&place));
+    assert_eq!(errno(shadow::ident(&place)), libc::EBADF);
     // ioctls that clone, map or describe the data find none.
     for request in [0x8008_6601u64, 0x4004_9409, 0xC020_660B, 0x1] {
         let mut argument = [0u64; 16];

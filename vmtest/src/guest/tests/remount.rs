@@ -91,8 +91,8 @@ fn mounts_are_apart() {
     fork(|| assert_eq!(record_lock_holder(&second), None)).join();
     fork(|| assert!(record_lock_holder(&first).is_some())).join();
 
-    assert_eq!(shadow::live(one.root(), 0, &[77]).expect("live").0, [false]);
-    assert_eq!(shadow::live(other.root(), 0, &[77]).expect("live").0, [true]);
+    assert_eq!(shadow::live(one.root(), one.user(), &[77]).expect("live").0, [false]);
+    assert_eq!(shadow::live(other.root(), other.user(), &[77]).expect("live").0, [true]);
 }
 
 fn a_bind_mount_is_the_same_mount() {
