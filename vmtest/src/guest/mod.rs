@@ -11,6 +11,7 @@ mod runner;
 mod shadow;
 mod tests;
 mod uffd;
+mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;

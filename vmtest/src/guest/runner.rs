@@ -11,9 +11,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
-use super::kmsg::{self, Kmsg};
+use super::kmsg;
 use super::port::Port;
 use super::tests::{self, Test};
+use super::watch::Watch;
 use super::{host_files, module, port};
 use crate::report::{Outcome, Record};
 
@@ -56,27 +57,25 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
     // As on a machine: the kernel's own limit is so low that a hidden descriptor of the interposer would lie among those that programs look at.
     let nofile = Rlimit { current: Some(20_000), maximum: Some(1 << 20) };
     rustix::process::setrlimit(Resource::Nofile, nofile).expect("root raises the limit of open files");
-    let mut kmsg = Kmsg::from_now().expect("open /dev/kmsg as root");
-    step(&mut port, &mut kmsg, "module::load", || module::load(ko).map_err(|error| error.to_string()));
+    let mut watch = Watch::from_now().expect("open /dev/kmsg as root");
+    step(&mut port, &mut watch, "module::load", || module::load(ko).map_err(|error| error.to_string()));
     for job in &jobs {
         let name = job.name.clone();
         port.send(&Record::Start { name: name.clone(), limit: job.limit });
         let began = Instant::now();
         let (mut outcome, mut text) = run_job(job, ko, &port);
-        if let Some(log) = kmsg.alarms() {
+        // What is left is looked for first, as the slab allocator then checks what was freed.
+        let left = leftovers();
+        for fault in left.into_iter().chain(watch.complaints()) {
             outcome = Outcome::Fail;
-            text = format!("{text}\nthe kernel complained:\n{log}");
-        }
-        if let Some(left) = leftovers() {
-            outcome = Outcome::Fail;
-            text = format!("{text}\n{left}");
+            text = format!("{text}\n{fault}");
         }
         port.send(&Record::End { name, outcome, took: began.elapsed(), text });
     }
     if kmsg::has_leak_checker() {
-        step(&mut port, &mut kmsg, "module::leaks", || kmsg::leaks().map_or(Ok(()), Err));
+        step(&mut port, &mut watch, "module::leaks", || kmsg::leaks().map_or(Ok(()), Err));
     }
-    step(&mut port, &mut kmsg, "module::unload", || module::unload().map_err(|error| error.to_string()));
+    step(&mut port, &mut watch, "module::unload", || module::unload().map_err(|error| error.to_string()));
     port.send(&Record::Done);
     ExitCode::SUCCESS
 }
@@ -103,12 +102,12 @@ fn cache_programs(jobs: &[Job]) -> std::io::Result<()> {
 }
 
 /// Part of the run itself, reported like a test.
-fn step(port: &mut Port, kmsg: &mut Kmsg, name: &str, action: impl FnOnce() -> Result<(), String>) {
+fn step(port: &mut Port, watch: &mut Watch, name: &str, action: impl FnOnce() -> Result<(), String>) {
     port.send(&Record::Start { name: name.to_owned(), limit: Duration::from_secs(30) });
     let began = Instant::now();
     let mut result = action();
-    if let Some(log) = kmsg.alarms() {
-        result = Err(format!("{}\nthe kernel complained:\n{log}", result.err().unwrap_or_default()));
+    if let Some(complaints) = watch.complaints() {
+        result = Err(format!("{}\n{complaints}", result.err().unwrap_or_default()));
     }
     let (outcome, text) = match result {
         Ok(()) => (Outcome::Pass, String::new()),
@@ -256,13 +255,16 @@ fn leftovers() -> Option<String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match module::slab_objects("defuse_inode") {
-            None | Some(0) => return None,
-            Some(left) if Instant::now() > deadline => {
-                return Some(format!("{left} shadow inodes were left"));
-            }
-            Some(_) => settle(),
+            0 => break,
+            left if Instant::now() > deadline => return Some(format!("{left} shadow inodes were left")),
+            _ => settle(),
         }
     }
+    // Has SLUB look at all objects, also at the freed ones, now rather than when one is used again.
+    for cache in module::SLAB_CACHES {
+        let _ = fs::write(format!("/sys/kernel/slab/{cache}/validate"), "1");
+    }
+    None
 }
 
 /// Let a grace period pass, and let the slab allocator count anew.
@@ -270,7 +272,7 @@ pub fn settle() {
     // SAFETY: membarrier takes no pointers; GLOBAL waits for a grace period.
     unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     // Drop per-CPU partial slabs, whose free objects count as used.
-    for cache in ["defuse_inode", "defuse_desc"] {
+    for cache in module::SLAB_CACHES {
         let _ = fs::write(format!("/sys/kernel/slab/{cache}/shrink"), "1");
     }
 }
