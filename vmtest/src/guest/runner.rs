@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
+use super::jobs::{self, Job, Jobs};
 use super::kmsg;
 use super::port::Port;
-use super::tests::{self, Test};
+use super::tests;
 use super::watch::Watch;
 use super::{host_files, module, port};
 use crate::report::{Outcome, Record};
@@ -22,20 +23,8 @@ use crate::report::{Outcome, Record};
 const OUTPUT: &str = "/run/vmtest-output";
 /// Names the module's file to the tests.
 pub const MODULE_VARIABLE: &str = "VMTEST_MODULE";
-/// A test from another test binary has this long.
-const EXTERNAL_LIMIT: Duration = Duration::from_secs(120);
 /// Tells the end-to-end tests how many times slower than a machine this is.
 const SLOWNESS_VARIABLE: &str = "DEFUSE_E2E_SLOWNESS";
-
-/// One thing to run: a test of this crate, or of another test binary.
-struct Job {
-    name: String,
-    limit: Duration,
-    program: PathBuf,
-    arguments: Vec<String>,
-    /// How many times longer than on a machine it takes.
-    slowness: u32,
-}
 
 /// Load the module, run what matches, unload; then the machine powers off.
 pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
@@ -47,8 +36,9 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let jobs = jobs(rest);
-    port.send(&Record::Plan(jobs.len() + 2 + usize::from(kmsg::has_leak_checker())));
+    let Jobs { all: jobs, unlisted } = jobs::from_words(rest);
+    let steps = 2 + usize::from(kmsg::has_leak_checker());
+    port.send(&Record::Plan(jobs.len() + unlisted.len() + steps));
 
     if let Err(error) = cache_programs(&jobs) {
         port.send(&Record::Note(format!("programs are read from the host each time: {error}")));
@@ -59,6 +49,9 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
     rustix::process::setrlimit(Resource::Nofile, nofile).expect("root raises the limit of open files");
     let mut watch = Watch::from_now().expect("open /dev/kmsg as root");
     step(&mut port, &mut watch, "module::load", || module::load(ko).map_err(|error| error.to_string()));
+    for (name, reason) in unlisted {
+        step(&mut port, &mut watch, &name, || Err(reason));
+    }
     for job in &jobs {
         let name = job.name.clone();
         port.send(&Record::Start { name: name.clone(), limit: job.limit });
@@ -82,7 +75,7 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
 
 /// Run one of this crate's tests in this process.
 pub fn one(name: &str) -> ExitCode {
-    let Some(test) = tests::all().find(|test| test.name == name) else {
+    let Some(test) = tests::all().chain(tests::faults()).find(|test| test.name == name) else {
         eprintln!("no test is named {name}");
         return ExitCode::FAILURE;
     };
@@ -116,61 +109,11 @@ fn step(port: &mut Port, watch: &mut Watch, name: &str, action: impl FnOnce() ->
     port.send(&Record::End { name: name.to_owned(), outcome, took: began.elapsed(), text });
 }
 
-fn jobs(rest: &[&str]) -> Vec<Job> {
-    let mut filters = Vec::new();
-    let mut external: Vec<&str> = Vec::new();
-    let (mut slowness, mut external_slowness) = (1, 1);
-    let mut words = rest.iter();
-    while let Some(word) = words.next() {
-        match *word {
-            "--external" => external.extend(words.next()),
-            "--slowness" => slowness = number(words.next()),
-            "--external-slowness" => external_slowness = number(words.next()),
-            filter => filters.push(filter),
-        }
-    }
-    let me = std::env::current_exe().expect("the guest sees its own executable");
-    let own = tests::all().map(|Test { name, limit, .. }| Job {
-        name: name.to_owned(),
-        limit,
-        program: me.clone(),
-        arguments: vec!["guest".into(), "one".into(), name.to_owned()],
-        slowness,
-    });
-    own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file), external_slowness)))
-        .filter(|job| filters.is_empty() || filters.iter().any(|filter| job.name.contains(filter)))
-        .map(|job| Job { limit: job.limit * job.slowness, ..job })
-        .collect()
-}
-
-fn number(word: Option<&&str>) -> u32 {
-    word.and_then(|word| word.parse().ok()).unwrap_or(1)
-}
-
 /// What virtme-ng left open (a terminal, at the number that a test takes for its second file) is no test's business.
 fn keep_inherited_descriptors() {
     // SAFETY: the flag alone changes, so nobody's descriptor is closed under them.
     let result = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
     assert_eq!(result, 0, "close_range: {}", std::io::Error::last_os_error());
-}
-
-/// The tests of a binary that `cargo test` built.
-fn external_jobs(program: &Path, slowness: u32) -> Vec<Job> {
-    let listed = Command::new(program).args(["--list", "--format", "terse"]).output();
-    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let stem = program.file_stem().unwrap_or_default().to_string_lossy();
-    let stem = stem.rsplit_once('-').map_or(&*stem, |(stem, _hash)| stem).to_owned();
-    text.lines()
-        .filter_map(|line| line.strip_suffix(": test"))
-        .map(|test| Job {
-            name: format!("{stem}::{test}"),
-            limit: EXTERNAL_LIMIT,
-            program: program.to_owned(),
-            // Not "pretty", which puts what a test says of being skipped behind its name.
-            arguments: ["--exact", test, "--nocapture", "--format", "terse"].map(str::to_owned).into(),
-            slowness,
-        })
-        .collect()
 }
 
 fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
