@@ -14,7 +14,9 @@ use crate::{debug_kernel, tools, userland, virtme};
 /// Get everything that these kernels need. What is there already is kept.
 pub fn setup(lab: &Lab, kernels: &[&Kernel], install: bool) -> Result<(), Error> {
     if install {
-        install_packages(&tools::missing_packages(kernels))?;
+        let mut packages = tools::missing_packages(kernels);
+        packages.extend(tools::missing_extras());
+        install_packages(&packages)?;
     }
     tools::require(kernels)?;
     virtme::install(lab)?;
