@@ -163,7 +163,8 @@ fn a_waiter_gets_the_lock_of_a_killed_holder() {
     waiter.join();
 }
 
-fn set_lease(fd: impl AsFd, kind: i32) -> io::Result<()> {
+/// `F_SETLEASE`.
+pub fn set_lease(fd: impl AsFd, kind: i32) -> io::Result<()> {
     // SAFETY: takes no pointers.
     let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETLEASE, kind) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -5,6 +5,7 @@ mod directories;
 mod faults;
 mod fuzz;
 mod identity;
+mod killed;
 mod lifetime;
 mod load;
 mod locks;
@@ -61,6 +62,7 @@ pub fn all() -> impl Iterator<Item = Test> {
         refusals::TESTS,
         cache::TESTS,
         lifetime::TESTS,
+        killed::TESTS,
         fuzz::TESTS,
         load::TESTS,
         measure::TESTS,
