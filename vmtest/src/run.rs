@@ -44,6 +44,7 @@ pub fn run(lab: &Lab, options: &RunOptions) -> Result<ExitCode, Error> {
     }
     let external = external_tests(lab, &options.packages)?;
     let chosen = chosen(options, &external)?;
+    let seed = seed()?;
     let mut tally = Tally::default();
     for kernel in &options.kernels {
         let ko = kmod::build(lab, kernel, false)?;
@@ -56,6 +57,7 @@ pub fn run(lab: &Lab, options: &RunOptions) -> Result<ExitCode, Error> {
         let external_slowness = if kvm { slowness } else { slowness * EMULATION };
         guest.extend(["--slowness".into(), slowness.to_string().into()]);
         guest.extend(["--external-slowness".into(), external_slowness.to_string().into()]);
+        guest.extend(["--seed".into(), seed.to_string().into()]);
         if options.faults {
             guest.push("--faults".into());
         }
@@ -74,6 +76,19 @@ pub fn run(lab: &Lab, options: &RunOptions) -> Result<ExitCode, Error> {
     }
     println!("\n{} passed, {} failed, {} skipped", tally.passed, tally.failed.len(), tally.skipped);
     Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(TESTS_FAILED) })
+}
+
+/// What random tests begin with: `$VMTEST_SEED`, a number or `random`; without it always the same, so that a run can be repeated.
+fn seed() -> Result<u64, Error> {
+    let Ok(text) = std::env::var(guest::SEED_VARIABLE) else { return Ok(0) };
+    let seed = match text.as_str() {
+        "random" => std::time::UNIX_EPOCH.elapsed().map_or(1, |since| since.as_nanos() as u64),
+        number => number.parse().map_err(|_| {
+            Error::Usage(format!("{} is a number or \"random\", not {number:?}", guest::SEED_VARIABLE))
+        })?,
+    };
+    println!("{}={seed}", guest::SEED_VARIABLE);
+    Ok(seed)
 }
 
 /// The tests that will run. A filter that chooses none is a mistake, or the name of a test that is no more.

@@ -25,25 +25,28 @@ pub struct Jobs {
     pub all: Vec<Job>,
     /// Test binaries that could not say which tests they have: a name and the reason.
     pub unlisted: Vec<(String, String)>,
+    /// What random tests begin with.
+    pub seed: u64,
 }
 
-/// Make sense of `[--faults] [--external FILE].. [--slowness N] [--external-slowness N] [FILTER]..`.
+/// Make sense of `[--faults] [--external FILE].. [--seed N] [--slowness N] [--external-slowness N] [FILTER]..`.
 pub fn from_words(words: &[&str]) -> Jobs {
     let mut filters = Vec::new();
     let mut external: Vec<&str> = Vec::new();
     let (mut slowness, mut external_slowness) = (1, 1);
-    let mut faults = false;
+    let (mut faults, mut seed) = (false, 0);
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--faults" => faults = true,
             "--external" => external.extend(words.next()),
+            "--seed" => seed = words.next().and_then(|word| word.parse().ok()).unwrap_or(0),
             "--slowness" => slowness = number(words.next()),
             "--external-slowness" => external_slowness = number(words.next()),
             filter => filters.push(filter),
         }
     }
-    let mut jobs = Jobs::default();
+    let mut jobs = Jobs { seed, ..Jobs::default() };
     jobs.all.extend(own(slowness, faults));
     for file in external {
         jobs.add_external(Path::new(file), external_slowness);

@@ -17,6 +17,7 @@ mod watch;
 use std::path::Path;
 use std::process::ExitCode;
 
+pub use runner::SEED_VARIABLE;
 pub use tests::{all, matches, some};
 
 /// Run a guest command: `run MODULE [--faults] [--external FILE].. [FILTER]..`, `one NAME`, `hello`, `probe FD`,

@@ -23,6 +23,8 @@ use crate::report::{Outcome, Record};
 const OUTPUT: &str = "/run/vmtest-output";
 /// Names the module's file to the tests.
 pub const MODULE_VARIABLE: &str = "VMTEST_MODULE";
+/// A number that random tests begin with.
+pub const SEED_VARIABLE: &str = "VMTEST_SEED";
 /// Tells the end-to-end tests how many times slower than a machine this is.
 const SLOWNESS_VARIABLE: &str = "DEFUSE_E2E_SLOWNESS";
 
@@ -36,7 +38,7 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let Jobs { all: jobs, unlisted } = jobs::from_words(rest);
+    let Jobs { all: jobs, unlisted, seed } = jobs::from_words(rest);
     let steps = 2 + usize::from(kmsg::has_leak_checker());
     port.send(&Record::Plan(jobs.len() + unlisted.len() + steps));
 
@@ -56,7 +58,7 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
         let name = job.name.clone();
         port.send(&Record::Start { name: name.clone(), limit: job.limit });
         let began = Instant::now();
-        let (mut outcome, mut text) = run_job(job, ko, &port);
+        let (mut outcome, mut text) = run_job(job, ko, seed, &port);
         // What is left is looked for first, as the slab allocator then checks what was freed.
         let left = leftovers();
         for fault in left.into_iter().chain(watch.complaints()) {
@@ -116,7 +118,7 @@ fn keep_inherited_descriptors() {
     assert_eq!(result, 0, "close_range: {}", std::io::Error::last_os_error());
 }
 
-fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
+fn run_job(job: &Job, ko: &Path, seed: u64, port: &Port) -> (Outcome, String) {
     let output = File::create(OUTPUT).expect("create the output file on tmpfs");
     let spawned = Command::new(&job.program)
         .args(&job.arguments)
@@ -125,6 +127,7 @@ fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
         // For the end-to-end tests: mount with the module, build nothing.
         .env("DEFUSE_E2E_MOUNT", "module")
         .env("DEFUSE_E2E_BUILT", "1")
+        .env(SEED_VARIABLE, seed.to_string())
         .env(SLOWNESS_VARIABLE, job.slowness.to_string())
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("dup"))
