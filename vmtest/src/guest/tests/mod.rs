@@ -16,6 +16,7 @@ mod refusals;
 mod remount;
 mod root;
 mod sharing;
+mod starved;
 
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ pub fn all() -> impl Iterator<Item = Test> {
         lifetime::TESTS,
         killed::TESTS,
         fuzz::TESTS,
+        starved::TESTS,
         load::TESTS,
         measure::TESTS,
     ];
