@@ -85,7 +85,7 @@ fn a_mount_of_the_kernel_is_made_listed_used_and_undone() {
 }
 
 #[test]
-fn mount_8_calls_the_helper() {
+fn the_command_is_the_helper_by_its_name() {
     let Some(session) = session_with_module() else { return };
     let helper = session.place.root().join("mount.defuse");
     symlink(Product::get().defuse(), &helper).unwrap();
@@ -101,6 +101,87 @@ fn mount_8_calls_the_helper() {
     assert!(list.starts_with("module\t") && list.contains(",backing-fd:"), "{list}");
     assert_done(&session.defuse(["run", "--", "sh", "-c", "echo x >$MNT/f; cat $MNT/f"]));
     assert_done(&session.defuse(["umount", &mnt]));
+    session.assert_nothing_left();
+}
+
+/// mount(8) and umount(8) look for helpers in /sbin alone. Laid over it here, in a namespace of mounts that ends with the shell.
+const HELPERS: &str = r#"set -e
+mount -t tmpfs tmpfs "$T"
+mkdir "$T/upper" "$T/work"
+sbin=$(realpath /sbin)
+mount -t overlay -o "lowerdir=$sbin,upperdir=$T/upper,workdir=$T/work" overlay "$sbin"
+ln -s "$DEFUSE" /sbin/mount.defuse
+ln -s "$DEFUSE" /sbin/umount.defuse
+super_options() { findmnt -n -o FS-OPTIONS --mountpoint "$MNT"; }
+"#;
+
+/// Runs a shell script as root that calls mount(8) and umount(8), with our helpers where they look.
+fn with_helpers(session: &Session, script: &str) -> Outcome {
+    let folder = session.place.root().join("sbin");
+    fs::create_dir(&folder).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", &format!("{HELPERS}{script}")]);
+    let of_session = session.command(["--version"]);
+    command.env_clear().envs(of_session.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("T", &folder).env("DEFUSE", Product::get().defuse());
+    session.finish(command.current_dir(session.place.root()))
+}
+
+#[test]
+fn mount_8_calls_the_helper() {
+    need_programs!("unshare", "mount", "findmnt");
+    let Some(session) = session_with_module() else { return };
+    // The module itself refuses a library that is no path: the helper has found the plugin by its name.
+    let made = with_helpers(
+        &session,
+        r#"
+mount -t defuse -o "library=passthrough,nosuid,backend=$BACKEND" defuse "$MNT"
+super_options
+"$DEFUSE" run -- sh -c 'echo x >"$MNT/f"; cat "$MNT/f"'
+mount -o remount,ro "$MNT"
+super_options
+"$DEFUSE" run -- sh -c 'echo y >"$MNT/f"' 2>&1 && exit 1
+mount -o remount,rw "$MNT"
+"$DEFUSE" run -- sh -c 'echo y >"$MNT/f"; cat "$MNT/f"'
+umount "$MNT"
+if findmnt --mountpoint "$MNT"; then exit 1; fi
+"#,
+    );
+    assert_done(&made);
+    let text = made.stdout_text();
+    let lines: Vec<_> = text.lines().collect();
+    let [first, "x", second, refused, "y"] = lines[..] else { panic!("{text}") };
+    assert!(first.starts_with("rw,") && first.contains("library=/"), "{first}");
+    assert!(refused.contains("Read-only file system"), "{refused}");
+    assert_eq!(second, first.replacen("rw,", "ro,", 1));
+    session.assert_nothing_left();
+}
+
+#[test]
+fn a_line_of_fstab_is_mounted() {
+    need_programs!("unshare", "mount", "findmnt");
+    let Some(session) = session_with_module() else { return };
+    let made = with_helpers(
+        &session,
+        r#"
+echo "defuse $MNT defuse library=passthrough,backend=$BACKEND,noauto,nofail,x-systemd.automount 0 0" >"$T/fstab"
+mount -T "$T/fstab" "$MNT"
+super_options
+"$DEFUSE" run -- sh -c 'echo x >"$MNT/f"'
+cat "$BACKEND/f"
+# What umount.defuse says of a mount that is in use is not what the kernel's own caller says.
+cd "$MNT"
+umount "$MNT" 2>&1 && exit 1
+cd /
+umount "$MNT"
+if findmnt --mountpoint "$MNT"; then exit 1; fi
+"#,
+    );
+    assert_done(&made);
+    let text = made.stdout_text();
+    let [shown, "x", busy] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert!(shown.contains("library=/"), "{shown}");
+    assert!(busy.starts_with("defuse: cannot unmount") && busy.contains("EBUSY"), "{busy}");
     session.assert_nothing_left();
 }
 

@@ -9,6 +9,7 @@ usage: vmtest setup [--install] [-k KERNEL]...
        vmtest list
        vmtest build [--check] [-k KERNEL]...
        vmtest run [-k KERNEL]... [--cpus N] [--with PACKAGE]... [FILTER]...
+       vmtest selftest [-k KERNEL]
        vmtest shell [-k KERNEL]
 
 setup    get kernels, headers and virtme-ng into the cache folder; --install also
@@ -17,9 +18,10 @@ list     kernels and tests
 build    compile the module (--check: with sparse)
 run      boot each kernel and run the tests whose name contains a FILTER;
          --with: also the tests of another package of this workspace
+selftest see that a run fails whose tests, kernel or machine go wrong
 shell    a prompt in the machine, module loaded, an example mounted on /mnt
 
-Without -k: 6.1 and 6.12 (shell: 6.12); -k all for all but debug,
+Without -k: 6.1 and 6.12 (selftest, shell: 6.12); -k all for all but debug,
 which is compiled with KASAN, lockdep and kmemleak when it is set up.
 The cache folder is $VMTEST_CACHE, else vmtest below the workspace's target folder.
 ";
@@ -47,6 +49,11 @@ pub enum Command {
     },
     /// Run tests.
     Run(RunOptions),
+    /// See that faults are found.
+    SelfTest {
+        /// In this kernel.
+        kernel: &'static Kernel,
+    },
     /// A prompt.
     Shell {
         /// In this kernel.
@@ -65,6 +72,8 @@ pub struct RunOptions {
     pub packages: Vec<String>,
     /// Parts of test names; none means all.
     pub filters: Vec<String>,
+    /// Run what goes wrong, in place of the module's tests: how `selftest` calls it.
+    pub faults: bool,
 }
 
 /// Make sense of the arguments after the program's name.
@@ -83,6 +92,7 @@ pub fn parse(arguments: &[String]) -> Result<Command, Error> {
             "--with" => seen.packages.push(value()?.to_owned()),
             "--install" => seen.install = true,
             "--check" => seen.check = true,
+            "--faults" => seen.faults = true,
             "-h" | "--help" => return Ok(Command::Help),
             option if option.starts_with('-') => {
                 return Err(Error::Usage(format!("unknown option {option}")));
@@ -102,6 +112,7 @@ struct Seen {
     filters: Vec<String>,
     install: bool,
     check: bool,
+    faults: bool,
 }
 
 impl Seen {
@@ -121,12 +132,16 @@ impl Seen {
     }
 
     fn finish(mut self, command: &str) -> Result<Command, Error> {
-        let one_kernel = self.kernels.first().copied();
+        let one_kernel = self.kernels.first().copied().or(kernels::named("6.12"));
+        let one_kernel = one_kernel.expect("6.12 is in the table");
         if self.kernels.is_empty() {
             self.kernels = kernels::DEFAULT.iter().filter_map(|name| kernels::named(name)).collect();
         }
         if command != "run" && !(self.filters.is_empty() && self.packages.is_empty() && self.cpus.is_none()) {
             return Err(Error::Usage(format!("{command} takes no filter, --with or --cpus")));
+        }
+        if self.faults && command != "run" {
+            return Err(Error::Usage(format!("{command} takes no --faults")));
         }
         if self.install && command != "setup" || self.check && command != "build" {
             return Err(Error::Usage(format!("{command} takes no --install or --check")));
@@ -140,10 +155,10 @@ impl Seen {
                 cpus: self.cpus,
                 packages: self.packages,
                 filters: self.filters,
+                faults: self.faults,
             }),
-            "shell" => Command::Shell {
-                kernel: one_kernel.or(kernels::named("6.12")).expect("6.12 is in the table"),
-            },
+            "selftest" => Command::SelfTest { kernel: one_kernel },
+            "shell" => Command::Shell { kernel: one_kernel },
             "-h" | "--help" | "help" => Command::Help,
             other => return Err(Error::Usage(format!("unknown command {other}"))),
         })
@@ -193,6 +208,8 @@ mod tests {
     #[case("run --cpus none", "--cpus needs a number")]
     #[case("run --cpus 0", "--cpus needs a number")]
     #[case("list locks", "list takes no filter")]
+    #[case("selftest locks", "selftest takes no filter")]
+    #[case("list --faults", "list takes no --faults")]
     #[case("run --install", "run takes no --install")]
     fn nonsense_is_named(#[case] line: &str, #[case] message: &str) {
         let error = parsed(line).expect_err("accepted");

@@ -10,7 +10,7 @@ use crate::kernels::Kernel;
 use crate::lab::{Lab, check, make_whole};
 
 /// On top of `allnoconfig`: what the tests need, and the checkers.
-const CONFIG: &str = include_str!("debug.config");
+pub const CONFIG: &str = include_str!("debug.config");
 
 /// Compile it: minutes on an idle machine, as there is nothing in it that the tests do not need.
 pub fn make(lab: &Lab, apt: &Apt, kernel: &Kernel, source: &str) -> Result<(), Error> {

@@ -4,8 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::debug_kernel;
 use crate::error::Error;
 use crate::kernels::{Kernel, Origin, Userland};
+
+/// The file that tells which build of the table a kernel was taken for.
+pub const STANDS_FOR: &str = "stands-for";
 
 /// Where the lab keeps what it got and made. Nothing in there is committed; all of it can be deleted.
 pub struct Lab {
@@ -42,16 +46,29 @@ impl Lab {
         self.cache.join("kernels").join(kernel.name)
     }
 
-    /// Whether that folder is complete.
+    /// Whether that folder is complete, and of what the table and the configuration say now.
     pub fn has_kernel(&self, kernel: &Kernel) -> bool {
         self.abi(kernel).is_ok()
     }
 
     /// Which build of the kernel is there.
     pub fn abi(&self, kernel: &Kernel) -> Result<String, Error> {
-        fs::read_to_string(self.kernel(kernel).join("abi")).map_err(|_| {
-            Error::Missing(format!("kernel {0} is not there: run `cargo vmtest setup -k {0}`", kernel.name))
-        })
+        let lacks = |what: &str| {
+            Error::Missing(format!("kernel {0} is {what}: run `cargo vmtest setup -k {0}`", kernel.name))
+        };
+        let folder = self.kernel(kernel);
+        let read = |name: &str| fs::read_to_string(folder.join(name));
+        let abi = read("abi").map_err(|_| lacks("not there"))?;
+        let is_wanted = match kernel.origin {
+            // Where the archive has dropped the pinned build, another one stands for it.
+            Origin::Packages(_) => {
+                abi == kernel.abi || read(STANDS_FOR).is_ok_and(|pinned| pinned == kernel.abi)
+            }
+            Origin::Source(_) => {
+                abi == kernel.abi && read("debug.config").is_ok_and(|made_of| made_of == debug_kernel::CONFIG)
+            }
+        };
+        if is_wanted { Ok(abi) } else { Err(lacks(&format!("an old one, {abi}"))) }
     }
 
     /// The image to boot.
@@ -132,6 +149,34 @@ mod tests {
         make_whole(&folder, |part| fs::write(part.join("whole"), "x").map_err(Error::io("write", part)))
             .expect("make it");
         assert!(folder.join("whole").exists() && !folder.join("half").exists());
+        fs::remove_dir_all(base).expect("clean up");
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_the_pinned_one_is_noticed() {
+        let base = std::env::temp_dir().join(format!("vmtest-old-{}", std::process::id()));
+        let lab = Lab { cache: base.clone(), workspace: base.clone() };
+        let write = |kernel: &Kernel, name: &str, text: &str| {
+            fs::create_dir_all(lab.kernel(kernel)).expect("create");
+            fs::write(lab.kernel(kernel).join(name), text).expect("write");
+        };
+        let [packaged, debug] = ["6.12", "debug"].map(|name| crate::kernels::named(name).expect("a kernel"));
+        assert!(!lab.has_kernel(packaged));
+        write(packaged, "abi", "6.12.9+deb12");
+        let error = lab.abi(packaged).expect_err("it is an old one").to_string();
+        assert!(error.contains("an old one, 6.12.9+deb12") && error.contains("setup -k 6.12"), "{error}");
+        write(packaged, STANDS_FOR, "6.12.8+deb12");
+        assert!(!lab.has_kernel(packaged));
+        write(packaged, STANDS_FOR, packaged.abi);
+        assert_eq!(lab.abi(packaged).expect("it stands for the pinned one"), "6.12.9+deb12");
+        write(packaged, "abi", packaged.abi);
+        assert!(lab.has_kernel(packaged));
+
+        write(debug, "abi", debug.abi);
+        write(debug, "debug.config", "CONFIG_KASAN=y\n");
+        assert!(!lab.has_kernel(debug));
+        write(debug, "debug.config", debug_kernel::CONFIG);
+        assert!(lab.has_kernel(debug));
         fs::remove_dir_all(base).expect("clean up");
     }
 

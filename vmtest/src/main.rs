@@ -1,4 +1,4 @@
-//! The kernel module's VM lab: `vmtest setup|list|build|run|shell`. The README tells how to use it.
+//! The kernel module's VM lab: `vmtest setup|list|build|run|selftest|shell`. The README tells how to use it.
 
 mod apt;
 mod cli;
@@ -12,7 +12,9 @@ mod kvm;
 mod lab;
 mod report;
 mod run;
+mod selftest;
 mod setup;
+mod test_binary;
 mod tools;
 mod userland;
 mod virtme;
@@ -51,6 +53,7 @@ fn carry_out(command: Command) -> Result<ExitCode, Error> {
             }
         }
         Command::Run(options) => return run::run(&lab, &options),
+        Command::SelfTest { kernel } => return selftest::run(kernel),
         Command::Shell { kernel } => vm::shell(&lab, kernel)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -8,13 +8,15 @@ use std::process::Command;
 use crate::apt::Apt;
 use crate::error::Error;
 use crate::kernels::{Kernel, Origin, Userland};
-use crate::lab::{Lab, check, make_whole};
+use crate::lab::{Lab, STANDS_FOR, check, make_whole};
 use crate::{debug_kernel, tools, userland, virtme};
 
 /// Get everything that these kernels need. What is there already is kept.
 pub fn setup(lab: &Lab, kernels: &[&Kernel], install: bool) -> Result<(), Error> {
     if install {
-        install_packages(&tools::missing_packages(kernels))?;
+        let mut packages = tools::missing_packages(kernels);
+        packages.extend(tools::missing_extras());
+        install_packages(&packages)?;
     }
     tools::require(kernels)?;
     virtme::install(lab)?;
@@ -67,6 +69,7 @@ fn get_kernel(lab: &Lab, apt: &Apt, kernel: &Kernel) -> Result<(), Error> {
                 .arg(version)
                 .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin"),
         )?;
+        fs::write(root.join(STANDS_FOR), kernel.abi).map_err(Error::io("write in", root))?;
         fs::write(root.join("abi"), &abi).map_err(Error::io("write in", root))
     })
 }

@@ -70,6 +70,11 @@ pub fn missing_packages(kernels: &[&Kernel]) -> Vec<&'static str> {
     packages
 }
 
+/// Packages that serve where they can be had: nothing but `build --check` needs them.
+pub fn missing_extras() -> Vec<&'static str> {
+    FOR_CHECKS.iter().filter(|tool| !is_there(tool.name)).map(|tool| tool.package).collect()
+}
+
 /// Fail, with what to type, when something is missing.
 pub fn require(kernels: &[&Kernel]) -> Result<(), Error> {
     let packages = missing_packages(kernels);

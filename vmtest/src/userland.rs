@@ -9,11 +9,12 @@ use crate::error::Error;
 use crate::kernels::Userland;
 use crate::lab::{Lab, check, make_whole};
 
-const PACKAGES: &str = "gcc-14,make,pahole,libelf1t64,libssl3t64,zlib1g";
+const PACKAGES: &str = "gcc-14,make,pahole,sparse,libelf1t64,libssl3t64,zlib1g";
 
 /// Whether the root is complete.
 pub fn is_there(lab: &Lab, userland: Userland) -> bool {
-    lab.userland(userland).is_none_or(|root| root.join("usr/bin/make").exists())
+    lab.userland(userland)
+        .is_none_or(|root| ["make", "sparse"].iter().all(|tool| root.join("usr/bin").join(tool).exists()))
 }
 
 /// Make the root, if it is not there.

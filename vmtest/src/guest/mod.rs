@@ -2,6 +2,7 @@
 
 pub mod abi;
 pub mod host_files;
+mod jobs;
 mod kmsg;
 mod module;
 mod mount;
@@ -11,13 +12,15 @@ mod runner;
 mod shadow;
 mod tests;
 mod uffd;
+mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-pub use tests::all;
+pub use runner::SEED_VARIABLE;
+pub use tests::{all, matches, some};
 
-/// Run a guest command: `run MODULE [--external FILE].. [FILTER]..`, `one NAME`, `hello`, `probe FD`,
+/// Run a guest command: `run MODULE [--faults] [--external FILE].. [FILTER]..`, `one NAME`, `hello`, `probe FD`,
 /// `prepare MODULE POINT`, or `from FILE`, which has the words of another one, a line each.
 pub fn main(arguments: &[String]) -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

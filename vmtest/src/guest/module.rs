@@ -28,11 +28,16 @@ pub fn is_loaded() -> bool {
     fs::metadata(format!("/sys/module/{NAME}")).is_ok()
 }
 
-/// Objects in use in a slab cache; `None` if there is no such cache.
-pub fn slab_objects(cache: &str) -> Option<u64> {
+/// The module's slab caches.
+pub const SLAB_CACHES: [&str; 2] = ["defuse_inode", "defuse_desc"];
+
+/// Objects in use in a slab cache of the module, which must be loaded. The kernel is booted with `slab_nomerge`, without which a cache may be part of
+/// another one and have no line of its own: a cache that is not there cannot count as empty.
+pub fn slab_objects(cache: &str) -> u64 {
     let all = fs::read_to_string("/proc/slabinfo").expect("read slabinfo as root");
-    all.lines().find_map(|line| {
+    let objects = all.lines().find_map(|line| {
         let mut fields = line.split_whitespace();
         (fields.next() == Some(cache)).then(|| fields.next()?.parse().ok())?
-    })
+    });
+    objects.unwrap_or_else(|| panic!("/proc/slabinfo has no cache {cache}"))
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,11 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
-use super::kmsg::{self, Kmsg};
+use super::jobs::{self, Job, Jobs};
+use super::kmsg;
 use super::port::Port;
-use super::tests::{self, Test};
+use super::tests;
+use super::watch::Watch;
 use super::{host_files, module, port};
 use crate::report::{Outcome, Record};
 
@@ -21,20 +23,10 @@ use crate::report::{Outcome, Record};
 const OUTPUT: &str = "/run/vmtest-output";
 /// Names the module's file to the tests.
 pub const MODULE_VARIABLE: &str = "VMTEST_MODULE";
-/// A test from another test binary has this long.
-const EXTERNAL_LIMIT: Duration = Duration::from_secs(120);
+/// A number that random tests begin with.
+pub const SEED_VARIABLE: &str = "VMTEST_SEED";
 /// Tells the end-to-end tests how many times slower than a machine this is.
 const SLOWNESS_VARIABLE: &str = "DEFUSE_E2E_SLOWNESS";
-
-/// One thing to run: a test of this crate, or of another test binary.
-struct Job {
-    name: String,
-    limit: Duration,
-    program: PathBuf,
-    arguments: Vec<String>,
-    /// How many times longer than on a machine it takes.
-    slowness: u32,
-}
 
 /// Load the module, run what matches, unload; then the machine powers off.
 pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
@@ -46,8 +38,9 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let jobs = jobs(rest);
-    port.send(&Record::Plan(jobs.len() + 2 + usize::from(kmsg::has_leak_checker())));
+    let Jobs { all: jobs, unlisted, seed } = jobs::from_words(rest);
+    let steps = 2 + usize::from(kmsg::has_leak_checker());
+    port.send(&Record::Plan(jobs.len() + unlisted.len() + steps));
 
     if let Err(error) = cache_programs(&jobs) {
         port.send(&Record::Note(format!("programs are read from the host each time: {error}")));
@@ -56,34 +49,35 @@ pub fn run(ko: &Path, rest: &[&str]) -> ExitCode {
     // As on a machine: the kernel's own limit is so low that a hidden descriptor of the interposer would lie among those that programs look at.
     let nofile = Rlimit { current: Some(20_000), maximum: Some(1 << 20) };
     rustix::process::setrlimit(Resource::Nofile, nofile).expect("root raises the limit of open files");
-    let mut kmsg = Kmsg::from_now().expect("open /dev/kmsg as root");
-    step(&mut port, &mut kmsg, "module::load", || module::load(ko).map_err(|error| error.to_string()));
+    let mut watch = Watch::from_now().expect("open /dev/kmsg as root");
+    step(&mut port, &mut watch, "module::load", || module::load(ko).map_err(|error| error.to_string()));
+    for (name, reason) in unlisted {
+        step(&mut port, &mut watch, &name, || Err(reason));
+    }
     for job in &jobs {
         let name = job.name.clone();
         port.send(&Record::Start { name: name.clone(), limit: job.limit });
         let began = Instant::now();
-        let (mut outcome, mut text) = run_job(job, ko, &port);
-        if let Some(log) = kmsg.alarms() {
+        let (mut outcome, mut text) = run_job(job, ko, seed, &port);
+        // What is left is looked for first, as the slab allocator then checks what was freed.
+        let left = leftovers();
+        for fault in left.into_iter().chain(watch.complaints()) {
             outcome = Outcome::Fail;
-            text = format!("{text}\nthe kernel complained:\n{log}");
-        }
-        if let Some(left) = leftovers() {
-            outcome = Outcome::Fail;
-            text = format!("{text}\n{left}");
+            text = format!("{text}\n{fault}");
         }
         port.send(&Record::End { name, outcome, took: began.elapsed(), text });
     }
     if kmsg::has_leak_checker() {
-        step(&mut port, &mut kmsg, "module::leaks", || kmsg::leaks().map_or(Ok(()), Err));
+        step(&mut port, &mut watch, "module::leaks", || kmsg::leaks().map_or(Ok(()), Err));
     }
-    step(&mut port, &mut kmsg, "module::unload", || module::unload().map_err(|error| error.to_string()));
+    step(&mut port, &mut watch, "module::unload", || module::unload().map_err(|error| error.to_string()));
     port.send(&Record::Done);
     ExitCode::SUCCESS
 }
 
 /// Run one of this crate's tests in this process.
 pub fn one(name: &str) -> ExitCode {
-    let Some(test) = tests::all().find(|test| test.name == name) else {
+    let Some(test) = tests::all().chain(tests::faults()).find(|test| test.name == name) else {
         eprintln!("no test is named {name}");
         return ExitCode::FAILURE;
     };
@@ -103,49 +97,18 @@ fn cache_programs(jobs: &[Job]) -> std::io::Result<()> {
 }
 
 /// Part of the run itself, reported like a test.
-fn step(port: &mut Port, kmsg: &mut Kmsg, name: &str, action: impl FnOnce() -> Result<(), String>) {
+fn step(port: &mut Port, watch: &mut Watch, name: &str, action: impl FnOnce() -> Result<(), String>) {
     port.send(&Record::Start { name: name.to_owned(), limit: Duration::from_secs(30) });
     let began = Instant::now();
     let mut result = action();
-    if let Some(log) = kmsg.alarms() {
-        result = Err(format!("{}\nthe kernel complained:\n{log}", result.err().unwrap_or_default()));
+    if let Some(complaints) = watch.complaints() {
+        result = Err(format!("{}\n{complaints}", result.err().unwrap_or_default()));
     }
     let (outcome, text) = match result {
         Ok(()) => (Outcome::Pass, String::new()),
         Err(text) => (Outcome::Fail, text),
     };
     port.send(&Record::End { name: name.to_owned(), outcome, took: began.elapsed(), text });
-}
-
-fn jobs(rest: &[&str]) -> Vec<Job> {
-    let mut filters = Vec::new();
-    let mut external: Vec<&str> = Vec::new();
-    let (mut slowness, mut external_slowness) = (1, 1);
-    let mut words = rest.iter();
-    while let Some(word) = words.next() {
-        match *word {
-            "--external" => external.extend(words.next()),
-            "--slowness" => slowness = number(words.next()),
-            "--external-slowness" => external_slowness = number(words.next()),
-            filter => filters.push(filter),
-        }
-    }
-    let me = std::env::current_exe().expect("the guest sees its own executable");
-    let own = tests::all().map(|Test { name, limit, .. }| Job {
-        name: name.to_owned(),
-        limit,
-        program: me.clone(),
-        arguments: vec!["guest".into(), "one".into(), name.to_owned()],
-        slowness,
-    });
-    own.chain(external.into_iter().flat_map(|file| external_jobs(Path::new(file), external_slowness)))
-        .filter(|job| filters.is_empty() || filters.iter().any(|filter| job.name.contains(filter)))
-        .map(|job| Job { limit: job.limit * job.slowness, ..job })
-        .collect()
-}
-
-fn number(word: Option<&&str>) -> u32 {
-    word.and_then(|word| word.parse().ok()).unwrap_or(1)
 }
 
 /// What virtme-ng left open (a terminal, at the number that a test takes for its second file) is no test's business.
@@ -155,26 +118,7 @@ fn keep_inherited_descriptors() {
     assert_eq!(result, 0, "close_range: {}", std::io::Error::last_os_error());
 }
 
-/// The tests of a binary that `cargo test` built.
-fn external_jobs(program: &Path, slowness: u32) -> Vec<Job> {
-    let listed = Command::new(program).args(["--list", "--format", "terse"]).output();
-    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let stem = program.file_stem().unwrap_or_default().to_string_lossy();
-    let stem = stem.rsplit_once('-').map_or(&*stem, |(stem, _hash)| stem).to_owned();
-    text.lines()
-        .filter_map(|line| line.strip_suffix(": test"))
-        .map(|test| Job {
-            name: format!("{stem}::{test}"),
-            limit: EXTERNAL_LIMIT,
-            program: program.to_owned(),
-            // Not "pretty", which puts what a test says of being skipped behind its name.
-            arguments: ["--exact", test, "--nocapture", "--format", "terse"].map(str::to_owned).into(),
-            slowness,
-        })
-        .collect()
-}
-
-fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
+fn run_job(job: &Job, ko: &Path, seed: u64, port: &Port) -> (Outcome, String) {
     let output = File::create(OUTPUT).expect("create the output file on tmpfs");
     let spawned = Command::new(&job.program)
         .args(&job.arguments)
@@ -183,6 +127,7 @@ fn run_job(job: &Job, ko: &Path, port: &Port) -> (Outcome, String) {
         // For the end-to-end tests: mount with the module, build nothing.
         .env("DEFUSE_E2E_MOUNT", "module")
         .env("DEFUSE_E2E_BUILT", "1")
+        .env(SEED_VARIABLE, seed.to_string())
         .env(SLOWNESS_VARIABLE, job.slowness.to_string())
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("dup"))
@@ -256,13 +201,16 @@ fn leftovers() -> Option<String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match module::slab_objects("defuse_inode") {
-            None | Some(0) => return None,
-            Some(left) if Instant::now() > deadline => {
-                return Some(format!("{left} shadow inodes were left"));
-            }
-            Some(_) => settle(),
+            0 => break,
+            left if Instant::now() > deadline => return Some(format!("{left} shadow inodes were left")),
+            _ => settle(),
         }
     }
+    // Has SLUB look at all objects, also at the freed ones, now rather than when one is used again.
+    for cache in module::SLAB_CACHES {
+        let _ = fs::write(format!("/sys/kernel/slab/{cache}/validate"), "1");
+    }
+    None
 }
 
 /// Let a grace period pass, and let the slab allocator count anew.
@@ -270,7 +218,7 @@ pub fn settle() {
     // SAFETY: membarrier takes no pointers; GLOBAL waits for a grace period.
     unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     // Drop per-CPU partial slabs, whose free objects count as used.
-    for cache in ["defuse_inode", "defuse_desc"] {
+    for cache in module::SLAB_CACHES {
         let _ = fs::write(format!("/sys/kernel/slab/{cache}/shrink"), "1");
     }
 }

@@ -45,8 +45,17 @@ impl Uffd {
     /// A new one, for faults of the program only.
     pub fn new() -> io::Result<Uffd> {
         const USER_MODE_ONLY: i32 = 1;
+        Uffd::with(USER_MODE_ONLY)
+    }
+
+    /// A new one, for faults of the kernel, too: root's.
+    pub fn of_the_kernel_too() -> io::Result<Uffd> {
+        Uffd::with(0)
+    }
+
+    fn with(flags: i32) -> io::Result<Uffd> {
         // SAFETY: takes flags only and returns a new FD.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) };
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

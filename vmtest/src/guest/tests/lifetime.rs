@@ -1,6 +1,5 @@
 //! When things end: descriptions, mounts, the module.
 
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rustix::mount::UnmountFlags;
@@ -16,7 +15,6 @@ super::tests![
     the_last_close_ends_a_description,
     a_killed_holder_ends_its_descriptions,
     a_description_lives_in_a_socket,
-    holders_are_killed_in_every_state,
     many_tokens_are_asked_at_once,
     an_open_shadow_keeps_the_mount_busy,
     a_detached_mount_serves_who_holds_it,
@@ -77,57 +75,6 @@ fn a_description_lives_in_a_socket() {
     send_fd(&here, file);
     drop((here, there));
     assert!(!is_live(&mount, 5));
-}
-
-/// Gets a child into a state, opens the gate, and stays there.
-type State = fn(&Mount, OwnedFd, &Gate);
-
-fn holders_are_killed_in_every_state() {
-    let mount = Mount::new();
-    let blocker = mount.shadow(&Request::file(1, "f"));
-    record_lock(&blocker, libc::F_WRLCK).expect("lock");
-    let states: [(&str, State); 5] = [
-        ("idle", |_, _file, held| {
-            held.open();
-            Gate::new().pass();
-        }),
-        ("waiting for a lock", |_, file, held| {
-            held.open();
-            let mut lock =
-                libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
-            let fd = std::os::fd::AsRawFd::as_raw_fd(&file);
-            // SAFETY: the structure lives across the call.
-            unsafe { libc::fcntl(fd, libc::F_SETLKW, &raw mut lock) };
-        }),
-        ("holding pages", |_, file, held| {
-            let _memory = shadow::cache(&file, 4096).expect("cache");
-            drop(file);
-            held.open();
-            Gate::new().pass();
-        }),
-        ("with an FD in flight", |_, file, held| {
-            let (here, _there) = socket_pair();
-            send_fd(&here, &file);
-            held.open();
-            Gate::new().pass();
-        }),
-        ("opening and closing", |mount, _file, held| {
-            held.open();
-            for ino in 0.. {
-                drop(mount.open(&Request::file(ino, "x/y")));
-            }
-        }),
-    ];
-    for (state, enter) in states {
-        let held = Gate::new();
-        let child = fork(|| {
-            let file = mount.shadow(&Request::file(1, "f").token(5));
-            enter(&mount, file, &held);
-        });
-        held.pass();
-        child.kill();
-        assert!(!is_live(&mount, 5), "killed while {state}");
-    }
 }
 
 fn many_tokens_are_asked_at_once() {

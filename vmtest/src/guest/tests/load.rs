@@ -29,7 +29,7 @@ fn dentries() -> u64 {
     state.split_whitespace().next().and_then(|field| field.parse().ok()).expect("a number")
 }
 
-/// Objects of a slab cache once those that were freed are gone; 0 if the cache is not told apart.
+/// Objects of a slab cache once those that were freed are gone.
 fn objects(cache: &str) -> u64 {
     settled(cache, 0)
 }
@@ -39,7 +39,7 @@ fn settled(cache: &str, enough: u64) -> u64 {
     let mut last = u64::MAX;
     for _ in 0..50 {
         runner::settle();
-        last = module::slab_objects(cache).unwrap_or(0);
+        last = module::slab_objects(cache);
         if last <= enough {
             break;
         }

@@ -163,6 +163,7 @@ fn a_waiter_gets_the_lock_of_a_killed_holder() {
     waiter.join();
 }
 
+/// `F_SETLEASE`.
 pub fn set_lease(fd: impl AsFd, kind: i32) -> io::Result<()> {
     // SAFETY: takes no pointers.
     let result = unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETLEASE, kind) };

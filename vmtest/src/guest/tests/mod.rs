@@ -2,8 +2,10 @@
 
 mod cache;
 mod directories;
+mod faults;
 mod fuzz;
 mod identity;
+mod killed;
 mod lifetime;
 mod listeners;
 mod load;
@@ -15,6 +17,7 @@ mod refusals;
 mod remount;
 mod root;
 mod sharing;
+mod starved;
 mod user_namespaces;
 
 use std::time::Duration;
@@ -64,14 +67,32 @@ pub fn all() -> impl Iterator<Item = Test> {
         cache::TESTS,
         lifetime::TESTS,
         listeners::TESTS,
+        killed::TESTS,
         fuzz::TESTS,
+        starved::TESTS,
         load::TESTS,
         measure::TESTS,
     ];
-    files.into_iter().flatten().map(|test| Test {
-        name: test.name.rsplit_once("tests::").map_or(test.name, |(_, name)| name),
-        ..*test
-    })
+    files.into_iter().flatten().map(short)
+}
+
+/// Those that go wrong, to test the lab itself.
+pub fn faults() -> impl Iterator<Item = Test> {
+    faults::TESTS.iter().map(short)
+}
+
+/// One of the two.
+pub fn some(of_faults: bool) -> Box<dyn Iterator<Item = Test>> {
+    if of_faults { Box::new(faults()) } else { Box::new(all()) }
+}
+
+/// Whether the filters choose the test: all of it that one of them says, and without one everything.
+pub fn matches(name: &str, filters: &[impl AsRef<str>]) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_ref()))
+}
+
+fn short(test: &Test) -> Test {
+    Test { name: test.name.rsplit_once("tests::").map_or(test.name, |(_, name)| name), ..*test }
 }
 
 /// The error number of a call that must have failed.

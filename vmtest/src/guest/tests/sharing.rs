@@ -40,9 +40,16 @@ fn dup_and_fork_share_the_offset() {
     assert_eq!(offset(&file), 1 << 40);
 }
 
+/// What [`probe`] exits with when there is no such FD.
+const NO_FD: u8 = 9;
+
 /// A program that was handed a shadow through exec: exits 0 when its offset is 12345 and moves it on.
 pub fn probe(fd: &str) -> ExitCode {
     let number = fd.parse().expect("an FD number");
+    // SAFETY: asks for flags alone.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return ExitCode::from(NO_FD);
+    }
     // SAFETY: the test that started this program left this FD open for it.
     let file = unsafe { OwnedFd::from_raw_fd(number) };
     let (ident, _) = shadow::ident(&file).expect("identify an FD from exec");
@@ -69,10 +76,13 @@ fn the_offset_survives_exec() {
 
 fn close_on_exec_is_honoured() {
     let mount = Mount::new();
-    let file = mount.shadow(&Request::file(1, "f"));
+    // All that the probe asks for, save that it is there.
+    let file = mount.shadow(&Request::file(1, "f").token(99));
+    seek(&file, 12345);
     assert!(fcntl_getfd(&file).expect("F_GETFD").contains(FdFlags::CLOEXEC));
     let output = run_probe(&file);
-    assert!(!output.status.success(), "the probe found an FD that was close-on-exec");
+    assert_eq!(output.status.code(), Some(i32::from(NO_FD)), "{output:?}");
+    assert_eq!(offset(&file), 12345);
     let other = mount.shadow(&Request::file(1, "f").flags(libc::O_RDWR));
     assert_eq!(fcntl_getfd(&other), Ok(FdFlags::empty()));
 }
