@@ -14,6 +14,7 @@ mod module;
 pub mod module_abi;
 pub mod numbers;
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 
@@ -72,6 +73,19 @@ impl ShadowProvider {
     /// is not ready for anything: to the module it would be a file like others.
     pub fn of(&self, flags: u32) -> &Self {
         if flags & sys::O_PATH == 0 { self } else { &Self::Folder }
+    }
+
+    /// Whether it has to be asked about each change.
+    pub fn may_be_read_only(&self) -> bool {
+        matches!(self, Self::Module(_))
+    }
+
+    /// Whether the mount at `point` is read-only now.
+    pub fn is_read_only(&self, point: &CStr) -> bool {
+        match self {
+            Self::Folder => false,
+            Self::Module(module) => module.is_read_only(point),
+        }
     }
 
     fn is_held(&self, process: &Process, slot: &Slot<'_>) -> bool {

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::extended::{What, extended, makedev};
 use super::paths::{self, At};
-use super::{DONE, Reply, Served};
+use super::{DONE, Reply, Served, read_only};
 use crate::file::{self, FileRef};
 use crate::namei::{self, PathArgument, Spot};
 use crate::process::{Cwd, Process};
@@ -238,6 +238,7 @@ pub fn faccessat2(process: &'static Process, call: &Call) -> Served {
         }
         let Some(file) = file::served(process, dirfd as RawFd) else { return Ok(Reply::Pass) };
         let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
+        read_only::check_access(process, &spot, mode, false)?;
         access_itself(&spot, mode, flags & sys::AT_EACCESS)?;
         return DONE;
     }
@@ -270,6 +271,7 @@ fn check_argument(
         if looked {
             attributes_at(spot, at.follow)?;
         }
+        read_only::check_access(process, spot, mode, at.follow)?;
         match mode {
             0 => {}
             _ if looked || !at.follow => access_itself(spot, mode, flags)?,
@@ -296,6 +298,7 @@ pub fn statfs(process: &'static Process, call: &Call) -> Served {
     paths::lookup(process, call, At::cwd(0, true), |spot| {
         expect_no_link(spot)?;
         user::write(buffer, &spot.call(Instance::statfs)?)?;
+        read_only::mark(process, spot.mount, buffer)?;
         Ok(0)
     })
 }
@@ -304,5 +307,6 @@ pub fn fstatfs(process: &'static Process, call: &Call) -> Served {
     let [fd, buffer, ..] = call.args;
     let Some(file) = file::served(process, fd as RawFd) else { return Ok(Reply::Pass) };
     user::write(buffer, &file.with_handle(Instance::fstatfs)?)?;
+    read_only::mark(process, &process.mounts[file.mount], buffer)?;
     DONE
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::attributes::{attributes_at, is_empty_text, tells_links};
 use super::paths::{self, At};
-use super::{DONE, Reply, Served, file_size};
+use super::{DONE, Reply, Served, file_size, read_only};
 use crate::file::{self, OpenFile};
 use crate::namei::{PathArgument, Spot};
 use crate::paging::{self, coherent};
@@ -67,6 +67,7 @@ fn set_with_flags(process: &'static Process, call: &Call, flags: u32, attributes
 /// What is open, however.
 fn set_itself(process: &'static Process, file: &OpenFile, attributes: &SetAttr) -> Served {
     check_times(attributes)?;
+    read_only::check_file(process, file)?;
     if is_path_only(file) {
         let spot = Spot::new(&process.mounts[file.mount], file.path()?, false)?;
         spot.call(|instance, path| instance.setattr(path, attributes))?;
@@ -111,6 +112,7 @@ fn set_argument(
             attributes_at(spot, at.follow)?;
         }
         times?;
+        read_only::check_change(process, spot, at.follow)?;
         if is_nothing(attributes) {
             return take_privileges(spot).map(|()| 0);
         }
@@ -147,6 +149,7 @@ fn set_on(process: &'static Process, fd: RawFd, attributes: &SetAttr) -> Served 
         return Err(Errno::BADF);
     }
     check_times(attributes)?;
+    read_only::check_file(process, &file)?;
     file.with_handle(|instance, handle| instance.fsetattr(handle, attributes))?;
     DONE
 }
@@ -259,6 +262,7 @@ fn truncate_spot(process: &'static Process, spot: &Spot, size: &SetAttr) -> Resu
     match attributes.st_mode & sys::S_IFMT {
         sys::S_IFDIR => Err(Errno::ISDIR),
         sys::S_IFREG => {
+            read_only::check_change(process, spot, true)?;
             running::check(process, spot)?;
             match coherent::maybe_mapped(process, spot.mount.number, &attributes) {
                 Some(key) => coherent::set_length(None, process, key, length, truncate),

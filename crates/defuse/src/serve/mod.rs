@@ -39,6 +39,7 @@ mod peers;
 mod pinned;
 mod piping;
 mod places;
+mod read_only;
 mod receiving;
 mod refused;
 mod reserved;

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::paths::{self, At};
-use super::{Reply, Served};
+use super::{Reply, Served, read_only};
 use crate::namei::{self, Last, Located, PathArgument, Performed, Spot};
 use crate::paging::LastName;
 use crate::process::Process;
@@ -32,6 +32,7 @@ fn make_directory(process: &'static Process, call: &Call, at: At, mode: u32) -> 
         if spot.is_root() {
             return Err(Errno::EXIST);
         }
+        read_only::check_new(process, spot)?;
         let mode = masked(process, spot, mode & 0o7777)?;
         spot.call(|instance, path| instance.mkdir(path, mode)).map(|()| 0)
     })
@@ -66,6 +67,7 @@ fn make_node(process: &'static Process, call: &Call, at: At, mode: u32, device: 
         if spot.directory {
             return Err(exists_or(spot, Errno::NOENT));
         }
+        read_only::check_new(process, spot)?;
         let kind = match mode & sys::S_IFMT {
             0 => sys::S_IFREG,
             kind => kind,
@@ -166,6 +168,7 @@ fn remove_directory(process: &Process, spot: &Spot) -> Result<i64, Errno> {
     if spot.is_root() || is_mount_point(process, spot) {
         return Err(Errno::BUSY);
     }
+    read_only::check_name(process, spot)?;
     spot.call(Instance::rmdir)?;
     working_directory::removed(process, spot.mount.number, spot.path().as_bytes());
     Ok(0)
@@ -181,6 +184,7 @@ fn remove_name(process: &'static Process, spot: &Spot) -> Result<i64, Errno> {
     if spot.is_root() {
         return Err(Errno::ISDIR);
     }
+    read_only::check_name(process, spot)?;
     if spot.directory {
         return Err(match spot.call(Instance::getattr)?.st_mode & sys::S_IFMT {
             sys::S_IFDIR => Errno::ISDIR,
@@ -219,6 +223,7 @@ fn make_link(process: &'static Process, call: &Call, at: At) -> Served {
         if spot.directory {
             return Err(exists_or(spot, Errno::NOENT));
         }
+        read_only::check_new(process, spot)?;
         let target = std::ffi::CStr::from_bytes_until_nul(&target).map_err(|_| Errno::INVAL)?;
         spot.call(|instance, path| instance.symlink(target, path)).map(|()| 0)
     })

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::attributes::attributes_at;
 use super::enter::{enter, open_handle};
-use super::{Reply, Served, scoped};
+use super::{Reply, Served, read_only, scoped};
 use crate::file::OpenFile;
 use crate::namei::{self, OpenHow, PathArgument, Performed, Spot};
 use crate::paging::{self, Key, coherent};
@@ -200,6 +200,7 @@ pub fn open_spot(process: &'static Process, spot: &Spot, flags: u32, mode: u32) 
         attributes_at(spot, true)?;
     }
     spot.check_directory()?;
+    read_only::check_open(process, spot, flags)?;
     let writes = flags & (sys::O_ACCMODE | sys::O_TRUNC) != 0 && flags & sys::O_PATH == 0;
     if writes && flags & (sys::O_CREAT | sys::O_EXCL) != sys::O_CREAT | sys::O_EXCL {
         running::check(process, spot)?;
@@ -239,6 +240,12 @@ fn open_again(process: &'static Process, file: &OpenFile, flags: u32) -> Result<
     let instance = file.instance()?;
     let flags = flags & !(sys::O_CREAT | sys::O_EXCL);
     let mount = &process.mounts[file.mount];
+    if flags & (sys::O_ACCMODE | sys::O_TRUNC) != 0
+        && flags & sys::O_PATH == 0
+        && file.kind()? == sys::S_IFREG
+    {
+        read_only::check_file(process, file)?;
+    }
     let open = || match open_handle(process, mount, instance, flags, |flags| {
         file.with_handle(|instance, handle| instance.reopen(handle, flags))
     }) {

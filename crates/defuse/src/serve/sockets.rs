@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::attributes::{access_itself, attributes_at};
 use super::names::{exists_or, masked};
-use super::{Reply, Served, paths};
+use super::{Reply, Served, paths, read_only};
 use crate::namei::{self, Last, Located, OpenHow, PathArgument, Performed, Spot};
 use crate::process::Process;
 use crate::resolve::{PathBytes, Walk};
@@ -98,6 +98,7 @@ fn make_name(
     if own_name(fd)?.text().is_some() {
         return Err(taken(exists_or(spot, Errno::INVAL)));
     }
+    read_only::check_new(process, spot).map_err(taken)?;
     let mode = masked(process, spot, mode)? | sys::S_IFSOCK;
     spot.call(|instance, path| instance.mknod(path, mode, 0)).map_err(taken)?;
     let bound = Rendezvous::of(process, spot).and_then(|place| place.bind(fd, &argument.text));

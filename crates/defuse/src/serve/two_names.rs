@@ -9,7 +9,7 @@ use super::attributes::attributes_at;
 use super::names::{exists_or, is_mount_point};
 use super::paths::{self, At};
 use super::pinned::{self, Pinned};
-use super::{Reply, Served, beside, busy};
+use super::{Reply, Served, beside, busy, read_only};
 use crate::file::OpenFile;
 use crate::namei::{self, Last, Located, PathArgument, Performed, Spot};
 use crate::native;
@@ -50,6 +50,7 @@ fn link_file(process: &'static Process, file: &OpenFile, new: &PathArgument) -> 
             return Err(Errno::XDEV);
         }
         let link = || file.with_handle(|instance, handle| instance.flink(handle, spot.path()));
+        read_only::check_new(process, spot)?;
         paging::link(process, paging::key_of(file)?, Some(file), spot.path().as_bytes(), link)
     };
     let linked = match paths::locate_for_sure(process, new, Walk::name()) {
@@ -120,6 +121,7 @@ fn make_hard_link(process: &'static Process, call: &Call, old: At, new: At) -> S
         if new.directory {
             return Err(exists_or(new, Errno::NOENT));
         }
+        read_only::check_new(process, new)?;
         let link = || old.call(|instance, path| instance.link(path, new.path()));
         let key = paging::identity_at(process, old);
         paging::link(process, key, None, new.path().as_bytes(), link).map_err(|error| {
@@ -170,6 +172,9 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
         }
         if old.is_root() && flags == 0 {
             return Ok(()); // Both are, and nothing changes.
+        }
+        if !old.is_root() {
+            read_only::check_name(process, old).and_then(|()| read_only::check_name(process, new))?;
         }
         if old.is_root() || is_mount_point(process, old) || is_mount_point(process, new) {
             return Err(Errno::BUSY);

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::attributes::{expect_no_link, is_empty};
 use super::paths::{self, At};
-use super::{Reply, Served};
+use super::{Reply, Served, read_only};
 use crate::file;
 use crate::namei::{PathArgument, Spot};
 use crate::process::Process;
@@ -29,26 +29,39 @@ enum Subject<'a> {
 
 type Operation<'a> = &'a mut dyn FnMut(&Subject<'_>) -> plugin_abi::Result<i64>;
 
+/// Whether an operation changes something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    None,
+    Change,
+}
+
 fn at_path(
     process: &'static Process,
     call: &Call,
     at: At,
     argument: &PathArgument,
-    operation: Operation<'_>,
+    (effect, operation): (Effect, Operation<'_>),
 ) -> Served {
     let on_mount = |spot: &Spot| {
         if at.follow || spot.directory {
             expect_no_link(spot)?;
+        }
+        if effect == Effect::Change {
+            read_only::check_change(process, spot, at.follow)?;
         }
         spot.call(|instance, path| operation(&Subject::Path(instance, path)))
     };
     paths::lookup_argument(process, call, at, argument, on_mount)
 }
 
-fn on_fd(process: &'static Process, call: &Call, operation: Operation<'_>) -> Served {
+fn on_fd(process: &'static Process, call: &Call, (effect, operation): (Effect, Operation<'_>)) -> Served {
     let Some(file) = file::served(process, call.args[0] as RawFd) else { return Ok(Reply::Pass) };
     if file.open_flags & sys::O_PATH != 0 {
         return Err(Errno::BADF);
+    }
+    if effect == Effect::Change {
+        read_only::check_file(process, &file)?;
     }
     file.with_handle(|instance, handle| operation(&Subject::Open(instance, handle))).map(Reply::Value)
 }
@@ -91,13 +104,25 @@ impl Form {
     }
 }
 
-fn on(process: &'static Process, call: &Call, form: Form, operation: Operation<'_>) -> Served {
+fn on(
+    process: &'static Process,
+    call: &Call,
+    form: Form,
+    effect: Effect,
+    operation: Operation<'_>,
+) -> Served {
     match form {
-        Form::Path(at) => at_path(process, call, at, &at.argument(call)?, operation),
-        Form::Fd => on_fd(process, call, operation),
+        Form::Path(at) => at_path(process, call, at, &at.argument(call)?, (effect, operation)),
+        Form::Fd => on_fd(process, call, (effect, operation)),
         Form::WorkingDirectory => {
             let text = PathBytes::try_from(b".".as_slice()).map_err(|_| Errno::NAMETOOLONG)?;
-            at_path(process, call, At::dir(true), &PathArgument { dirfd: sys::AT_FDCWD, text }, operation)
+            at_path(
+                process,
+                call,
+                At::dir(true),
+                &PathArgument { dirfd: sys::AT_FDCWD, text },
+                (effect, operation),
+            )
         }
     }
 }
@@ -139,7 +164,7 @@ fn set(process: &'static Process, call: &Call, form: Form, name_address: u64, fr
     }
     let mut value = vec![0; from.size as usize];
     user::read_bytes(from.address, &mut value)?;
-    on(process, call, form, &mut |subject| {
+    on(process, call, form, Effect::Change, &mut |subject| {
         match subject {
             Subject::Path(instance, path) => instance.setxattr(path, &name, &value, from.flags as i32),
             Subject::Open(instance, handle) => instance.fsetxattr(handle, &name, &value, from.flags as i32),
@@ -176,7 +201,7 @@ fn read_out(
 ) -> Served {
     let mut buffer = vec![0; (size as usize).min(SIZE_MAX)];
     let mut length = None;
-    let served = on(process, call, form, &mut |subject| {
+    let served = on(process, call, form, Effect::None, &mut |subject| {
         let count = read(subject, &mut buffer)?;
         length = Some(count);
         Ok(count as i64)
@@ -192,7 +217,7 @@ fn remove(process: &'static Process, call: &Call, form: Form, name_address: u64)
         return Ok(Reply::Pass);
     }
     let name = name(name_address)?;
-    on(process, call, form, &mut |subject| {
+    on(process, call, form, Effect::Change, &mut |subject| {
         match subject {
             Subject::Path(instance, path) => instance.removexattr(path, &name),
             Subject::Open(instance, handle) => instance.fremovexattr(handle, &name),

@@ -121,6 +121,11 @@ impl Module {
         asked.is_err() || live != 0
     }
 
+    /// Whether the mount is read-only, by itself or by its super block.
+    pub fn is_read_only(&self, point: &CStr) -> bool {
+        self.with_root(point, native::fstatfs).is_ok_and(|found| found.f_flags as u32 & sys::MS_RDONLY != 0)
+    }
+
     /// Opens what the ioctls go to, for a process that may be unable to later.
     pub fn prepare(&self, point: &CStr) {
         // If it cannot be had, opening files says so.
