@@ -25,10 +25,8 @@ pub fn from_file(from: &mut End, pipe: RawFd, count: usize, nonblocking: bool) -
     if count == 0 {
         return Ok(0);
     }
-    let size =
-        native::checked(sys::__NR_fcntl, [pipe as u64, sys::F_GETPIPE_SZ.into(), 0, 0, 0, 0])? as usize;
     // A full one has room for a page at least when the wait is over.
-    let count = count.min(size.saturating_sub(held(pipe)?).max(PAGE));
+    let count = count.min(size(pipe)?.saturating_sub(held(pipe)?).max(PAGE));
     // The pages of the file and those of the pipe end at the same bytes.
     let place = from.position()? as usize % PAGE;
     let mut pages = Pages::new(place + count)?;
@@ -55,7 +53,7 @@ pub fn to_file(
     flags: u32,
 ) -> Result<usize, Errno> {
     let side = SidePipe::new()?;
-    let mut buffer = vec![0; side.size()?.min(count)];
+    let mut buffer = vec![0; size(side.input)?.min(count)];
     let mut moved = 0;
     while moved < count {
         let flags = if moved > 0 { flags | SPLICE_F_NONBLOCK } else { flags };
@@ -65,7 +63,8 @@ pub fn to_file(
             let stored = if taken.is_empty() { Ok(0) } else { to.store(process, taken) };
             let rest = &taken[*stored.as_ref().unwrap_or(&0)..];
             if !rest.is_empty() {
-                side.give_back(pipe, rest);
+                // Without room it is lost, beside the error or a count that is too small.
+                let _ = side.give_back(pipe, rest);
             }
             Ok((taken.len(), stored?))
         });
@@ -83,6 +82,12 @@ pub fn to_file(
         }
     }
     Ok(moved)
+}
+
+/// How many bytes a pipe has room for when it is empty.
+fn size(pipe: RawFd) -> Result<usize, Errno> {
+    let args = [pipe as u64, sys::F_GETPIPE_SZ.into(), 0, 0, 0, 0];
+    native::checked(sys::__NR_fcntl, args).map(|size| size as usize)
 }
 
 /// How many bytes are in a pipe.
@@ -136,11 +141,6 @@ impl SidePipe {
         Ok(Self { output, input })
     }
 
-    fn size(&self) -> Result<usize, Errno> {
-        let args = [self.input as u64, sys::F_GETPIPE_SZ.into(), 0, 0, 0, 0];
-        native::checked(sys::__NR_fcntl, args).map(|size| size as usize)
-    }
-
     /// Reads what is in it: as many bytes as `buffer` has.
     fn drain(&self, mut buffer: &mut [u8]) -> Result<(), Errno> {
         while !buffer.is_empty() {
@@ -159,22 +159,27 @@ impl SidePipe {
         Ok(taken)
     }
 
-    /// Puts `bytes` back into `pipe`, before what is in it by now.
-    fn give_back(&self, pipe: RawFd, bytes: &[u8]) {
-        let mut bytes = bytes.to_vec();
-        let mut later = vec![0; bytes.len()];
-        while let Ok(count @ 1..) = self.take(pipe, &mut later, SPLICE_F_NONBLOCK) {
-            bytes.extend_from_slice(&later[..count]);
+    /// Puts `bytes` back into `pipe`, before what is in it by now, if there is room for them.
+    fn give_back(&self, pipe: RawFd, bytes: &[u8]) -> Result<(), Errno> {
+        let later = held(pipe)?;
+        if later + bytes.len() > size(pipe)? {
+            return Err(Errno::AGAIN);
         }
         let name = format!("/proc/self/fd/{pipe}\0");
         let flags = sys::O_WRONLY | sys::O_NONBLOCK | sys::O_CLOEXEC;
-        let Ok(input) = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0])
-        else {
-            return;
-        };
-        let args = [input as u64, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0];
+        let input = native::new_fd(sys::__NR_open, [name.as_ptr() as u64, flags.into(), 0, 0, 0, 0])?;
+        let mut all = bytes.to_vec();
+        all.resize(bytes.len() + later, 0);
+        let mut end = bytes.len();
+        while end < all.len()
+            && let Ok(count @ 1..) = self.take(pipe, &mut all[end..], SPLICE_F_NONBLOCK)
+        {
+            end += count;
+        }
+        let args = [input as u64, all.as_ptr() as u64, end as u64, 0, 0, 0];
         native::raw_call(sys::__NR_write, args);
-        private_fd::close(input);
+        native::close(input);
+        Ok(())
     }
 }
 
