@@ -56,6 +56,12 @@ same_as_plain! {
     /// SCM_RIGHTS between processes that share nothing but the session, also from one that has ended; pidfd_getfd.
     passed: transcript("passing");
 
+    /// Objects without a build ID, so that each is looked at anew, are loaded by threads while others fork.
+    objects_are_loaded_beside_forks: script(r#"
+        cd "$MNT"; echo 'int answer(void) { return 42; }' >x.c; cc -shared -fPIC -Wl,--build-id=none -o x.so x.c
+        for i in $(seq 0 59); do cp x.so a$i.so; cp x.so b$i.so; done
+        "$FIX/loading_beside"; rm *.so"#).needs(&["cc"]).fixture_with("loading_beside", &["-pthread"]);
+
     /// Messages for which there is hardly room: numbers, control data, descriptors under way; and what else comes in them.
     passed_where_room_is_scarce: transcript("parcels");
 

@@ -24,6 +24,11 @@ pub trait Handler: Sync + 'static {
         Ok(())
     }
 
+    /// Last of all before this process is copied ([`ForkKind::Fork`]), with this library's own locks held, which it takes after
+    /// [`before_fork`](Self::before_fork): for locks that calls take while the library holds its own, such as that of the allocator. Nobody may wait here for
+    /// another thread's call; the after-hooks give back what was taken.
+    fn at_fork(&self, _fork: &ForkCall) {}
+
     /// In the caller, after it. `result` is what the program gets: the new id or `-errno`. For
     /// [`ForkKind::Vfork`] this is after the child has exec'd or ended.
     fn after_fork_parent(&self, _fork: &ForkCall, _result: i64) {}

@@ -165,6 +165,8 @@ fn is_for_guest(request: &Request) -> bool {
 fn own_memory(frame: &mut Frame, nr: u32, tls: &mut Tls, request: &Request) -> u64 {
     let args = frame.args();
     let guard = (actions::lock(), crate::objects::lock(), hosted::lock_program_break());
+    // Another thread that loads an object allocates under the lock of those.
+    serve::handler().at_fork(&request.fork);
     // What has been noted so far is the parent's, and what comes to the child from its first instruction on its own: the kernel keeps that until the call is
     // left. (Not where a filter may forbid it.)
     if !is_restrained() {

@@ -61,20 +61,24 @@ pub fn before(process: &'static Process, fork: &ForkCall) -> Result<(), Errno> {
         });
         drop(together);
         nofile::before_vfork();
-    } else {
+    } else if fork.kind != ForkKind::Fork {
         nofile::before_fork();
-    }
-    if fork.kind == ForkKind::Fork {
-        // After all calls of plugins, and after the lock of the limit: it is taken in closes, by plugins and under that.
-        locked_inodes::before_fork();
-        shadow::before_fork();
-        heap::before_fork();
     }
     if matches!(fork.kind, ForkKind::Fork | ForkKind::Vfork) {
         // The child registers itself, and we may end before it does: also where we wait for it, as that can be killed.
         process.arena.begin_birth();
     }
     Ok(())
+}
+
+/// Before a fork, after all calls of plugins and when the entry has its own locks: what a thread takes that loads an object, and has the entry's lock for that.
+pub fn at_last() {
+    // Every child has limits of its own from now on, and must not keep one that is raised.
+    nofile::before_fork();
+    // After the lock of the limit: it is taken in closes, by plugins and under that.
+    locked_inodes::before_fork();
+    shadow::before_fork();
+    heap::before_fork();
 }
 
 /// Whether working directory and umask are to be those of both.

@@ -342,6 +342,10 @@ impl Handler for &'static Process {
         fork::before(self, fork).map_err(Errno::raw_os_error)
     }
 
+    fn at_fork(&self, _fork: &ForkCall) {
+        fork::at_last();
+    }
+
     fn after_fork_parent(&self, fork: &ForkCall, result: i64) {
         fork::after_in_parent(self, fork, result);
         // A call as others are: the next one may be one that waits, and none of ours.
