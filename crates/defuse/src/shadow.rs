@@ -75,11 +75,6 @@ impl ShadowProvider {
         if flags & sys::O_PATH == 0 { self } else { &Self::Folder }
     }
 
-    /// Whether it has to be asked about each change.
-    pub fn may_be_read_only(&self) -> bool {
-        matches!(self, Self::Module(_))
-    }
-
     /// Whether the mount at `point` is read-only now.
     pub fn is_read_only(&self, point: &CStr) -> bool {
         match self {

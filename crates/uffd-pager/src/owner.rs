@@ -9,10 +9,12 @@ use rustix::process::Pid;
 
 use crate::held::Held;
 
-// The pid has the rest of the word, 22 bits (`PID_MAX_LIMIT` in linux/threads.h).
+/// Of the start time.
+const START_BITS: u32 = 22;
 /// Of the inode number of a PID namespace: the kernel counts them from 0xf000_0000 on, and the initial one has the last number before.
 const NAMESPACE_BITS: u32 = 20;
-const START_BITS: u32 = 22;
+/// The pid has the rest of the word, 22 bits (`PID_MAX_LIMIT` in linux/threads.h).
+const PID_SHIFT: u32 = NAMESPACE_BITS + START_BITS;
 
 static HAS_ENDED: OnceLock<fn(pid: u32, namespace: u64) -> bool> = OnceLock::new();
 
@@ -40,11 +42,7 @@ impl Owner {
 
     fn new(pid: Pid, namespace: u64, start: u64) -> Self {
         let start = start & ((1 << START_BITS) - 1);
-        Self(
-            (pid.as_raw_nonzero().get() as u64) << (NAMESPACE_BITS + START_BITS)
-                | namespace << START_BITS
-                | start,
-        )
+        Self((pid.as_raw_nonzero().get() as u64) << PID_SHIFT | namespace << START_BITS | start)
     }
 
     fn namespace(self) -> u64 {
@@ -57,7 +55,7 @@ impl Owner {
 
     /// Whether the process runs; when in doubt, it does. Microseconds: `/proc` is read.
     pub(crate) fn is_alive(self) -> bool {
-        let number = (self.0 >> (NAMESPACE_BITS + START_BITS)) as u32;
+        let number = (self.0 >> PID_SHIFT) as u32;
         let Some(pid) = Pid::from_raw(number as i32) else { return false };
         let (own, its) = (own_namespace(), self.namespace());
         if own != its && own != 0 && its != 0 {
@@ -150,13 +148,13 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().expect("true(1)");
         let id = u64::from(child.id());
         child.wait().expect("a child");
-        assert!(!Owner(id << 42 | me.namespace() << 22).is_alive());
+        assert!(!Owner(id << PID_SHIFT | me.namespace() << START_BITS).is_alive());
     }
 
     #[test]
     fn of_another_namespace_nothing_is_known() {
         let me = Owner::this_process();
-        let elsewhere = Owner(me.0 ^ 1 << 22 ^ 1);
+        let elsewhere = Owner(me.0 ^ 1 << START_BITS ^ 1);
         assert!(elsewhere.is_alive(), "its pid is that of another process here");
     }
 }

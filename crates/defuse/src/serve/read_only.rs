@@ -22,9 +22,7 @@ const W_OK: u32 = 2;
 
 /// Whether nothing may be changed on `mount`. Of a program that has a filter it is not asked: that may not know of the call.
 fn is_read_only(process: &Process, mount: &Mount) -> bool {
-    mount.shadows.may_be_read_only()
-        && !process.restricted.load(Ordering::Relaxed)
-        && mount.shadows.is_read_only(mount.point())
+    !process.restricted.load(Ordering::Relaxed) && mount.shadows.is_read_only(mount.point())
 }
 
 /// Before the attributes are changed of what is at `spot`, or of what a link there leads to.

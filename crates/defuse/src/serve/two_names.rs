@@ -174,7 +174,8 @@ fn change_name(process: &'static Process, call: &Call, old: At, new: At, flags: 
             return Ok(()); // Both are, and nothing changes.
         }
         if !old.is_root() {
-            read_only::check_name(process, old).and_then(|()| read_only::check_name(process, new))?;
+            // Both are on this mount; what is wrong with the way to the other comes from `two_paths`.
+            read_only::check_name(process, old)?;
         }
         if old.is_root() || is_mount_point(process, old) || is_mount_point(process, new) {
             return Err(Errno::BUSY);
