@@ -42,6 +42,9 @@ same_as_plain_mapped! {
     /// Threads that store while others write back.
     threads: part("threads");
 
+    /// exec beside threads that are at work on a mapped file: nobody waits for what they held.
+    executes_beside_threads: script(r#"cd "$MNT"; "$FIX/executing_beside"; rm f"#).fixture_with("executing_beside", &["-pthread"]);
+
     /// Files that have a number of one that was mapped where a process was killed.
     inodes_again: part("inodes");
 

@@ -345,6 +345,11 @@ pub fn let_go(process: &Process) {
     process.paging.live.let_go();
 }
 
+/// Right before an exec: no other thread is ended by it while it holds what other processes wait for. Under the lock of the descriptors, so that no fork is on its way.
+pub fn before_exec() -> Option<uffd_pager::Executing> {
+    (!interpose::in_vfork_child()).then(uffd_pager::before_exec)
+}
+
 /// At the system call, perhaps under malloc's locks: nothing changes until [`after_fork_in_parent`] or [`after_fork_in_child`]. Under what is waited
 /// for here no plugin is called.
 pub fn before_fork(process: &'static Process) -> Result<(), Errno> {

@@ -6,6 +6,7 @@
 
 use crate::attached::Attached;
 use crate::error::{Error, Result};
+use crate::exec::Inside;
 use crate::ledger::Ledger;
 use crate::mapping::{Mapping, Sharing};
 use crate::memory::{self, Place};
@@ -25,9 +26,10 @@ const AGAIN: &str = "mapping sources again after a fork";
 
 type Pages = Vec<(usize, Vec<u8>)>;
 
-/// For the span of a fork: what private mappings hold of their own (addresses and pages), and the ledgers in which a child is expected.
+/// For the span of a fork: what private mappings hold of their own (addresses and pages), the ledgers in which a child is expected, and that no exec
+/// ends this thread meanwhile, after which it would be expected for ever.
 #[derive(Debug, Default)]
-pub(crate) struct Saved(UnsafeCell<(Pages, Vec<Arc<Ledger>>)>);
+pub(crate) struct Saved(UnsafeCell<(Pages, Vec<Arc<Ledger>>, Option<Inside>)>);
 
 // SAFETY: accessed between `before_fork` and `after_fork_in_*` only, which hold the table's and the
 // registry's locks against other threads' forks.
@@ -46,11 +48,12 @@ impl Pager {
             Ok(pages) => {
                 // The child will be there, whatever becomes of this process meanwhile.
                 let expecting = self.attached.ledgers_held();
+                let inside = Inside::enter();
                 for ledger in &expecting {
                     ledger.expect();
                 }
                 // SAFETY: the locks are held.
-                unsafe { *self.saved.0.get() = (pages, expecting) };
+                unsafe { *self.saved.0.get() = (pages, expecting, Some(inside)) };
                 Ok(())
             }
             Err(errno) => {
@@ -64,7 +67,7 @@ impl Pager {
     pub fn after_fork_in_parent(&self, made: bool) {
         if !made {
             // SAFETY: the locks taken by `before_fork` are held.
-            let (_, expecting) = unsafe { &*self.saved.0.get() };
+            let (_, expecting, _) = unsafe { &*self.saved.0.get() };
             for ledger in expecting {
                 ledger.expect_no_more();
             }
@@ -101,7 +104,7 @@ impl Pager {
         self.attached.let_go();
         let renewed = if common_descriptors { self.renew_descriptors() } else { Ok(()) };
         // SAFETY: the only thread of this process.
-        let (saved, expecting) = std::mem::take(unsafe { &mut *self.saved.0.get() });
+        let (saved, expecting, _) = std::mem::take(unsafe { &mut *self.saved.0.get() });
         let result = match renewed.and_then(|()| crate::pager::open(self.mode)) {
             Ok(uffd) => {
                 self.uffd.replace(uffd.moved(self.host.home));

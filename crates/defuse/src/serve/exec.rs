@@ -351,6 +351,7 @@ fn run_as(
             let shown = hosted.as_mut().map(|hosted| mem::take(&mut hosted.shown));
             vfork::children().leave_to_parent(Box::new((words, environment, shown, library_path)));
         }
+        let _alone = paging::before_exec();
         match (&plan.program, &hosted) {
             (Program::Path(path, _), _) | (_, Some(Hosted { host: path, .. })) => {
                 let mut name = hosted.as_ref().map_or(path, |hosted| &hosted.host).clone();

@@ -5,8 +5,10 @@
 //! closes the gate and waits until all who are inside have left. The dead do not count on either side.
 
 use super::{Ledger, Locked, SLOTS};
+use crate::exec::Inside;
 use crate::owner::Owner;
 use crate::signals::{Blocked, block_all};
+use crate::thread::this_thread;
 use crate::wait::Backoff;
 use rustix::io::Errno;
 use std::sync::atomic::Ordering;
@@ -34,8 +36,9 @@ impl Ledger {
 
     /// Enters without waiting: for who is inside already.
     pub(crate) fn enter_nested(&self, slot: usize) -> InFlight<'_> {
+        let inside = Inside::enter();
         self.slot(slot).in_flight.fetch_add(1, Ordering::SeqCst);
-        InFlight { ledger: self, slot }
+        InFlight { ledger: self, slot, _inside: inside }
     }
 
     /// Runs `read`, which looks at resident pages by FD; `None` if some may have been given back before it was done.
@@ -66,14 +69,11 @@ impl Ledger {
     }
 }
 
-pub(super) fn this_thread() -> u32 {
-    rustix::thread::gettid().as_raw_nonzero().get() as u32
-}
-
 /// A fault is being served.
 pub(crate) struct InFlight<'a> {
     ledger: &'a Ledger,
     slot: usize,
+    _inside: Inside,
 }
 
 impl Drop for InFlight<'_> {

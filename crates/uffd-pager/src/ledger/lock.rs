@@ -1,8 +1,9 @@
 //! One at a time writes back, evicts or changes the length.
 
-use super::gate::this_thread;
 use super::{Ledger, ORPHANS, SLOTS};
+use crate::exec::Inside;
 use crate::owner::Owner;
+use crate::thread::this_thread;
 use crate::wait::Backoff;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -24,9 +25,13 @@ impl Ledger {
 
     pub(crate) fn try_lock(&self, me: Owner) -> Option<Locked<'_>> {
         let word = &self.header().locked_by;
+        if word.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
+        let inside = Inside::enter();
         word.compare_exchange(0, me.0, Ordering::Acquire, Ordering::Relaxed).ok()?;
         self.header().locker.store(this_thread(), Ordering::Relaxed);
-        Some(Locked { ledger: self, me })
+        Some(Locked { ledger: self, me, _inside: inside })
     }
 
     /// As [`Ledger::lock`] for who serves a fault: `None` if this thread holds the lock already, or, without
@@ -65,6 +70,7 @@ impl Ledger {
 pub(crate) struct Locked<'a> {
     pub(super) ledger: &'a Ledger,
     pub(super) me: Owner,
+    _inside: Inside,
 }
 
 impl Locked<'_> {
