@@ -47,6 +47,11 @@ same_as_plain! {
     /// What a vfork child does to files, directory, umask, limits, locks and mappings.
     borrowed_memory: transcript("borrowing");
 
+    /// exec by another thread while the main one writes: nobody waits for what that held.
+    executed_beside_the_main_thread: script(r#"
+        cd "$MNT"; exec 5>log
+        for round in $(seq 24); do "$FIX/executing_writer" $round; echo after >&5; echo $?; done; exec 5>&-; rm log"#).fixture_with("executing_writer", &["-pthread"]);
+
     /// clone and exec that fail, exec by /proc/self/exe, without arguments, with very many.
     not_made: script(r#"cp "$FIX/failing" "$MNT/program"; cd "$MNT"; ./program first; "$FIX/failing" show || true"#).fixture("failing");
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use fdtable::{FdStates, FdTable};
 use linux_raw_sys::general as sys;
 use rustix::io::Errno;
-use stash::{Arena, Description, Holder, ProcessId, Slot, StashError};
+use stash::{Arena, Description, Holder, Image, ProcessId, Slot, StashError};
 
 use crate::carried::Carried;
 use crate::common::{self, Common};
@@ -44,6 +44,8 @@ pub struct Process {
     pub arena: Arena,
     /// This process in the arena; another one in a forked child.
     pub me: AtomicU32,
+    /// Which of the programs that it has executed under that registration.
+    pub image: AtomicU32,
     /// A private descriptor of it, for the next image of a process that has dropped its privileges.
     pub arena_fd: RawFd,
     /// Who made the session.
@@ -148,7 +150,16 @@ impl Process {
 
     /// Sets who this process is in the arena.
     pub fn set_me(&self, me: ProcessId) {
+        self.image.store(Image::default().to_bits(), Ordering::Relaxed);
         self.me.store(me.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Goes on as `me` after an exec: what threads of the image before held is nobody's from now on.
+    pub fn go_on_as(&self, me: ProcessId) -> Result<(), StashError> {
+        let image = self.arena.begin_image(me)?;
+        self.set_me(me);
+        self.image.store(image.to_bits(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes a call that changes the kernel's working directory. Who finds nothing meanwhile looks again: see `serve::absent::steadily`.
@@ -195,7 +206,7 @@ impl Process {
     /// This thread, as the holder of locks in the arena; or this vfork child, with which they end if it is killed.
     pub fn holder(&self) -> Holder {
         let thread = if interpose::in_vfork_child() { native::thread_id() } else { thread::id() };
-        Holder::new(self.me(), thread)
+        Holder::new(self.me(), thread).of_image(Image::from_bits(self.image.load(Ordering::Relaxed)))
     }
 
     /// The mount that the file of `slot` is on. Others may have written there: it may be none.

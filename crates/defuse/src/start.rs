@@ -184,6 +184,7 @@ fn start(
         owner: folder_stat.st_uid,
         standing: session::is_standing(folder),
         me: AtomicU32::new(0),
+        image: AtomicU32::new(0),
         folder: folder.as_os_str().as_bytes().to_vec(),
         shared_folder,
         folder_device: folder_stat.st_dev,

@@ -18,7 +18,7 @@ use crate::{ArenaConfig, StashError};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"fd-stash");
 /// Changes with any incompatible change of the layout or of a protocol.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 pub(crate) const PAGE: usize = 4096;
 pub(crate) const BLOCK_BYTES: usize = 4096;
 pub(crate) const BLOCK_WORDS: usize = BLOCK_BYTES / 8;
@@ -70,7 +70,9 @@ pub(crate) struct RawProcess {
     pub pid_namespace: AtomicU64,
     /// First block of the exec map plus one; 0 = none.
     pub exec_map: AtomicU64,
-    pub _reserved: [AtomicU64; 4],
+    /// How many images have gone on with the registration of the one before them.
+    pub image: AtomicU64,
+    pub _reserved: [AtomicU64; 3],
 }
 
 /// One open file description. The first cache line is what a read or a seek touches.

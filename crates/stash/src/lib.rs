@@ -35,7 +35,7 @@ pub use error::StashError;
 pub use exec_map::{ExecEntry, ExecToken};
 pub use layout::{BLOB_MAX_LEN, PATH_MAX_LEN};
 pub use lock::{Holder, InodeGuard, SlotGuard};
-pub use process::{Process, ProcessId};
+pub use process::{Image, Process, ProcessId};
 pub use slot::{Description, Kind, Slot, SlotId};
 pub use sweep::Swept;
 pub use trust::check_trusted;

@@ -14,7 +14,7 @@ use rustix::time::Timespec;
 use crate::layout::INODE_LOCKS;
 use crate::map::low_half;
 use crate::robust::{self, Acquired, Waiting};
-use crate::{Arena, ProcessId, Slot, StashError, elsewhere, offset, process_status};
+use crate::{Arena, Image, ProcessId, Slot, StashError, elsewhere, offset, process_status};
 
 /// How long a waiter sleeps before it looks whether the holder is still alive.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -29,13 +29,24 @@ const LOOKS_FROM_AFAR: u32 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
     process: ProcessId,
+    image: Image,
     thread: u32,
 }
 
+/// Of a thread's number: `PID_MAX_LIMIT` in linux/threads.h. Above it is the image, and above that the mark of waiters.
+const THREAD_BITS: u32 = 22;
+const _: () = assert!(1 << (THREAD_BITS + Image::BITS) == robust::WAITERS);
+
 impl Holder {
-    /// `thread` is the caller's thread id (gettid(2), cached by the caller, as asking costs more than locking).
+    /// In the image that has registered. `thread` is the caller's thread id (gettid(2), cached by the caller, as asking costs more than locking).
     pub fn new(process: ProcessId, thread: u32) -> Self {
-        Self { process, thread: thread & 0x7fff_ffff }
+        Self { process, image: Image::default(), thread: thread & ((1 << THREAD_BITS) - 1) }
+    }
+
+    /// In an image that goes on with the registration ([`Arena::begin_image`]).
+    #[must_use]
+    pub fn of_image(self, image: Image) -> Self {
+        Self { image, ..self }
     }
 
     /// The calling thread; makes a system call.
@@ -49,7 +60,8 @@ impl Holder {
     }
 
     fn word(self) -> u64 {
-        (self.process.to_bits() as u64) << 32 | self.thread as u64
+        let low = self.image.to_bits() << THREAD_BITS | self.thread;
+        (self.process.to_bits() as u64) << 32 | low as u64
     }
 }
 
@@ -268,12 +280,14 @@ impl Waiting for FutexWaiting<'_> {
 
     fn holder_alive(&mut self, holder: u64) -> bool {
         self.looks += 1;
-        let Ok(process) = self.arena.process(ProcessId::from_bits((holder >> 32) as u32)) else {
+        let id = ProcessId::from_bits((holder >> 32) as u32);
+        let Ok(process) = self.arena.process(id) else { return false };
+        if self.arena.image_of(id) != Some(Image::new(holder >> THREAD_BITS)) {
             return false;
-        };
+        }
         if process_status::same_namespace(&process) {
             return process_status::is_alive(&process)
-                && process_status::thread_is_alive(&process, holder as u32);
+                && process_status::thread_is_alive(&process, holder as u32 & ((1 << THREAD_BITS) - 1));
         }
         // Most have what they wait for before that.
         let is_time = self.looks.is_power_of_two() || self.looks.is_multiple_of(LOOKS_FROM_AFAR);

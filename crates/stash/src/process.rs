@@ -10,8 +10,8 @@ use crate::{Arena, StashError, bitmap, process_status};
 
 /// A process record's number, valid until it is unregistered (index and generation in 32 bits).
 ///
-/// It names one *registration*: a forked child and a vfork child register anew, and so does the new image after an
-/// exec, which inherits no lock and so must not be taken for the holder of one.
+/// It names one *registration*: a forked child and a vfork child register anew. So does the new image after an
+/// exec, which inherits no lock and so must not be taken for the holder of one; or it goes on with the registration as another [`Image`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessId(u32);
 
@@ -42,6 +42,29 @@ impl ProcessId {
 impl fmt::Debug for ProcessId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "process {}.{}", self.index(), self.generation())
+    }
+}
+
+/// Which of the programs that a process executes one after the other, under one registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Image(u32);
+
+impl Image {
+    /// As many bits of the number are kept in the word of a lock.
+    pub(crate) const BITS: u32 = 9;
+
+    pub(crate) fn new(number: u64) -> Self {
+        Self(number as u32 & ((1 << Self::BITS) - 1))
+    }
+
+    /// The image as a number, for storing it elsewhere.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// The reverse of [`Image::to_bits`].
+    pub fn from_bits(bits: u32) -> Self {
+        Self::new(bits.into())
     }
 }
 
@@ -139,10 +162,26 @@ impl Arena {
             raw.registered_at.store(now, Ordering::Relaxed);
             raw.pid_namespace.store(namespace, Ordering::Relaxed);
             raw.exec_map.store(0, Ordering::Relaxed);
+            raw.image.store(0, Ordering::Relaxed);
             Ok(claimed.replace(raw, Control::new(LIVE, generation, pid)))
         })?
         .ok_or(StashError::Full("process records"))?;
         Ok(ProcessId::new(index, generation))
+    }
+
+    /// To be called by the image that goes on with the registration of the one before it, before it takes a lock ([`Holder::of_image`](crate::Holder::of_image)):
+    /// what the threads held that exec has ended is a dead holder's from now on, also what the main thread held, whose number
+    /// is in use again.
+    pub fn begin_image(&self, me: ProcessId) -> Result<Image, StashError> {
+        let (raw, control) = self.live_record(me)?;
+        if control.pid() != own_pid() {
+            return Err(StashError::NoSuchProcess(me));
+        }
+        Ok(Image::new(raw.image.fetch_add(1, Ordering::AcqRel) + 1))
+    }
+
+    pub(crate) fn image_of(&self, id: ProcessId) -> Option<Image> {
+        self.live_record(id).ok().map(|(raw, _)| Image::new(raw.image.load(Ordering::Acquire)))
     }
 
     /// Gives a record of the calling process back: its own, or that of the image it was before an exec. What it owns

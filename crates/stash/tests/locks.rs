@@ -203,6 +203,20 @@ fn a_lock_of_a_dead_thread_is_taken_over() {
     assert!(guard.recovered());
 }
 
+/// As of a main thread that another thread's exec has ended: the new image's main thread has its number.
+#[test]
+fn a_lock_of_the_image_before_is_taken_over() {
+    let (ours, _) = two_mappings(&SMALL);
+    let process = ours.register_process().unwrap();
+    let slot = ours.alloc_slot(process, &Description::default()).unwrap();
+    let before = Holder::current(process);
+    std::mem::forget(slot.lock(before).unwrap());
+    assert_eq!(slot.lock(before).err(), Some(StashError::WouldDeadlock));
+    let now = before.of_image(ours.begin_image(process).unwrap());
+    assert!(slot.lock(now).unwrap().recovered());
+    assert_eq!(slot.lock(now).map(|guard| guard.recovered()), Ok(false));
+}
+
 /// As a vfork child takes it, which has no registration of its own.
 #[test]
 fn a_lock_of_a_killed_child_in_its_parents_name_is_taken_over() {

@@ -29,7 +29,7 @@ pub fn inherit(
         .and_then(|left| left.process)
         .filter(|&me| process.arena.process(me).is_ok_and(|found| found.pid == pid));
     match known {
-        Some(me) => process.set_me(me),
+        Some(me) => process.go_on_as(me)?,
         None => process.register(left.and_then(|left| left.made_by(pid))),
     }
     let Some(left) = left else { return Ok(()) };
