@@ -42,6 +42,18 @@ same_as_plain_mapped! {
     /// Threads that store while others write back.
     threads: part("threads");
 
+    /// A program that has had all its memory locked, what it maps from then on too.
+    locked_memory: script(r#"
+        cd "$MNT"; for letter in a b c d e f; do printf "%8192s" | tr " " $letter; done >f
+        env python3 -c '
+import ctypes, mmap
+libc = ctypes.CDLL(None)
+print(libc.mlockall(2))
+f = open("f", "r+b"); m = mmap.mmap(f.fileno(), 0)
+print(m[0:1], m[20000:20003], f.read(3)); m[30000:30001] = b"-"; m.flush(); m.close()
+print(libc.munlockall())'
+        cksum f"#).needs(&["python3"]).needs_root();
+
     /// exec beside threads that are at work on a mapped file: nobody waits for what they held.
     executes_beside_threads: script(r#"cd "$MNT"; "$FIX/executing_beside"; rm f"#).fixture_with("executing_beside", &["-pthread"]);
 

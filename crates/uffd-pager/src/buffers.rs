@@ -1,6 +1,7 @@
 //! Memory that pages are read into before they are mapped: there from the start, as a fault cannot allocate.
 
 use crate::error::{Error, Result};
+use crate::memory::open_own;
 use crate::page::PAGE;
 use crate::runs::MAX_RUN;
 use crate::wait::Backoff;
@@ -28,11 +29,12 @@ unsafe impl Sync for Buffers {}
 
 impl Buffers {
     pub(crate) fn new() -> Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let protection = ProtFlags::empty();
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: new anonymous memory at an address of the kernel's choice.
         let base =
             unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), COUNT * SIZE, protection, flags) }
+                .and_then(|base| open_own(&(base.addr()..base.addr() + COUNT * SIZE)).map(|()| base))
                 .map_err(Error::on("allocating the pager's buffers"))?;
         let users = std::array::from_fn(|_| (AtomicI32::new(0), AtomicUsize::new(0)));
         Ok(Self { base: NonNull::new(base.cast()).expect("mmap does not return null"), users })

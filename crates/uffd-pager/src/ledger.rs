@@ -136,12 +136,14 @@ impl Ledger {
         if rustix::fs::fstat(file).map_err(Error::on(ACTION))?.st_size != size as i64 {
             return Err(Error::new(ACTION, Errno::INVAL));
         }
-        let (protection, flags) =
-            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
+        let (protection, flags) = (ProtFlags::empty(), MapFlags::SHARED | MapFlags::NORESERVE);
         // SAFETY: a new mapping at an address of the kernel's choice.
         let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, file, 0) }
             .map_err(Error::on(ACTION))?;
-        Ok(Self { base: NonNull::new(base.cast()).expect("mmap does not return null"), size, stride })
+        let ledger =
+            Self { base: NonNull::new(base.cast()).expect("mmap does not return null"), size, stride };
+        crate::memory::open_own(&(base.addr()..base.addr() + size)).map_err(Error::on(ACTION))?;
+        Ok(ledger)
     }
 
     pub(crate) fn length(&self) -> u64 {

@@ -52,6 +52,17 @@ pub(crate) fn reserve(
     Ok(memory)
 }
 
+/// Lets memory of the pager's own, mapped without any access, be read and written. Nothing is brought in by that, nor was by mapping it: where the program has
+/// all memory locked (`mlockall(MCL_FUTURE)`) the kernel fills what can be accessed at once, and each hole of a cache would become a page of zeros.
+pub(crate) fn open_own(memory: &Range<usize>) -> Result<(), Errno> {
+    let (address, size) = (pointer(memory.start), memory.len());
+    // SAFETY: nobody but the caller knows this memory yet.
+    unsafe {
+        rustix::mm::munlock(address, size)?;
+        rustix::mm::mprotect(address, size, MprotectFlags::READ | MprotectFlags::WRITE)
+    }
+}
+
 /// Has faults in a mapping reported; stores to pages not entered as dirty too, if it is tracked.
 pub(crate) fn register(uffd: &Uffd, memory: &Range<usize>, faults: Faults) -> Result<(), Errno> {
     uffd.register(memory, faults)?;

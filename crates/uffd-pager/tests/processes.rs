@@ -64,6 +64,28 @@ fn a_child_that_cannot_have_a_userfaultfd_has_no_mappings() {
     assert_eq!(handle.processes(), 1);
 }
 
+/// The kernel fills what is mapped from then on at once: with zeros, where it is not told that it must ask.
+#[test]
+fn what_is_mapped_by_who_has_all_its_memory_locked_is_the_source() {
+    let Some(pager) = pager() else { return };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: more memory can be locked by root alone");
+        return;
+    }
+    let end = in_child(pager, || {
+        // SAFETY: of the child's memory alone.
+        assert_eq!(unsafe { libc::mlockall(libc::MCL_FUTURE) }, 0);
+        let source = FileSource::new(&pattern(40));
+        let handle = attach(pager, &source);
+        let mapped = Mapped::new(pager, &handle, &MapRequest::shared(40 * PAGE));
+        mapped.set(7 * PAGE, 1);
+        mapped.sync();
+        let whole = (0..40).all(|page| mapped.get(page * PAGE + 9) == pattern(40)[page * PAGE + 9]);
+        i32::from(!whole || source.contents()[7 * PAGE + 1..8 * PAGE] != pattern(40)[7 * PAGE + 1..8 * PAGE])
+    });
+    assert_eq!(end, End::Exit(0));
+}
+
 /// One that is sent, and would end the process.
 #[test]
 fn a_blocked_signal_stays_so_over_write_back() {

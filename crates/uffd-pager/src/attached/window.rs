@@ -5,7 +5,7 @@
 
 use crate::cache::Cache;
 use crate::error::{Error, Result};
-use crate::memory::unmap;
+use crate::memory::{open_own, unmap};
 use crate::page::{PAGE, offset_of, pages_of};
 use crate::uffd::{Access, Faults, Uffd};
 use rustix::io::Errno;
@@ -85,7 +85,8 @@ impl Drop for Window {
 }
 
 fn map(uffd: &Uffd, cache: &Cache, size: usize, offset: u64) -> Result<Range<usize>> {
-    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED | MapFlags::NORESERVE);
+    // No access before it is registered: see `open_own`.
+    let (protection, flags) = (ProtFlags::empty(), MapFlags::SHARED | MapFlags::NORESERVE);
     // SAFETY: a new mapping at an address of the kernel's choice.
     let base =
         unsafe { rustix::mm::mmap(std::ptr::null_mut(), size, protection, flags, &cache.pages, offset) }
@@ -94,6 +95,7 @@ fn map(uffd: &Uffd, cache: &Cache, size: usize, offset: u64) -> Result<Range<usi
     // SAFETY: the mapping just made, which nobody knows yet.
     unsafe { rustix::mm::madvise(base, size, Advice::LinuxDontFork) }
         .and_then(|()| uffd.register(&memory, Faults::Missing))
+        .and_then(|()| open_own(&memory))
         .map_err(|errno| {
             // SAFETY: as above.
             let _ = unsafe { rustix::mm::munmap(base, size) };
