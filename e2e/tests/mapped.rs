@@ -42,6 +42,9 @@ same_as_plain_mapped! {
     /// Threads that store while others write back.
     threads: part("threads");
 
+    /// What a process stored that was killed as it made a child is written back at the end.
+    killed_forking: script(r#"cd "$MNT"; printf %8192s >f; "$FIX/killed_forking""#).fixture("killed_forking");
+
     /// A program that has had all its memory locked, what it maps from then on too.
     locked_memory: script(r#"
         cd "$MNT"; for letter in a b c d e f; do printf "%8192s" | tr " " $letter; done >f

@@ -53,11 +53,12 @@ fn open_inside(folder: &Path, preload: &OsStr, paths: &[PathBuf]) {
     }
 }
 
-/// Opens files. This process is in the session, where that writes back what killed processes left. Returns the exit status.
+/// Opens files and syncs them. This process is in the session, where that writes back what killed processes left; the latter also what somebody is taken to
+/// use still, a child that was expected as its parent was killed. Returns the exit status.
 pub fn inside(paths: &[OsString]) -> i32 {
     for path in paths {
         // That it did not work is seen by what is left.
-        let _ = File::open(path);
+        let _ = File::open(path).and_then(|file| file.sync_all());
     }
     0
 }
